@@ -1,0 +1,1 @@
+"""Rationale extraction (RE) and its distillation (REKD): one trial, and a cluster full of them."""

@@ -1,0 +1,163 @@
+"""The ledger: what has been run and what came out, one row a trial and one row an epoch, in Parquet."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from rekd.store import Store
+from rekd.trial import Trial, canonical_json, plain_type
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["ok", "diverged", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a trial came to. Ratios and accuracies are fractions, losses are in nats, times in seconds."""
+
+    status: Status
+    """`ok`, `diverged` (its numbers are of no use, running it again would give them again) or `failed` (an error)."""
+    error: str = ""
+    """Why it diverged or failed, in one line."""
+    best_epoch: int | None = None
+    """The epoch, from 1, whose version was kept and tested."""
+    num_epochs: int | None = None
+    """Epochs that were run."""
+    num_features: int | None = None
+    """L, features of a sample."""
+    num_parameters: int | None = None
+    """Trainable parameters of generator and predictor."""
+
+    dev_loss: float | None = None
+    """L_RE of the best version for re and rekd (footnote 3), L_pred for cls."""
+    dev_accuracy: float | None = None
+    dev_rationale_ratio: float | None = None
+    """Share of all L positions that is selected."""
+    dev_token_ratio: float | None = None
+    """Share of the real positions (not padding) that is selected."""
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+    test_rationale_ratio: float | None = None
+    test_token_ratio: float | None = None
+
+    train_seconds: float | None = None
+    """Time in training and evaluation, over all attempts that contributed."""
+    device: str = ""
+    """What it ran on, such as `cpu` or `NVIDIA L40S`."""
+    attempt: int = 1
+    """How many times the trial was started."""
+    finished_at: str = ""
+    """When it ended, UTC, ISO 8601."""
+    versions: str = ""
+    """Versions of rekd, torch and transformers, and the commit where it is known."""
+
+
+_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+
+
+TRIALS_SCHEMA = pa.schema(
+    [
+        ("digest", pa.string()),
+        *((field.name, _ARROW[plain_type(field.type)]) for field in fields(Trial)),
+        ("fidelity", pa.string()),
+        *((field.name, _ARROW[plain_type(field.type)]) for field in fields(Outcome)),
+        ("config", pa.string()),
+    ]
+)
+"""Columns of `trials`: the digest, every field of `Trial`, its fidelity preset, every field of `Outcome`, the trial as JSON."""
+
+EPOCHS_SCHEMA = pa.schema(
+    [
+        ("digest", pa.string()),
+        ("attempt", pa.int64()),
+        ("epoch", pa.int64()),
+        ("step", pa.int64()),
+        ("temperature", pa.float64()),
+        ("train_loss", pa.float64()),
+        ("train_prediction_loss", pa.float64()),
+        ("train_selection_loss", pa.float64()),
+        ("train_rationale_distillation_loss", pa.float64()),
+        ("train_prediction_distillation_loss", pa.float64()),
+        ("train_rationale_ratio", pa.float64()),
+        ("dev_loss", pa.float64()),
+        ("dev_prediction_loss", pa.float64()),
+        ("dev_selection_loss", pa.float64()),
+        ("dev_accuracy", pa.float64()),
+        ("dev_rationale_ratio", pa.float64()),
+        ("dev_token_ratio", pa.float64()),
+        ("seconds", pa.float64()),
+    ]
+)
+"""Columns of `epochs`. Train values are means over the epoch's steps; dev values are at its end."""
+
+
+class Ledger:
+    """Finished trials of one store. Every method may be called from any number of processes at once."""
+
+    def __init__(self, store: Store | str) -> None:
+        self.store = store if isinstance(store, Store) else Store(store)
+
+    def write(self, trial: Trial, outcome: Outcome, epochs: Iterable[dict[str, Any]] = ()) -> None:
+        """Records that a trial has ended. Its epochs go first: whoever sees the row of `trials` sees them all."""
+        digest = trial.digest
+        records = [{"digest": digest, **record} for record in epochs]
+        self.store.write(self.store.epochs_file(digest), _parquet(records, EPOCHS_SCHEMA))
+        row = {"digest": digest, **asdict(trial), "fidelity": trial.fidelity, **asdict(outcome)}
+        row["config"] = canonical_json(asdict(trial))
+        self.store.write(self.store.trial_file(digest), _parquet([row], TRIALS_SCHEMA))
+
+    def trials(self, digests: Sequence[str] | None = None) -> pa.Table:
+        """One row a trial, sorted by digest; of the given digests only, where they are given."""
+        return self._read(self.store.trials_folder, TRIALS_SCHEMA, digests)
+
+    def epochs(self, digests: Sequence[str] | None = None) -> pa.Table:
+        """One row an epoch of a finished trial, sorted by digest and epoch."""
+        table = self._read(self.store.epochs_folder, EPOCHS_SCHEMA, digests)
+        return table.sort_by([("digest", "ascending"), ("epoch", "ascending")])
+
+    def done(self) -> set[str]:
+        """Digests that need not run again: those that ended `ok` or `diverged`."""
+        table = self.trials().select(["digest", "status"]).to_pydict()
+        return {digest for digest, status in zip(table["digest"], table["status"], strict=True) if status != "failed"}
+
+    def _read(self, folder: str, schema: pa.Schema, digests: Sequence[str] | None) -> pa.Table:
+        present = self.store.names_in(folder)
+        if digests is not None:
+            wanted = {f"{digest}.parquet" for digest in digests}
+            present = [name for name in present if name in wanted]
+        paths = [f"{folder}/{name}" for name in present if name.endswith(".parquet")]
+        if not paths:
+            return schema.empty_table()
+        try:
+            return self._scan(paths, schema)
+        except (pa.ArrowException, OSError):
+            tables = [table for path in paths if (table := self._read_or_set_aside(path, schema)) is not None]
+            return pa.concat_tables(tables) if tables else schema.empty_table()
+
+    def _scan(self, paths: list[str], schema: pa.Schema) -> pa.Table:
+        # Columns that a file lacks, because an earlier version wrote it, come back as nulls.
+        options = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+        format = pads.ParquetFileFormat(default_fragment_scan_options=options)
+        return pads.dataset(paths, schema=schema, format=format, filesystem=self.store.file_system).to_table()
+
+    def _read_or_set_aside(self, path: str, schema: pa.Schema) -> pa.Table | None:
+        try:
+            return self._scan([path], schema)
+        except (pa.ArrowException, OSError) as error:
+            if not self.store.exists(path):
+                return None
+            moved = self.store.set_aside(path)
+            logger.warning("%s could not be read (%s). It is now %s; its trial will run again.", path, error, moved)
+            return None
+
+
+def _parquet(records: list[dict[str, Any]], schema: pa.Schema) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(records, schema=schema), sink, write_page_checksum=True)
+    return sink.getvalue().to_pybytes()

@@ -1,0 +1,248 @@
+"""A trial is one training run, described by everything that changes its result and by nothing else."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+Objective = Literal["cls", "re", "rekd"]
+
+SCHEMA_VERSION = 1
+"""Part of every digest: raise it when the same fields would give another result, so that old rows do not pass for new."""
+
+FIDELITY: dict[str, dict[str, Any]] = {
+    "paper": {
+        "evaluation_mask": "argmax",
+        "selection_loss_form": "per_sample",
+        "teacher_sees": "teacher_mask",
+        "heads": "linear",
+        "split": "fixed",
+        "augmentation": "none",
+        "best_epoch_rule": "lowest",
+        "random_streams": "named",
+    },
+    "authors": {
+        "evaluation_mask": "sampled",
+        "selection_loss_form": "batch_mean",
+        "teacher_sees": "student_mask",
+        "heads": "authors",
+        "split": "by_seed",
+        "augmentation": "crop_flip",
+        "best_epoch_rule": "rounded_latest",
+        "random_streams": "single",
+    },
+}
+"""What the paper leaves open, settled twice: by its text (`paper`) and by the authors' public code (`authors`)."""
+
+RE_FIELDS = ("p_target", "lambda_select", "temperature_initial", "temperature_final", "temperature_every")
+REKD_FIELDS = ("alpha", "lambda_rationale", "teacher_digest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training run. A variant is `dataclasses.replace(trial, seed=3)`; `rekd.tasks.Task.trial` fills in a task's defaults.
+
+    Fields that an objective does not use are None, so that no two trials differ in a number that nothing reads.
+    Raises ValueError on a value that is out of range, of another type, or missing.
+    """
+
+    task: str
+    """Name of the task, such as `digits` or `cifar10`."""
+    task_digest: str
+    """What the task's name stands for: its dataset, columns, splits and lengths (`Task.digest`)."""
+    model: str
+    """Name of the model within the task, such as `vit-tiny`."""
+    model_digest: str
+    """What the model's name stands for: its architecture and initial weights (`Model.digest`)."""
+    objective: Objective
+    """`cls`: predict from every feature. `re`: Eq. 6. `rekd`: Eq. 11."""
+    seed: int
+    """Seed of every random stream of the run, 0 or more."""
+
+    epochs: int
+    """Passes over the training split, 1 or more (Section 3.3: 35 for re and rekd, 20 for cls)."""
+    batch_size: int = 32
+    """Samples a step, 1 or more."""
+    learning_rate: float = 1e-5
+    """AdamW's learning rate, above 0."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay, 0 or more (Appendix C.3: 0 for BERT, 1e-3 for ViT)."""
+    dropout: float = 0.0
+    """Dropout on the heads, in [0, 1) (Appendix C.3: 0.5 for BERT, 0.1 for ViT); backbones keep their own."""
+
+    p_target: float | None = None
+    """Rationale ratio aimed at: a fraction of features in (0, 1) (Eq. 3)."""
+    lambda_select: float | None = None
+    """Weight of L_select in L_RE, 0 or more (Eq. 6)."""
+    temperature_initial: float | None = None
+    """tau_0, above 0 (Eq. 10; the paper's is 5)."""
+    temperature_final: float | None = None
+    """tau_K, above 0 and at most tau_0 (Eq. 10; the paper's is 0.1)."""
+    temperature_every: int | None = None
+    """Steps between two changes of the temperature, 1 or more (Section 3.3: 100)."""
+
+    alpha: float | None = None
+    """Share of L_RE in L_REKD, in [0, 1]; 1 is plain RE, 0 is supervised by the teacher alone (Eq. 11)."""
+    lambda_rationale: float | None = None
+    """lambda_R, weight of rationale distillation, 0 or more (Eq. 9; the paper's is 0.5)."""
+    teacher_digest: str | None = None
+    """Digest of the teacher's own RE trial."""
+
+    evaluation_mask: Literal["argmax", "sampled"] = "argmax"
+    """The mask on dev and test: argmax of the logits, or a Gumbel sample as in training."""
+    selection_loss_form: Literal["per_sample", "batch_mean"] = "per_sample"
+    """Eq. 3 over a batch: mean of the squared differences, or square of the mean difference."""
+    teacher_sees: Literal["teacher_mask", "student_mask"] = "teacher_mask"
+    """The rationale under which the teacher predicts: its own (argmax of its logits), or the student's."""
+    heads: Literal["linear", "authors"] = "linear"
+    """One linear map a head; or the authors' MLP on a BERT generator with frozen word embeddings, and no final
+    LayerNorm in a ViT predictor."""
+    split: Literal["fixed", "by_seed"] = "fixed"
+    """Train and dev: one stratified split for all runs, or a random one drawn with the run's seed."""
+    augmentation: Literal["none", "crop_flip"] = "none"
+    """Of training images: none, or a random crop (padding of an eighth of the side: 4 of 32) and a horizontal flip."""
+    best_epoch_rule: Literal["lowest", "rounded_latest"] = "lowest"
+    """Lowest dev loss and the earliest on a tie, or lowest dev loss rounded to 3 decimals and the latest on a tie."""
+    random_streams: Literal["named", "single"] = "named"
+    """A stream each for initialisation, data order, student noise, teacher noise and dropout; or one for all."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, _as_declared(field.name, field.type, getattr(self, field.name)))
+        _one_of("objective", self.objective, get_args(Objective))
+        for name, preset in FIDELITY["paper"].items():
+            _one_of(name, getattr(self, name), (preset, FIDELITY["authors"][name]))
+
+        for name in ("task", "task_digest", "model", "model_digest"):
+            _require(bool(getattr(self, name)), name, getattr(self, name), "a name that is not empty")
+        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+        _require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        _require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        _require(0 <= self.dropout < 1, "dropout", self.dropout, "a fraction in [0, 1)")
+
+        used = {"cls": (), "re": RE_FIELDS, "rekd": RE_FIELDS + REKD_FIELDS}[self.objective]
+        for name in RE_FIELDS + REKD_FIELDS:
+            value = getattr(self, name)
+            if name in used and value is None:
+                raise ValueError(f"{name} is needed by objective {self.objective!r}, got None.")
+            if name not in used and value is not None:
+                raise ValueError(f"{name} is not used by objective {self.objective!r}, got {value!r}. Leave it None.")
+
+        if self.p_target is not None:
+            hint = f" For {self.p_target:g} % write {self.p_target / 100:g}." if 1 <= self.p_target < 100 else ""
+            _require(0 < self.p_target < 1, "p_target", self.p_target, "a fraction of features in (0, 1)", hint)
+        if self.lambda_select is not None:
+            _require(self.lambda_select >= 0, "lambda_select", self.lambda_select, "0 or more")
+        if self.temperature_initial is not None and self.temperature_final is not None:
+            _require(self.temperature_final > 0, "temperature_final", self.temperature_final, "above 0")
+            expected = f"at least temperature_final, {self.temperature_final:g}"
+            _require(
+                self.temperature_initial >= self.temperature_final,
+                "temperature_initial",
+                self.temperature_initial,
+                expected,
+            )
+        if self.temperature_every is not None:
+            _require(self.temperature_every >= 1, "temperature_every", self.temperature_every, "1 or more")
+        if self.alpha is not None:
+            _require(0 <= self.alpha <= 1, "alpha", self.alpha, "a share in [0, 1]")
+        if self.lambda_rationale is not None:
+            _require(self.lambda_rationale >= 0, "lambda_rationale", self.lambda_rationale, "0 or more")
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that name this trial, the same on every machine and in every year."""
+        return digest_of({"schema": SCHEMA_VERSION, **asdict(self)})
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """Every field but the seed: what the runs that are averaged have in common."""
+        return {name: value for name, value in asdict(self).items() if name != "seed"}
+
+    @property
+    def fidelity(self) -> str:
+        """`paper` or `authors` where every open point is settled as that preset does, else `mixed`."""
+        for name, preset in FIDELITY.items():
+            if all(getattr(self, field) == value for field, value in preset.items()):
+                return name
+        return "mixed"
+
+    def __str__(self) -> str:
+        parts = [self.task, self.model, self.objective]
+        for name in ("p_target", "lambda_select", "alpha"):
+            if (value := getattr(self, name)) is not None:
+                parts.append(f"{name}={value:g}")
+        return " ".join([*parts, f"seed={self.seed}"])
+
+
+def canonical_json(value: Any) -> str:
+    """`value` as the one JSON text that it has: sorted keys, no spaces, shortest floats.
+
+    Raises ValueError on what could be written in two ways (sets, arrays, NumPy scalars, keys that are not text) or
+    in none (NaN, infinity).
+    """
+    _refuse_ambiguous(value, "value")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of `canonical_json(value)`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def _refuse_ambiguous(value: Any, where: str) -> None:
+    # `type`, not `isinstance`: numpy.float64 is a float whose text depends on NumPy's version.
+    if value is None or type(value) in (bool, int, str):
+        return
+    if type(value) is float:
+        if not math.isfinite(value):
+            raise ValueError(f"{where} is {value}, which JSON cannot hold. Give a finite number.")
+        return
+    if type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            _refuse_ambiguous(item, f"{where}[{index}]")
+        return
+    if type(value) is dict:
+        for key, item in value.items():
+            if type(key) is not str:
+                raise ValueError(f"{where} has the key {key!r}, which is not text. Write {str(key)!r}.")
+            _refuse_ambiguous(item, f"{where}.{key}")
+        return
+    raise ValueError(
+        f"{where} is a {type(value).__name__}, which cannot be written the same way twice. "
+        "Use None, bool, int, float, str, or lists and dictionaries of them."
+    )
+
+
+def plain_type(annotation: Any) -> type:
+    """str, int or float: what a field annotated `int`, `float | None` or `Literal["a", "b"]` holds."""
+    options = get_args(annotation) or (annotation,)
+    return next((option for option in (int, float) if option in options), str)
+
+
+def _as_declared(name: str, annotation: Any, value: Any) -> Any:
+    """`value` as the plain type that the field declares, so that 1 and 1.0 are one setting."""
+    if value is None and type(None) in get_args(annotation):
+        return None
+    kind = plain_type(annotation)
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise ValueError(f"{name} is of type {kind.__name__}, got {value!r} of type {type(value).__name__}.")
+    value = kind(value)
+    if kind is float:
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is a finite number, got {value}.")
+        value += 0.0  # -0.0 becomes 0.0: one number, one digest
+    return value
+
+
+def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is one of {', '.join(map(str, choices))}, got {value!r}.")
+
+
+def _require(holds: bool, name: str, value: Any, expected: str, hint: str = "") -> None:
+    if not holds:
+        raise ValueError(f"{name} is {expected}, got {value!r}.{hint}")
