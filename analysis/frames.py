@@ -1,0 +1,72 @@
+"""Frames of a store: one row a trial, one row an epoch."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+
+from rekd.ledger import Ledger, Outcome
+from rekd.store import Store
+from rekd.trial import Trial, plain_type
+
+SETTING_COLUMNS = tuple(field.name for field in fields(Trial) if field.name != "seed")
+"""Columns of `trials` that make a setting: every field of `Trial` but the seed."""
+
+# float64 with NaN would print epoch 7 as 7.0.
+_OPTIONAL_INTEGERS = [
+    field.name
+    for kind in (Trial, Outcome)
+    for field in fields(kind)
+    if plain_type(field.type) is int and type(None) in get_args(field.type)
+]
+
+
+def as_ledger(store: Ledger | Store | str | Path) -> Ledger:
+    """The ledger of a store that is given as a ledger, a store, a path or a URI."""
+    if isinstance(store, Ledger):
+        return store
+    return Ledger(store if isinstance(store, Store) else Store(store))
+
+
+def load_trials(store: Ledger | Store | str | Path, digests: Sequence[str] | None = None) -> pd.DataFrame:
+    """Finished trials of a store, all or those of the given digests.
+
+    A row is a trial, sorted by `digest`. Columns are those of `rekd.ledger.TRIALS_SCHEMA`; integers that may be missing
+    are of type Int64. A store that does not exist yet gives no rows and all columns.
+    """
+    trials = as_ledger(store).trials(digests).to_pandas()
+    return trials.astype({name: "Int64" for name in _OPTIONAL_INTEGERS if name in trials})
+
+
+def load_epochs(store: Ledger | Store | str | Path, digests: Sequence[str] | None = None) -> pd.DataFrame:
+    """Epochs of the finished trials of a store, all or those of the given digests.
+
+    A row is an epoch of a trial, sorted by `digest` and `epoch`. Columns are those of `rekd.ledger.EPOCHS_SCHEMA`.
+    """
+    return as_ledger(store).epochs(digests).to_pandas()
+
+
+def narrow(frame: pd.DataFrame, *, digests: Iterable[str] | None = None, **equals: Any) -> pd.DataFrame:
+    """The rows of `frame` whose columns hold the given values, in their old order and with their old index.
+
+    A value may be a list, of which one must fit: `narrow(trials, task="digits", model=["vit-tiny", "vit-small"])`. None
+    asks for a missing value. Raises ValueError on a column that the frame lacks.
+    """
+    if digests is not None:
+        equals["digest"] = list(digests)
+    require_columns(frame, list(equals), "narrow")
+    for name, value in equals.items():
+        values = value if isinstance(value, (list, tuple, set, frozenset, range)) else [value]
+        present = frame[name].isin([item for item in values if item is not None])
+        frame = frame[present | frame[name].isna()] if None in values else frame[present]
+    return frame
+
+
+def require_columns(frame: pd.DataFrame, names: Sequence[str], where: str) -> None:
+    """Raises ValueError that lists the columns of `names` which `frame` lacks."""
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        have = ", ".join(map(str, frame.columns)) or "none"
+        raise ValueError(f"{where} needs the columns {', '.join(missing)}, which the frame lacks. It has {have}.")
