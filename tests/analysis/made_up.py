@@ -1,0 +1,129 @@
+"""A ledger of made-up trials in the shape of the paper's: small, quick, and the same every time."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rekd.ledger import Ledger, Outcome
+from rekd.store import Store
+from rekd.trial import Trial
+
+SEEDS = (2026, 2027, 2028)
+LAMBDAS = (1e-3, 1e-2, 5e-2)
+ALPHAS = (0.0, 0.3, 0.7)
+P_TARGETS = (0.05, 0.35, 0.75)
+CAPACITY = {"vit-base": 0.0, "vit-small": 0.5, "vit-tiny": 1.0}
+"""How much a model suffers from a small ratio: 0 hardly, 1 a lot."""
+BEST_LAMBDA = 1e-2
+BEST_ALPHA = 0.3
+
+
+def trial(**changes: object) -> Trial:
+    """An RE trial of ViT Tiny on CIFAR-10, with changes; fields that an objective does not use are left out."""
+    objective = changes.get("objective", "re")
+    values: dict[str, object] = {
+        "task": "cifar10",
+        "task_digest": "t" * 16,
+        "model": "vit-tiny",
+        "model_digest": "m" * 16,
+        "objective": objective,
+        "seed": 2026,
+        "epochs": 5,
+    }
+    if objective != "cls":
+        values |= {"p_target": 0.15, "lambda_select": BEST_LAMBDA}
+        values |= {"temperature_initial": 5.0, "temperature_final": 0.1, "temperature_every": 100}
+    if objective == "rekd":
+        values |= {"alpha": BEST_ALPHA, "lambda_rationale": 0.5, "teacher_digest": "0" * 16}
+    return Trial(**{**values, **changes})  # pyright: ignore[reportArgumentType]
+
+
+def outcome(made: Trial) -> Outcome:
+    """What the made-up trial came to, from its setting and its seed alone."""
+    noise = np.random.default_rng([made.seed, len(made.model)]).normal(scale=0.01)
+    weakness = CAPACITY.get(made.model, 0.5)
+    drop = {"cls": 0.0, "re": 0.15, "rekd": 0.03}[made.objective] * weakness
+    accuracy = 0.98 - drop - 0.1 * drop * (1 - (made.p_target or 1)) + noise
+    loss = 0.1 + drop + abs(noise)
+    ratio = 1.0
+    if made.p_target is not None and made.lambda_select is not None:
+        loss += 0.05 * abs(math.log10(made.lambda_select / BEST_LAMBDA))
+        ratio = made.p_target + noise / 10 + (0.03 if made.lambda_select < BEST_LAMBDA / 5 else 0.0)
+    if made.alpha is not None:
+        loss += 0.02 * abs(made.alpha - BEST_ALPHA)
+    return Outcome(
+        status="ok",
+        best_epoch=made.epochs,
+        num_epochs=made.epochs,
+        num_features=196,
+        num_parameters=5_700_000,
+        dev_loss=loss,
+        dev_accuracy=accuracy,
+        dev_rationale_ratio=ratio,
+        dev_token_ratio=ratio,
+        test_loss=loss,
+        test_accuracy=accuracy - 0.005,
+        test_rationale_ratio=ratio,
+        test_token_ratio=ratio,
+        train_seconds=60.0 + made.seed % 10,
+        device="cpu",
+        finished_at=f"2026-05-01T00:00:{made.seed % 60:02d}+00:00",
+        versions="rekd 0.1.0, torch 2.13.0, transformers 5.20.0, commit 0123abc",
+    )
+
+
+def epochs(made: Trial, ended: Outcome) -> list[dict[str, float | int]]:
+    """One record an epoch: a loss that falls to the outcome's, and the temperature of Eq. 10."""
+    records: list[dict[str, float | int]] = []
+    for epoch in range(1, made.epochs + 1):
+        left = (made.epochs - epoch) / made.epochs
+        record: dict[str, float | int] = {"attempt": 1, "epoch": epoch, "step": epoch * 1250, "seconds": 12.0}
+        record |= {"train_loss": (ended.dev_loss or 0.5) * (1 + left), "dev_loss": (ended.dev_loss or 0.5) + left}
+        record |= {"dev_accuracy": (ended.dev_accuracy or 0.5) - left / 4}
+        if made.temperature_initial is not None and made.temperature_final is not None:
+            record["temperature"] = made.temperature_initial * (made.temperature_final / made.temperature_initial) ** (
+                epoch / made.epochs
+            )
+            record["dev_rationale_ratio"] = (ended.dev_rationale_ratio or 0.15) + left / 10
+        records.append(record)
+    return records
+
+
+def paper_trials(seeds: Sequence[int] = SEEDS, task: str = "cifar10") -> list[Trial]:
+    """Every stage of the paper for the three ViTs: CLS, the lambda sweep, REKD over alphas, the p_target sweep."""
+    trials: list[Trial] = []
+    for model in CAPACITY:
+        base = trial(task=task, task_digest=(task * 16)[:16], model=model, model_digest=(model * 16)[:16])
+        trials += [trial(task=task, task_digest=base.task_digest, model=model, objective="cls", seed=s) for s in seeds]
+        trials += [replace(base, lambda_select=value, seed=s) for value in LAMBDAS for s in seeds]
+        trials += [replace(base, p_target=value, seed=s) for value in P_TARGETS for s in seeds]
+    teacher = trial(task=task, task_digest=(task * 16)[:16], model="vit-base", model_digest=("vit-base" * 16)[:16])
+    for model in ("vit-small", "vit-tiny"):
+        base = trial(
+            task=task,
+            task_digest=teacher.task_digest,
+            model=model,
+            model_digest=(model * 16)[:16],
+            objective="rekd",
+            teacher_digest=teacher.digest,
+        )
+        trials += [replace(base, alpha=value, seed=s) for value in ALPHAS for s in seeds]
+    return trials
+
+
+def fill(store: Store | str, trials: Iterable[Trial] | None = None) -> Ledger:
+    """A ledger with the given trials, or with the paper's, one of which diverged and one failed."""
+    ledger = Ledger(store)
+    for made in paper_trials() if trials is None else trials:
+        ended = outcome(made)
+        ledger.write(made, ended, epochs(made, ended))
+    if trials is None:
+        bad = trial(task_digest=("cifar10" * 16)[:16], model_digest=("vit-tiny" * 16)[:16], lambda_select=5e-2)
+        ledger.write(
+            replace(bad, seed=2035),
+            Outcome(status="diverged", error="epoch 3: the generator selects nothing", train_seconds=20.0),
+        )
+        ledger.write(replace(bad, seed=2034), Outcome(status="failed", error="<b>out of memory</b>", attempt=3))
+    return ledger

@@ -1,0 +1,190 @@
+"""The rules give the choices that the paper made from the numbers that the paper prints."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import alpha_settings, lambda_settings, paper, select_alpha, select_lambda_select, select_teacher
+
+
+def one_setting(ratio: float, dev_loss: float = 0.2, **columns: object) -> dict[str, object]:
+    values = {"model": "m", "lambda_select": 1e-3, "p_target": 0.15, "dev_rationale_ratio": ratio, "dev_loss": dev_loss}
+    return values | columns
+
+
+@pytest.mark.parametrize("number", [4, 5])
+def test_lambda_select_is_the_papers(number: int) -> None:
+    chosen = select_lambda_select(paper.lambda_sweep(number)).set_index("model")["lambda_select"]
+    assert len(chosen) == 3
+    for model, value in chosen.items():
+        assert value == paper.CHOSEN_LAMBDA_SELECT[str(model)]
+
+
+@pytest.mark.parametrize("number", [6, 7])
+def test_alpha_is_the_papers(number: int) -> None:
+    assert select_alpha(paper.alpha_sweep(number))["alpha"].tolist() == [paper.CHOSEN_ALPHA] * 2
+
+
+def test_without_the_tolerance_the_paper_would_have_chosen_otherwise() -> None:
+    loose = select_lambda_select(paper.lambda_sweep(5), tolerance=0.5).set_index("model")["lambda_select"]
+    assert loose["BERT Base"] == loose["BERT Mini"] == 1e-5
+
+
+@pytest.mark.parametrize(("ratio", "target"), [(0.16, 0.15), (0.14, 0.15), (0.09, 0.10), (0.11, 0.10)])
+def test_one_point_away_is_eligible(ratio: float, target: float) -> None:
+    at = pd.DataFrame([one_setting(ratio, p_target=target)])
+    assert lambda_settings(at)["eligible"].tolist() == [True]
+    beyond = ratio + (1e-4 if ratio > target else -1e-4)
+    past = pd.DataFrame([one_setting(beyond, p_target=target)])
+    assert lambda_settings(past)["eligible"].tolist() == [False]
+
+
+def test_boundary_cases_of_the_paper() -> None:
+    vit = lambda_settings(paper.lambda_sweep(4)).set_index(["model", "lambda_select"])["eligible"]
+    assert vit["ViT Base", 5e-4]  # 16 % against 15 %
+    assert vit["ViT Tiny", 5e-3]  # 14 %
+    assert not vit["ViT Tiny", 1e-2]  # 13.8 %
+    bert = lambda_settings(paper.lambda_sweep(5)).set_index(["model", "lambda_select"])["eligible"]
+    assert bert["BERT Base", 1e-4]  # 9 % against 10 %
+    assert not bert["BERT Mini", 5e-5]  # 11.1 %
+
+
+def test_bert_small_is_tuned_at_ten_percent_not_at_its_later_target() -> None:
+    sweep = paper.lambda_sweep(5).query("model == 'BERT Small'")
+    assert select_lambda_select(sweep)["lambda_select"].item() == 1e-4
+    assert select_lambda_select(sweep.assign(p_target=0.095))["lambda_select"].item() == 5e-4
+
+
+def test_seeds_and_their_means_choose_alike() -> None:
+    means = paper.lambda_sweep(4)
+    shifts = np.array([-0.004, 0.0, 0.004])
+    runs = pd.concat(
+        [
+            means.assign(
+                seed=seed,
+                dev_loss=means["dev_loss"] + shift,
+                dev_rationale_ratio=means["dev_rationale_ratio"] - shift,
+            )
+            for seed, shift in enumerate(shifts)
+        ]
+    ).drop(columns="num_seeds")
+    from_runs, from_means = select_lambda_select(runs), select_lambda_select(means)
+    same = ["task", "model", "p_target", "lambda_select", "num_settings", "num_eligible", "nearest_lambda_select"]
+    pd.testing.assert_frame_equal(from_runs[same], from_means[same])
+    np.testing.assert_allclose(from_runs["dev_loss"], from_means["dev_loss"])
+    assert from_runs["num_seeds"].tolist() == [3, 3, 3]
+    assert from_means["num_seeds"].tolist() == [10, 10, 10]
+
+
+def test_nothing_eligible_chooses_none_and_names_the_nearest() -> None:
+    frame = pd.DataFrame([one_setting(0.18, lambda_select=1e-4), one_setting(0.17, lambda_select=1e-3)])
+    choice = select_lambda_select(frame).iloc[0]
+    assert np.isnan(choice["lambda_select"])
+    assert np.isnan(choice["dev_loss"])
+    assert choice["num_eligible"] == 0
+    assert choice["nearest_lambda_select"] == 1e-3
+    assert choice["why"].startswith("Nothing is within 1 point of p_target; nearest is lambda_select 0.001 with 17 %.")
+
+
+def test_stopped_runs_are_counted_and_not_averaged() -> None:
+    runs = [one_setting(0.15, 0.2, seed=seed, status="ok") for seed in range(9)]
+    runs += [one_setting(0.9, 99.0, seed=9, status="diverged")]
+    runs += [one_setting(0.15, 0.3, seed=seed, status="ok", lambda_select=1e-2) for seed in range(10)]
+    runs += [one_setting(np.nan, np.nan, seed=0, status="failed", lambda_select=1e-1)]
+    choice = select_lambda_select(pd.DataFrame(runs)).iloc[0]
+    assert choice["lambda_select"] == 1e-3
+    assert choice["dev_loss"] == pytest.approx(0.2)
+    assert (choice["num_seeds"], choice["num_seeds_expected"]) == (9, 10)
+    assert "Fewer seeds: lambda_select 0.001 (9 of 10)." in choice["why"]
+    assert "lambda_select 0.1 (none of 1 runs has a result: failed)" in choice["why"]
+
+
+def test_unequal_counts_of_the_paper_are_shown() -> None:
+    why = select_lambda_select(paper.lambda_sweep(5)).set_index("model")["why"]
+    assert "1e-05 (9 of 10)" in why["BERT Base"]
+    assert "1e-05 (8 of 10); lambda_select 5e-05 (7 of 10)" in why["BERT Small"]
+    assert "Fewer seeds" not in why["BERT Mini"]
+
+
+def test_ties_go_to_the_smaller_value() -> None:
+    frame = pd.DataFrame([one_setting(0.15, lambda_select=value) for value in (1e-2, 1e-3, 1e-1)])
+    assert select_lambda_select(frame)["lambda_select"].item() == 1e-3
+    seeds = pd.DataFrame([one_setting(0.15, seed=seed) for seed in (3, 1, 2)])
+    assert select_teacher(seeds)["seed"].item() == 1
+
+
+def test_test_results_decide_nothing() -> None:
+    frame = paper.lambda_sweep(4)
+    spoiled = frame.assign(test_accuracy=np.linspace(1, 0, len(frame)), test_loss="not a number")
+    pd.testing.assert_frame_equal(select_lambda_select(frame), select_lambda_select(spoiled))
+    assert not any(name.startswith("test") for name in select_lambda_select(spoiled))
+
+
+def test_missing_columns_are_named() -> None:
+    with pytest.raises(ValueError, match=r"select_lambda_select needs the columns dev_loss, p_target"):
+        select_lambda_select(paper.lambda_sweep(4).drop(columns=["dev_loss", "p_target"]))
+    with pytest.raises(ValueError, match="select_alpha needs the columns alpha"):
+        select_alpha(paper.lambda_sweep(4))
+    with pytest.raises(ValueError, match="select_teacher needs the columns seed"):
+        select_teacher(paper.lambda_sweep(4))
+
+
+def test_a_run_given_twice_or_a_tolerance_below_zero_is_refused() -> None:
+    runs = pd.DataFrame([one_setting(0.15, seed=1), one_setting(0.15, seed=1)])
+    with pytest.raises(ValueError, match=r"2 rows stand for the same runs, such as model=m, p_target=0.15"):
+        select_lambda_select(runs)
+    with pytest.raises(ValueError, match="tolerance is a fraction"):
+        select_lambda_select(runs.iloc[:1], tolerance=-0.01)
+
+
+def test_other_settings_are_never_averaged() -> None:
+    runs = [one_setting(0.15, loss, seed=1, learning_rate=rate) for rate, loss in ((1e-5, 0.2), (1e-3, 0.4))]
+    choices = select_lambda_select(pd.DataFrame(runs))
+    assert choices[["learning_rate", "dev_loss"]].to_numpy().tolist() == [[1e-5, 0.2], [1e-3, 0.4]]
+    alike = select_lambda_select(pd.DataFrame(runs).assign(learning_rate=1e-5, seed=[1, 2]))
+    assert "learning_rate" not in alike
+    assert alike["dev_loss"].item() == pytest.approx(0.3)
+    targets = pd.DataFrame([one_setting(0.15), one_setting(0.35, p_target=0.35)])
+    assert select_lambda_select(targets)["p_target"].tolist() == [0.15, 0.35]
+
+
+def test_only_rows_of_the_objective_count() -> None:
+    rows = [one_setting(0.15, 0.5, seed=1, objective="re"), one_setting(0.15, 0.1, seed=1, objective="rekd", alpha=0.3)]
+    assert select_lambda_select(pd.DataFrame(rows))["dev_loss"].item() == 0.5
+    assert select_teacher(pd.DataFrame(rows))["dev_loss"].item() == 0.5
+    assert select_alpha(pd.DataFrame(rows))["dev_loss"].item() == 0.1
+
+
+def test_plain_re_is_no_candidate_for_alpha() -> None:
+    rows = [{"model": "m", "alpha": alpha, "dev_loss": loss} for alpha, loss in ((1.0, 0.1), (0.5, 0.2), (0.0, 0.3))]
+    choice = select_alpha(pd.DataFrame(rows)).iloc[0]
+    assert choice["alpha"] == 0.5
+    assert choice["why"] == "Lowest mean dev loss of 2 eligible. Not eligible: alpha 1 (plain RE, the baseline)."
+    assert np.isnan(choice["dev_rationale_ratio"])
+    alone = select_alpha(pd.DataFrame(rows[:1]))
+    assert alone["alpha"].isna().all()
+    assert alpha_settings(pd.DataFrame(rows[:1]))["chosen"].tolist() == [False]
+
+
+def test_the_teacher_is_the_best_run_within_tolerance() -> None:
+    rows = [
+        one_setting(0.19, 0.1, seed=1, digest="a"),
+        one_setting(0.16, 0.3, seed=2, digest="b"),
+        one_setting(0.15, 0.4, seed=3, digest="c"),
+        one_setting(np.nan, np.nan, seed=4, digest="d"),
+    ]
+    choice = select_teacher(pd.DataFrame(rows)).iloc[0]
+    assert (choice["seed"], choice["digest"], choice["dev_loss"]) == (2, "b", 0.3)
+    assert (choice["num_seeds"], choice["num_seeds_expected"], choice["num_eligible"]) == (3, 4, 2)
+    assert choice["nearest_seed"] == 3
+    none = select_teacher(pd.DataFrame(rows[:1])).iloc[0]
+    assert pd.isna(none["seed"])
+    assert pd.isna(none["digest"])
+    assert none["nearest_seed"] == 1
+
+
+@pytest.mark.parametrize("rule", [select_lambda_select, select_alpha, select_teacher])
+def test_an_empty_frame_gives_no_rows_and_the_same_columns(rule) -> None:
+    frame = pd.DataFrame([one_setting(0.15, seed=1, alpha=0.3)])
+    assert rule(frame.iloc[:0]).columns.tolist() == rule(frame).columns.tolist()
+    assert len(rule(frame.iloc[:0])) == 0
