@@ -46,6 +46,17 @@ class Outcome:
     test_rationale_ratio: float | None = None
     test_token_ratio: float | None = None
 
+    test_sufficiency: float | None = None
+    """Probability of the predicted class from the whole input minus that from the rationale (ERASER)."""
+    test_comprehensiveness: float | None = None
+    """Probability of the predicted class from the whole input minus that from all but the rationale (ERASER)."""
+    test_distinct_masks: float | None = None
+    """Different masks a sample; 1 / samples where one mask serves every input (collapse)."""
+    dev_teacher_overlap: float | None = None
+    """Mean intersection over union of the student's and the teacher's rationales."""
+    dev_teacher_train_share: float | None = None
+    """Share of the dev split that the teacher was trained on: 0 with a fixed split."""
+
     train_seconds: float | None = None
     """Time in training and evaluation, over all attempts that contributed."""
     device: str = ""

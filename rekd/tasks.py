@@ -4,7 +4,6 @@
 Planning a sweep needs the first two only: they import no library for data or models.
 """
 
-import csv
 import difflib
 import hashlib
 import json
@@ -86,7 +85,7 @@ class Model:
     config: dict[str, Any] | None = None
     """Hugging Face configuration with its `model_type`, where there is no `source`."""
     defaults: dict[str, Any]
-    """Fields of `Trial` in which this model differs from its task; a table `re`, `rekd` or `cls` holds for that objective."""
+    """Fields of `Trial` in which this model differs from its task; a table `re`, `rekd` or `cls` is for that objective."""
 
     @property
     def is_local(self) -> bool:
@@ -142,7 +141,7 @@ class Task:
     image_mode: Literal["RGB", "L"] = "RGB"
     """Colour or grayscale: three channels or one."""
     image_size: int | None = None
-    """Side in pixels to which images are resized here; None leaves them as they are, and then they are all of one size."""
+    """Side in pixels to which images are resized when they are read; None for images that are of one size."""
     max_length: int | None = None
     """Tokens a text, to which it is truncated or padded."""
     tokenizer: str | None = None
@@ -158,7 +157,7 @@ class Task:
 
     @cached_property
     def digest(self) -> str:
-        """What the name stands for: everything that changes the arrays or the splits. Never paths, models or training defaults."""
+        """What the name stands for: all that changes the arrays or the splits. Never paths, models or training defaults."""
         dataset: dict[str, Any]
         if self.dataset in EMBEDDED_DATASETS:
             dataset = {"embedded": self.dataset}
@@ -193,9 +192,7 @@ class Task:
         assert teacher.source is not None
         return teacher.source, teacher.revision
 
-    def trial(
-        self, objective: Objective, model: str, *, seed: int, fidelity: str = "paper", **overrides: Any
-    ) -> Trial:
+    def trial(self, objective: Objective, model: str, *, seed: int, fidelity: str = "paper", **overrides: Any) -> Trial:
         """One trial of this task.
 
         A field takes, the later the stronger: the task's default, the model's, the task's for this objective, the
@@ -208,12 +205,7 @@ class Task:
         for name in overrides:
             _one_of("override", name, _OVERRIDES, self.name)
 
-        values: dict[str, Any] = {}
-        tables = (self.defaults, self.models[model].defaults)
-        for table in (*tables, *(table.get(objective, {}) for table in tables)):
-            values.update({name: value for name, value in table.items() if name in _DEFAULTS})
-        used = _USED_FIELDS[objective]
-        values = {k: v for k, v in values.items() if k in used or k not in RE_FIELDS + REKD_FIELDS}
+        values = {**self.defaults_of(objective, model), **FIDELITY[fidelity], **overrides}
         return Trial(
             task=self.name,
             task_digest=self.digest,
@@ -221,8 +213,16 @@ class Task:
             model_digest=self.models[model].digest,
             objective=objective,
             seed=seed,
-            **{**values, **FIDELITY[fidelity], **overrides},
+            **values,
         )
+
+    def defaults_of(self, objective: Objective, model: str) -> dict[str, Any]:
+        """Fields of `Trial` that the task file sets for this model and objective."""
+        tables = (self.defaults, self.models[model].defaults)
+        values: dict[str, Any] = {}
+        for table in (*tables, *(table.get(objective, {}) for table in tables)):
+            values.update({name: value for name, value in table.items() if name in _trial_fields(objective)})
+        return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,8 +230,8 @@ class Split:
     """Samples as arrays, one row each."""
 
     arrays: dict[str, np.ndarray]
-    """Images: `image`, uint8 [sample, channel, height, width]. Texts: `input_ids`, int32 [sample, feature], and `valid`,
-    uint8 of the same shape, 1 where there is a token and 0 where there is padding."""
+    """Images: `image`, uint8 [sample, channel, height, width]. Texts: `input_ids`, int32 [sample, feature], and
+    `valid`, uint8 of the same shape, 1 where there is a token and 0 where there is padding."""
     labels: Int64[np.ndarray, "sample"]
     """Class of each sample."""
 
@@ -351,7 +351,7 @@ def _merged_tasks(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, An
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults with `above` over `below`. A value for all objectives replaces also what `below` says for one of them."""
+    """Defaults with `above` over `below`. A value for all objectives replaces also what `below` says for one."""
     merged: dict[str, Any] = {}
     for name, value in below.items():
         kept = {k: v for k, v in value.items() if k not in above} if isinstance(value, dict) else value
@@ -415,33 +415,42 @@ def _check_table(table: dict[str, Any], types: dict[str, Any], prefix: str, file
 
 
 def _check_defaults(defaults: dict[str, Any], where: str, file: Path) -> None:
-    """Names and values, by making a trial of them, so that a wrong number is noticed before anything starts."""
-    for objective in get_args(Objective):
-        if not isinstance(defaults.get(objective, {}), dict):
-            raise ValueError(f"{file}: {where}.{objective} is a table, got {defaults[objective]!r}.")
-    for name in defaults:
-        if name not in _DEFAULTS and name not in get_args(Objective):
-            raise ValueError(
-                f"{file}: {where}.{name} is not a default of a trial. "
-                f"{_valid_names(name, (*_DEFAULTS, *get_args(Objective)))}"
-            )
-    flat = {name: value for name, value in defaults.items() if name in _DEFAULTS}
-    placeholders = dict.fromkeys(("task", "task_digest", "model", "model_digest", "teacher_digest"), "-")
-    paper = {name: value for name, value in PAPER_DEFAULTS.items() if name in _DEFAULTS}
-    for objective in ("", *get_args(Objective)):
-        own = defaults.get(objective, {})
-        for name in own:
-            if name not in _DEFAULTS:
+    """Names: every key is a field that a default makes sense for, or an objective's table of them."""
+    for name, value in defaults.items():
+        if name in get_args(Objective):
+            if not isinstance(value, dict):
                 raise ValueError(
-                    f"{file}: {where}.{objective}.{name} is not a default of a trial. {_valid_names(name, _DEFAULTS)}"
+                    f"{file}: {where}.{name} is a table, got {value!r}. Write {where}.{name}.FIELD = VALUE."
                 )
-            if objective and name in RE_FIELDS + REKD_FIELDS and name not in _USED_FIELDS[objective]:
-                raise ValueError(f"{file}: {where}.{objective}.{name} is not used by objective {objective!r}. Remove it.")
-        values = {"p_target": 0.5, "lambda_select": 1.0, **paper, **flat, **own}
-        try:
-            Trial(**placeholders, objective="rekd", seed=0, **values)
-        except ValueError as error:
-            raise ValueError(f"{file}: {'.'.join(filter(None, (where, objective)))}: {error}") from error
+            valid = [field for field in _DEFAULTS if field in _trial_fields(name)]
+            for field in value:
+                if field not in valid:
+                    raise ValueError(
+                        f"{file}: {where}.{name}.{field} is not a default of {name} trials. {_valid_names(field, valid)}"
+                    )
+        elif name not in _DEFAULTS:
+            valid = (*_DEFAULTS, *get_args(Objective))
+            raise ValueError(f"{file}: {where}.{name} is not a default of a trial. {_valid_names(name, valid)}")
+
+
+def _check_values(task: Task, file: Path) -> None:
+    """Makes the trials of every model, so that a wrong number is noticed before anything starts."""
+    identity = dict.fromkeys(("task", "task_digest", "model", "model_digest"), "-")
+    # Numbers that a sweep may bring itself.
+    from_sweep = {"p_target": 0.5, "lambda_select": 1.0, "teacher_digest": "-"}
+    for model in task.models:
+        for objective in get_args(Objective):
+            used = _trial_fields(objective)
+            values = {k: v for k, v in {**from_sweep, **task.defaults_of(objective, model)}.items() if k in used}
+            try:
+                Trial(**identity, objective=objective, seed=0, **values)
+            except ValueError as error:
+                raise ValueError(f"{file}: defaults of {model} for {objective}: {error}") from error
+
+
+def _trial_fields(objective: str) -> list[str]:
+    """Fields that an objective's trials have, beside their identity."""
+    return [name for name in _OVERRIDES if name in _USED_FIELDS[objective] or name not in RE_FIELDS + REKD_FIELDS]
 
 
 def _resolve_paths(table: dict[str, Any], file: Path) -> None:
@@ -477,7 +486,8 @@ def _inside(value: str, key: str, file: Path) -> Path:
         return Path(value)
     if ".." in Path(value).parts:
         raise ValueError(
-            f"{file}: {key} = {value!r} leaves the folder of the task file. Move what it names there, or give an absolute path."
+            f"{file}: {key} = {value!r} leaves the folder of the task file. "
+            "Move what it names there, or give an absolute path."
         )
     return file.parent / value
 
@@ -512,13 +522,17 @@ def _as_task(table: dict[str, Any], file: Path) -> Task:
     table["students"] = tuple(table["students"])
 
     if table["kind"] == "text":
-        _require("max_length" in table, "max_length", None, "the number of tokens a text, needed by kind = 'text'", file)
+        _require(
+            "max_length" in table, "max_length", None, "the number of tokens a text, needed by kind = 'text'", file
+        )
         if "tokenizer" not in table and models[table["teacher"]].source is None:
             raise ValueError(
                 f"{file}: tokenizer is missing, and the teacher {table['teacher']} has no source to take it from. "
                 "Name one on the hub, or a folder."
             )
-    return Task(**{**table, "models": models})
+    task = Task(**{**table, "models": models})
+    _check_values(task, file)
+    return task
 
 
 def _as_model(name: str, table: dict[str, Any], file: Path) -> Model:
@@ -548,29 +562,28 @@ def _as_model(name: str, table: dict[str, Any], file: Path) -> Model:
 def load_data(task: Task) -> Data:
     """The task's arrays. Raises ValueError where the dataset is not what the task says."""
     if task.dataset == "digits":
-        splits, class_names = {"train": _digits()}, None
+        splits, class_names = {"train": _digits()}, task.class_names
     else:
         splits, class_names = _read_dataset(task)
-    pool, dev_indices = splits["train"], None
+    for role, name in _roles(task).items():
+        _check_classes(task, splits[role], name, class_names)
+
+    pool = splits["train"]
     if task.test_fraction is not None:
-        _check_classes(task, pool, task.train_split)
-        test_indices = _stratified(pool.labels, round(task.test_fraction * len(pool)))
+        test_indices = _held_out(task, pool, task.test_fraction, "test_fraction")
         splits["test"] = pool.take(test_indices)
         pool = pool.take(np.setdiff1d(np.arange(len(pool)), test_indices, assume_unique=True))
+    dev_indices = None
     if "dev" in splits:
-        dev = splits["dev"]
-        _check_classes(task, dev, str(task.dev_split))
-        dev_indices = np.arange(len(pool), len(pool) + len(dev))
-    _check_classes(task, pool, task.train_split)
-    _check_classes(task, splits["test"], task.test_split)
-    if "dev" in splits:
-        dev = splits["dev"]
-        arrays = {name: np.concatenate([pool.arrays[name], dev.arrays[name]]) for name in pool.arrays}
-        pool = Split(arrays, np.concatenate([pool.labels, dev.labels]))
+        dev_indices = len(pool) + np.arange(len(splits["dev"]))
+        arrays = {name: np.concatenate([pool.arrays[name], splits["dev"].arrays[name]]) for name in pool.arrays}
+        pool = Split(arrays, np.concatenate([pool.labels, splits["dev"].labels]))
+    else:
+        _held_out(task, pool, task.dev_fraction, "dev_fraction")
     return Data(
         kind=task.kind,
         num_classes=task.num_classes,
-        class_names=task.class_names or class_names,
+        class_names=class_names,
         pool=pool,
         test=splits["test"],
         dev_indices=dev_indices,
@@ -579,13 +592,26 @@ def load_data(task: Task) -> Data:
     )
 
 
+def _held_out(task: Task, pool: Split, fraction: float, key: str) -> np.ndarray:
+    """Indices of a stratified share of the training split. Raises ValueError where a class is too small to be shared."""
+    num_held_out = round(fraction * len(pool))
+    smallest = int(np.bincount(pool.labels).min())
+    if smallest < 2 or not task.num_classes <= num_held_out <= len(pool) - task.num_classes:
+        raise ValueError(
+            f"{task.name}: {key} = {fraction:g} of the {len(pool)} samples of split {task.train_split!r} of "
+            f"{task.dataset} is {num_held_out}, for {task.num_classes} classes of which the smallest has {smallest}: "
+            "too few for every class to be on both sides. Add samples, or change the fraction."
+        )
+    return _stratified(pool.labels, num_held_out)
+
+
 def _digits() -> Split:
     """scikit-learn's 1797 handwritten digits of 8 x 8 pixels, 0..16 stretched to the 8 bits of every other image."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    image = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    return Split({"image": image[:, None]}, digits.target.astype(np.int64))
+    pixels, labels = load_digits(return_X_y=True)
+    image = np.rint(np.asarray(pixels) * (255 / 16)).astype(np.uint8)
+    return Split({"image": image.reshape(-1, 1, 8, 8)}, np.asarray(labels, dtype=np.int64))
 
 
 def _stratified(labels: Int64[np.ndarray, "sample"], num_held_out: int) -> Int64[np.ndarray, "held_out"]:
@@ -605,7 +631,7 @@ def _fingerprint(pool: Split, test: Split, dev_indices: np.ndarray | None) -> st
         arrays["dev_indices"] = dev_indices
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
 
 
@@ -634,20 +660,554 @@ def _valid_names(name: str, choices: Any) -> str:
     return (f"Did you mean {near[0]}? " if near else "") + f"Valid: {', '.join(choices)}."
 
 
-def _check_classes(task: Task, split: Split, name: str) -> None:
-    """Every class is there, in every split, often enough to be divided."""
+def _check_classes(task: Task, split: Split, name: str, class_names: tuple[str, ...] | None) -> None:
+    """Every class is there, in every split."""
     where = f"{task.name}: split {name!r} of {task.dataset}"
     if len(split) == 0:
-        raise ValueError(f"{where} has no samples.")
+        raise ValueError(f"{where} has no samples. Fill it, or name another one in the task file.")
     counts = np.bincount(split.labels, minlength=task.num_classes)
-    absent = np.flatnonzero(counts == 0).tolist()
-    if absent:
-        raise ValueError(f"{where} has no sample of class {', '.join(map(str, absent))}.")
+    shown = [_class_name(number, class_names) for number in np.flatnonzero(counts == 0).tolist()]
+    if shown:
+        present = int(np.count_nonzero(counts))
+        raise ValueError(
+            f"{where} has samples of {present} of {task.num_classes} classes, none of {_shortened(shown)}. "
+            "Add some, or correct num_classes."
+        )
+
+
+def _class_name(number: int, class_names: tuple[str, ...] | None) -> str:
+    return f"class {number}" + (f" ({class_names[number]})" if class_names else "")
+
+
+def _roles(task: Task) -> dict[str, str]:
+    """Which of the dataset's splits are read: its name by what it is used for."""
+    roles = {"train": task.train_split}
+    if task.dev_split is not None:
+        roles["dev"] = task.dev_split
+    if task.test_fraction is None:
+        roles["test"] = task.test_split
+    return roles
 
 
 def _read_dataset(task: Task) -> tuple[dict[str, Split], tuple[str, ...] | None]:
-    raise NotImplementedError
+    """Splits by role, and the names of the classes where the dataset has them."""
+    with _quiet():
+        tables = _read_local(task) if Path(task.dataset).is_absolute() else _read_hub(task)
+        wanted = [task.input_column, task.label_column]
+        for role, name in _roles(task).items():
+            for column in wanted:
+                if column not in tables[role].column_names:
+                    raise ValueError(
+                        f"{task.name}: split {name!r} of {task.dataset} has no column {column!r}, "
+                        f"but {_shortened(tables[role].column_names)}. Set input_column and label_column."
+                    )
+            tables[role] = tables[role].select_columns(wanted)
+        labels, class_names = _labels(task, tables)
+        read = _images if task.kind == "image" else _texts
+        arrays = read(task, tables)
+    sizes = {array.shape[1:] for of_role in arrays.values() for array in of_role.values()}
+    if len(sizes) > 1:
+        shown = _shortened([f"{width} x {height}" for _, height, width in sorted(sizes)])
+        raise ValueError(
+            f"{task.name}: {task.dataset} has images of {shown} pixels in its splits. "
+            "Set image_size to the side that all are resized to."
+        )
+    return {role: Split(arrays[role], labels[role]) for role in tables}, class_names
 
 
-def _data_digest(task: Task) -> Any:
-    raise NotImplementedError
+def _read_hub(task: Task) -> "dict[str, datasets.Dataset]":
+    import datasets
+
+    instead = f"a file with extends = {task.name!r} and dataset = '/path/to/folder'"
+    with hub("dataset", task.dataset, revision=task.revision, instead=instead):
+        splits = datasets.load_dataset(task.dataset, task.config_name, revision=task.revision)
+    return {role: _split_named(task, splits, name) for role, name in _roles(task).items()}
+
+
+def _split_named(task: Task, splits: Any, name: str) -> Any:
+    if name not in splits:
+        raise ValueError(
+            f"{task.name}: {task.dataset} has no split {name!r}, but {_shortened(list(splits))}. "
+            "Set train_split, dev_split and test_split, or a test_fraction of the training split."
+        )
+    return splits[name]
+
+
+def _read_local(task: Task) -> "dict[str, datasets.Dataset]":
+    """Any of: a folder of `save_to_disk`; Parquet, CSV or JSON; `split/class/image` folders."""
+    import datasets
+
+    files = _local_files(task)
+    path = Path(task.dataset)
+    if _is_saved(path):
+        saved = {role: _saved_folder(path, name) for role, name in _roles(task).items()}
+        try:
+            return {role: datasets.Dataset.load_from_disk(folder) for role, folder in saved.items()}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{task.name}: {path} cannot be read as a folder of save_to_disk: {error}") from error
+    if files["train"][0].suffix.lower() in _TABLE_SUFFIXES:
+        return {role: _read_tables(task, of_role) for role, of_role in files.items()}
+
+    names = {
+        role: [_class_folder(task, file, _roles(task)[role]) for file in of_role] for role, of_role in files.items()
+    }
+    classes = sorted({name for of_role in names.values() for name in of_role})
+    features = datasets.Features(
+        {task.input_column: datasets.Image(), task.label_column: datasets.ClassLabel(names=classes)}
+    )
+    return {
+        role: datasets.Dataset.from_dict(
+            {task.input_column: list(map(str, of_role)), task.label_column: names[role]}, features=features
+        )
+        for role, of_role in files.items()
+    }
+
+
+def _is_saved(path: Path) -> bool:
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def _saved_folder(path: Path, split: str) -> Path:
+    return path / split if (path / "dataset_dict.json").is_file() else path
+
+
+def _local_files(task: Task) -> dict[str, list[Path]]:
+    """The files that are read for each role, in their order. Raises ValueError where a split has none."""
+    path = Path(task.dataset)
+    if not path.exists():
+        raise ValueError(f"{task.name}: the dataset {path} does not exist. Correct `dataset` in the task file.")
+    roles = _roles(task)
+    if _is_saved(path):
+        return _saved_files(task, path)
+    if path.is_file():
+        if path.suffix.lower() not in _TABLE_SUFFIXES:
+            raise ValueError(f"{task.name}: {path} is none of {', '.join(_TABLE_SUFFIXES)}. Convert it to one of them.")
+        everything = [path]
+        splits = {task.train_split: everything}
+    else:
+        visible = (
+            file
+            for file in sorted(path.rglob("*"))
+            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        )
+        everything = [file for file in visible if file.suffix.lower() in (*_TABLE_SUFFIXES, *_IMAGE_SUFFIXES)]
+        images = [file for file in everything if file.suffix.lower() in _IMAGE_SUFFIXES]
+        # A table beside images is their metadata, which nothing here reads.
+        everything = images or everything
+        if not everything:
+            raise ValueError(
+                f"{task.name}: the folder {path} holds no dataset. It is one of save_to_disk, or holds images as "
+                f"split/class/image, or files that end in {', '.join(_TABLE_SUFFIXES)}."
+            )
+        splits = {}
+        for file in everything:
+            splits.setdefault(_split_of(file.relative_to(path), list(roles.values())), []).append(file)
+        if list(splits) == [None] and task.test_fraction is not None:
+            splits = {task.train_split: everything}
+    for name in roles.values():
+        if name not in splits:
+            shown = _shortened([str(file.relative_to(path)) for file in everything]) if path.is_dir() else path.name
+            raise ValueError(
+                f"{task.name}: {path} has no file for the split {name!r}, but {shown}. Name files or folders after "
+                "their split, set train_split, dev_split and test_split, or a test_fraction of the training split."
+            )
+    return {role: splits[name] for role, name in roles.items()}
+
+
+def _saved_files(task: Task, path: Path) -> dict[str, list[Path]]:
+    try:
+        if (path / "dataset_dict.json").is_file():
+            available = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        else:
+            available = [task.train_split]
+        files = {}
+        for role, name in _roles(task).items():
+            _split_named(task, dict.fromkeys(available), name)
+            folder = _saved_folder(path, name)
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            files[role] = [folder / PurePosixPath(file["filename"]).name for file in state["_data_files"]]
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{task.name}: {path} cannot be read as a folder of save_to_disk: {error}") from error
+    return files
+
+
+def _split_of(file: Path, names: Sequence[str]) -> str | None:
+    """The split that a file belongs to, by its name (`train-00000-of-00002.parquet`), else by its innermost folder."""
+    for part in reversed(file.parts):
+        found = [name for name in names if re.search(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", part)]
+        if found:
+            return max(found, key=len)
+    return None
+
+
+def _class_folder(task: Task, file: Path, split: str) -> str:
+    """The folder just below the split's, or below the dataset's where there is no folder for a split."""
+    parts = file.relative_to(task.dataset).parts
+    below = parts[parts.index(split) + 1 :] if split in parts else parts
+    if len(below) < 2:
+        raise ValueError(
+            f"{task.name}: the image {file} is in no class's folder. Arrange {task.dataset} as split/class/image."
+        )
+    return below[0]
+
+
+def _data_digest(task: Task) -> dict[str, Any]:
+    """Content of a local dataset, by role: never where it is, nor what its files are called."""
+    path = Path(task.dataset)
+    content: dict[str, Any] = {}
+    for role, files in _local_files(task).items():
+        name = _roles(task)[role]
+        content[role] = [_sha256(file) for file in files]
+        if _is_saved(path):
+            # The rest of that file (names of builders, download sizes) differs between copies of the same data.
+            info = json.loads((_saved_folder(path, name) / "dataset_info.json").read_text(encoding="utf-8"))
+            content[role].append(digest_of(info["features"]))
+        elif files[0].suffix.lower() in _IMAGE_SUFFIXES:
+            content[role] = [
+                [_class_folder(task, file, name), sha] for file, sha in zip(files, content[role], strict=True)
+            ]
+    return content
+
+
+def _read_tables(task: Task, files: Sequence[Path]) -> "datasets.Dataset":
+    import datasets
+    import pyarrow as pa
+
+    tables = []
+    for file in files:
+        try:
+            tables.append(_read_table(task, file))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{task.name}: {file} cannot be read: {_one_line(error)}") from error
+    try:
+        return datasets.Dataset(pa.concat_tables(tables, promote_options="default"))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{task.name}: {files[0].parent} cannot be read as one table: {_one_line(error)}") from error
+
+
+def _read_table(task: Task, file: Path) -> Any:
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
+        return parquet.read_table(file)
+    if suffix in (".csv", ".tsv"):
+        # Reviews contain line breaks. A text of digits is a text.
+        parse = csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True)
+        types = {task.input_column: pa.string()} if task.kind == "text" else {}
+        return csv.read_csv(file, parse_options=parse, convert_options=csv.ConvertOptions(column_types=types))
+    text = file.read_text(encoding="utf-8")
+    rows = (
+        json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines() if line]
+    )
+    return pa.Table.from_pylist(rows)
+
+
+def _labels(task: Task, tables: "dict[str, datasets.Dataset]") -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
+    """Class numbers by role, and the names of the classes where the dataset has them."""
+    import datasets
+
+    column = task.label_column
+    roles = _roles(task)
+    values = {role: list(table[column]) for role, table in tables.items()}
+    names = task.class_names
+    feature = tables["train"].features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        names = names or tuple(feature.names)
+        if any(table.features[column] != feature for table in tables.values()):
+            raise ValueError(f"{task.name}: column {column!r} of {task.dataset} names other classes in other splits.")
+    elif all(isinstance(value, str) for of_role in values.values() for value in of_role):
+        names = names or tuple(sorted({value for of_role in values.values() for value in of_role}))
+        numbers = {name: number for number, name in enumerate(names)}
+        for role, of_role in values.items():
+            for row, value in enumerate(of_role):
+                if value not in numbers:
+                    raise ValueError(
+                        f"{_row(task, roles[role], row)}: label {value!r} is none of the class_names "
+                        f"{_shortened(names)}. Correct one of them."
+                    )
+            values[role] = [numbers[value] for value in of_role]
+    if names is not None and len(names) != task.num_classes:
+        raise ValueError(
+            f"{task.name}: num_classes is {task.num_classes}, but column {column!r} of {task.dataset} has {len(names)} "
+            f"classes: {_shortened(names)}. Correct num_classes or label_column."
+        )
+    for role, of_role in values.items():
+        for row, value in enumerate(of_role):
+            if not isinstance(value, int):
+                raise ValueError(
+                    f"{_row(task, roles[role], row)}: label {value!r} of column {column!r} is neither a whole number "
+                    "nor a text. Correct it, or name another label_column."
+                )
+            if not 0 <= value < task.num_classes:
+                raise ValueError(
+                    f"{_row(task, roles[role], row)}: label {value} is outside 0 to {task.num_classes - 1}. "
+                    "Count classes from 0, and correct num_classes."
+                )
+    return {role: np.array(of_role, dtype=np.int64) for role, of_role in values.items()}, names
+
+
+def _texts(task: Task, tables: "dict[str, datasets.Dataset]") -> dict[str, dict[str, np.ndarray]]:
+    """Token numbers and which of them are tokens, by role."""
+    tokenizer = load_tokenizer(task)
+    assert task.max_length is not None
+    for role, name in _roles(task).items():
+        for row, text in enumerate(tables[role][task.input_column]):
+            if not isinstance(text, str) or not text.strip():
+                got = "an empty text" if isinstance(text, str) else _shown(text)
+                raise ValueError(
+                    f"{_row(task, name, row)}: column {task.input_column!r} holds {got}, from which nothing can be "
+                    "selected. Remove the row, or name another input_column."
+                )
+    arrays = {}
+    for role, table in tables.items():
+        input_ids = np.zeros((len(table), task.max_length), dtype=np.int32)
+        valid = np.zeros((len(table), task.max_length), dtype=np.uint8)
+        for start in range(0, len(table), 1000):
+            texts = table[start : start + 1000][task.input_column]
+            tokens = tokenizer(texts, truncation=True, padding="max_length", max_length=task.max_length)
+            input_ids[start : start + 1000] = tokens["input_ids"]
+            valid[start : start + 1000] = tokens["attention_mask"]
+        arrays[role] = {"input_ids": input_ids, "valid": valid}
+    return arrays
+
+
+def load_tokenizer(task: Task) -> "transformers.PreTrainedTokenizerBase":
+    """The tokenizer of a text task. Raises ValueError where there is none, or it does not fit a model of the task."""
+    import transformers
+
+    source, revision = task.tokenizer_source
+    with _quiet():
+        if Path(source).is_absolute():
+            try:
+                tokenizer = transformers.AutoTokenizer.from_pretrained(
+                    source, local_files_only=True, trust_remote_code=False
+                )
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{task.name}: the tokenizer {source} cannot be read: {_one_line(error)}. "
+                    "Write the folder with tokenizer.save_pretrained(folder)."
+                ) from error
+        else:
+            instead = f"a file with extends = {task.name!r} and tokenizer = '/path/to/folder'"
+            with hub("model", source, revision=revision, instead=instead):
+                tokenizer = transformers.AutoTokenizer.from_pretrained(
+                    source, revision=revision or "main", trust_remote_code=False
+                )
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"{task.name}: the tokenizer {source} has no padding token. Add one, or use another tokenizer."
+        )
+    for model in task.models.values():
+        config = _known_config(model)
+        if config.get("vocab_size", math.inf) < len(tokenizer):
+            raise ValueError(
+                f"{task.name}: the tokenizer {source} has {len(tokenizer)} tokens, but the model {model.name} knows "
+                f"{config['vocab_size']}. Use the tokenizer that the model was trained with."
+            )
+        if config.get("max_position_embeddings", math.inf) < (task.max_length or 0):
+            raise ValueError(
+                f"{task.name}: max_length is {task.max_length}, but the model {model.name} has "
+                f"{config['max_position_embeddings']} positions. Give a max_length that it can take."
+            )
+    return tokenizer
+
+
+def _known_config(model: Model) -> dict[str, Any]:
+    """The model's configuration as far as it is known without the network."""
+    if model.config is not None:
+        return model.config
+    if not model.is_local:
+        return {}
+    file = Path(str(model.source)) / "config.json"
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The configuration {file} of the model {model.name} cannot be read: {error}") from error
+
+
+def _images(task: Task, tables: "dict[str, datasets.Dataset]") -> dict[str, dict[str, np.ndarray]]:
+    """Pixels by role, each image in the task's mode."""
+    return {role: {"image": _pixels(task, tables[role], name)} for role, name in _roles(task).items()}
+
+
+def _pixels(task: Task, table: "datasets.Dataset", split: str) -> np.ndarray:
+    import datasets
+
+    column = task.input_column
+    feature = table.features[column]
+    encoded = isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "bytes" in feature)
+    if isinstance(feature, datasets.Image):
+        table = table.cast_column(column, datasets.Image(decode=False))
+    pixels: np.ndarray = np.zeros((0, 1 if task.image_mode == "L" else 3, 0, 0), dtype=np.uint8)
+    for row, value in enumerate(table[column]):
+        image = _decoded(task, value, split, row) if encoded else _from_numbers(task, value, split, row)
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(
+                f"{_row(task, split, row)}: the image is of mode {image.mode!r}, more than 8 bits a pixel. "
+                "Scale it to 0..255 and save it with 8 bits."
+            )
+        image = image.convert(task.image_mode)
+        if task.image_size is not None:
+            image = image.resize((task.image_size, task.image_size), resample=2)  # 2 is bilinear
+        array = np.asarray(image)
+        array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+        if row == 0:
+            pixels = np.zeros((len(table), *array.shape), dtype=np.uint8)
+        if array.shape != pixels.shape[1:]:
+            raise ValueError(
+                f"{_row(task, split, row)}: the image has {array.shape[2]} x {array.shape[1]} pixels, "
+                f"the one of row 0 has {pixels.shape[3]} x {pixels.shape[2]}. Set image_size to the side that all are resized to."
+            )
+        pixels[row] = array
+    return pixels
+
+
+def _decoded(task: Task, value: Any, split: str, row: int) -> Any:
+    """A PIL image of an encoded one (PNG, JPEG, ...)."""
+    import datasets
+    import PIL.Image
+
+    if value is None or (value.get("bytes") is None and value.get("path") is None):
+        raise ValueError(f"{_row(task, split, row)}: the image is missing. Remove the row.")
+    if value.get("bytes") is None and not _may_be_opened(task, value["path"]):
+        # A table from somewhere may name any file of this machine, or an address.
+        raise ValueError(
+            f"{_row(task, split, row)}: the image is the path {value['path']!r}, not its bytes. "
+            "Write the dataset with save_to_disk or to_parquet, which embed images."
+        )
+    try:
+        return datasets.Image().decode_example(value)
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{_row(task, split, row)}: the image cannot be decoded: {_one_line(error)}. Remove it."
+        ) from error
+
+
+def _may_be_opened(task: Task, path: str) -> bool:
+    local = Path(task.dataset)
+    return not local.is_absolute() or (local.is_dir() and not _is_saved(local) and Path(path).is_relative_to(local))
+
+
+def _from_numbers(task: Task, value: Any, split: str, row: int) -> Any:
+    """A PIL image of rows of pixels: [height, width] or [height, width, channel] of whole numbers 0..255."""
+    import PIL.Image
+
+    where = f"{_row(task, split, row)}: column {task.input_column!r}"
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{where} has rows of pixels of different lengths. Correct or remove the image.") from error
+    if array.dtype.kind == "f":
+        got = f"{np.count_nonzero(np.isnan(array))} NaN" if np.isnan(array).any() else f"values like {array.flat[0]:g}"
+        raise ValueError(f"{where} holds fractional pixels ({got}). Give 8-bit pixels: whole numbers 0..255.")
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{where} holds {_shown(value)}, which is no image. Set input_column to the images' column.")
+    if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] not in (1, 3)):
+        raise ValueError(
+            f"{where} is of shape {array.shape}. Give [height, width] or [height, width, 1 or 3 channels]."
+        )
+    if array.min() < 0 or array.max() > 255:
+        raise ValueError(f"{where} has pixels of {array.min()} to {array.max()}. Give 8-bit pixels: 0..255.")
+    array = array.astype(np.uint8)
+    return PIL.Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+
+
+@contextmanager
+def hub(
+    repo_type: Literal["dataset", "model"], name: str, *, revision: str | None = None, instead: str
+) -> Iterator[None]:
+    """Use of the Hugging Face Hub that is quiet, and quick where there is no network.
+
+    Asks once whether `name` can be reached. If not, what runs inside sees only what was downloaded before; the
+    libraries would otherwise try for up to a minute. `instead` says what to write to use a local folder. Raises
+    ValueError, one line, for whatever the libraries raise inside.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+    from huggingface_hub.utils import HFValidationError, httpx
+
+    looked = f"the {repo_type} {name!r}" + (f" (revision {revision!r})" if revision else "")
+    where = f"the Hugging Face Hub ({constants.ENDPOINT})"
+    advice = f"To use a local folder, write {instead}."
+    offline = None
+    try:
+        huggingface_hub.HfApi().repo_info(name, repo_type=repo_type, revision=revision, timeout=5)
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise ValueError(
+            f"Looked for {looked} on {where}: it is not there, or not open to you. Correct the name. {advice}"
+        ) from error
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+        offline = error
+    with _quiet(), _offline(offline is not None):
+        try:
+            yield
+        except Exception as error:  # these libraries have no common base for what they raise
+            if offline is None:
+                raise ValueError(f"Cannot read {looked} from {where}: {_one_line(error)}. {advice}") from error
+            raise ValueError(
+                f"Looked for {looked} on {where}, which cannot be reached ({_one_line(offline)}), and in "
+                f"{constants.HF_HOME}, where it is not. {advice}"
+            ) from error
+
+
+@contextmanager
+def _offline(active: bool) -> Iterator[None]:
+    from datasets import config
+    from huggingface_hub import constants
+
+    # Both libraries read their environment variables once, at import: the constants are what can still be changed.
+    before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
+    if active:
+        constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars, log lines or warnings of the Hugging Face libraries."""
+    import datasets
+
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub", "transformers", "httpx", "PIL")]
+    levels = [logger.level for logger in loggers]
+    bars = not datasets.are_progress_bars_disabled()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if bars:
+            datasets.enable_progress_bars()
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _row(task: Task, split: str, row: int) -> str:
+    return f"{task.name}: {task.dataset}, split {split!r}, row {row}"
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:10])} and {len(names) - 10} more"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]} ..."
+
+
+def _one_line(error: object) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else f"{text[:200]} ..."

@@ -1,0 +1,325 @@
+"""Hugging Face encoders in two halves, so that a mask fits between them.
+
+`embed` turns an input into feature embeddings (patches or tokens); `contextualise` turns feature embeddings, masked or
+not, into contextual features. What a family does differently stands in one small class each.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+Inputs = Mapping[str, Tensor]
+"""A batch: `image`, 8 bits, "batch channel height width"; or `input_ids` and `valid`, "batch feature"."""
+
+
+@dataclass(frozen=True)
+class Contextual:
+    """What an encoder makes of feature embeddings."""
+
+    features: Float[Tensor, "batch feature hidden"]
+    """One contextual vector a feature; prefix tokens such as [CLS] of a ViT are not among them."""
+    summary: Float[Tensor, "batch hidden"]
+    """The vector that a classifier reads."""
+
+
+class Backbone(nn.Module):
+    """A pretrained encoder, seen as `embed` and then `contextualise`."""
+
+    kind: ClassVar[str]
+    """`image` or `text`."""
+    families: ClassVar[tuple[str, ...]]
+    """The `model_type`s that this class serves."""
+    optional_parts: ClassVar[dict[str, Any]] = {}
+    """Constructor arguments that leave out what is not used."""
+
+    def __init__(self, encoder: PreTrainedModel) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    @property
+    def config(self) -> Any:
+        return self.encoder.config
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config.hidden_size
+
+    def embed(self, inputs: Inputs) -> Float[Tensor, "batch feature embedding"]:
+        """Feature embeddings: patches or words, before prefix tokens, positions and LayerNorm."""
+        raise NotImplementedError
+
+    def contextualise(
+        self, embeddings: Float[Tensor, "batch feature embedding"], inputs: Inputs, *, final_norm: bool = True
+    ) -> Contextual:
+        """The rest of the encoder. Without `final_norm` a ViT's last LayerNorm is left out (`heads="authors"`)."""
+        raise NotImplementedError
+
+    def num_features(self, inputs: Mapping[str, Any]) -> int:
+        """L, features of a sample, given one batch of tensors or arrays."""
+        raise NotImplementedError
+
+    def check(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Raises ValueError where samples are not of the shape or range that the encoder reads."""
+        raise NotImplementedError
+
+    def freeze_embeddings(self) -> None:
+        """Holds the embeddings of features as they are (`heads="authors"`, BERT's generator)."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.config.model_type}, hidden_size={self.hidden_size})"
+
+
+class ViTBackbone(Backbone):
+    """ViT: image patches after one [CLS] token."""
+
+    kind = "image"
+    families = ("vit",)
+    optional_parts = {"add_pooling_layer": False}
+
+    def __init__(self, encoder: PreTrainedModel, *, image_mean: list[float], image_std: list[float]) -> None:
+        super().__init__(encoder)
+        # Scaled to 8 bits once, so that a batch needs one subtraction and one division.
+        self.register_buffer("mean", torch.tensor(image_mean).view(1, -1, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(image_std).view(1, -1, 1, 1) * 255)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        patches = self.encoder.embeddings.patch_embeddings
+        (height, width), (patch_height, patch_width) = patches.image_size, patches.patch_size
+        return height // patch_height, width // patch_width
+
+    def num_features(self, inputs: Mapping[str, Any]) -> int:
+        return self.encoder.embeddings.patch_embeddings.num_patches
+
+    def check(self, arrays: Mapping[str, np.ndarray]) -> None:
+        if "image" not in arrays:
+            raise ValueError(f"{self} reads images, got {', '.join(arrays)}. Choose an encoder of texts.")
+        num_channels = arrays["image"].shape[1]
+        if num_channels != self.config.num_channels:
+            raise ValueError(
+                f"{self} reads {self.config.num_channels} channels, the task's images have {num_channels}. "
+                "Set image_mode in the task to RGB (3) or L (1)."
+            )
+
+    def prefix(self) -> Float[Tensor, "1 prefix hidden"]:
+        return self.encoder.embeddings.cls_token
+
+    def embed(self, inputs: Inputs) -> Tensor:
+        embeddings = self.encoder.embeddings
+        return embeddings.patch_embeddings(self.pixel_values(inputs["image"]))
+
+    def pixel_values(self, image: Tensor) -> Float[Tensor, "batch channel height width"]:
+        """8-bit images, normalised and scaled to the size that the encoder was made for."""
+        pixels = (image.to(self.mean.dtype) - self.mean) / self.std
+        height, width = self.encoder.embeddings.patch_embeddings.image_size
+        if pixels.shape[-2:] == (height, width):
+            return pixels
+        return F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)
+
+    def contextualise(self, embeddings: Tensor, inputs: Inputs, *, final_norm: bool = True) -> Contextual:
+        prefix = self.prefix().expand(len(embeddings), -1, -1)
+        parts = self.encoder.embeddings
+        hidden = parts.dropout(torch.cat((prefix, embeddings), dim=1) + parts.position_embeddings)
+        for layer in self.encoder.layers:
+            hidden = layer(hidden, None)
+        if final_norm:
+            hidden = self.encoder.layernorm(hidden)
+        return Contextual(features=hidden[:, prefix.shape[1] :], summary=hidden[:, 0])
+
+
+class DeiTBackbone(ViTBackbone):
+    """DeiT: a ViT with a distillation token beside [CLS]."""
+
+    families = ("deit",)
+
+    def prefix(self) -> Tensor:
+        return torch.cat((self.encoder.embeddings.cls_token, self.encoder.embeddings.distillation_token), dim=1)
+
+
+class TextBackbone(Backbone):
+    """Encoders that take `inputs_embeds`: word embeddings, before positions and LayerNorm."""
+
+    kind = "text"
+
+    @property
+    def max_features(self) -> int:
+        """The longest input that the encoder has positions for."""
+        return self.config.max_position_embeddings
+
+    def num_features(self, inputs: Mapping[str, Any]) -> int:
+        return inputs["input_ids"].shape[1]
+
+    def check(self, arrays: Mapping[str, np.ndarray]) -> None:
+        if "input_ids" not in arrays:
+            raise ValueError(f"{self} reads texts, got {', '.join(arrays)}. Choose an encoder of images.")
+        length, largest = arrays["input_ids"].shape[1], int(arrays["input_ids"].max())
+        if length > self.max_features:
+            raise ValueError(
+                f"{self} has positions for {self.max_features} tokens, the task's texts have {length}. Lower max_length."
+            )
+        if largest >= self.config.vocab_size:
+            raise ValueError(
+                f"{self} knows {self.config.vocab_size} tokens, the tokenizer gave number {largest}. "
+                "The tokenizer is that of another model: name this model's own as the task's tokenizer."
+            )
+
+    def embed(self, inputs: Inputs) -> Tensor:
+        return self.encoder.get_input_embeddings()(inputs["input_ids"])
+
+    def positions(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Position numbers, where the family does not count them from 0."""
+        return {}
+
+    def contextualise(self, embeddings: Tensor, inputs: Inputs, *, final_norm: bool = True) -> Contextual:
+        output = self.encoder(inputs_embeds=embeddings, attention_mask=inputs["valid"], **self.positions(inputs))
+        return Contextual(features=output.last_hidden_state, summary=self.summary(output))
+
+    def summary(self, output: Any) -> Tensor:
+        return output.last_hidden_state[:, 0]
+
+    def freeze_embeddings(self) -> None:
+        self.encoder.get_input_embeddings().requires_grad_(False)
+
+
+class BertBackbone(TextBackbone):
+    """BERT, whose pretrained pooler is part of its usual classifier."""
+
+    families = ("bert",)
+
+    def summary(self, output: Any) -> Tensor:
+        pooled = output.pooler_output
+        return output.last_hidden_state[:, 0] if pooled is None else pooled
+
+
+class RobertaBackbone(TextBackbone):
+    """RoBERTa, which numbers positions after its padding index and leaves padding without one."""
+
+    families = ("roberta",)
+    optional_parts = {"add_pooling_layer": False}
+
+    @property
+    def max_features(self) -> int:
+        return self.config.max_position_embeddings - self.config.pad_token_id - 1
+
+    def positions(self, inputs: Inputs) -> dict[str, Tensor]:
+        valid = inputs["valid"].long()
+        return {"position_ids": torch.cumsum(valid, dim=1) * valid + self.config.pad_token_id}
+
+
+class PlainTextBackbone(TextBackbone):
+    """DistilBERT and ELECTRA: positions from 0, no pooler."""
+
+    families = ("distilbert", "electra")
+
+
+BACKBONES: dict[str, type[Backbone]] = {
+    family: backbone
+    for backbone in (ViTBackbone, DeiTBackbone, BertBackbone, RobertaBackbone, PlainTextBackbone)
+    for family in backbone.families
+}
+"""Every `model_type` that can be a backbone. Another family is a class of its own and a line here."""
+
+
+def load_backbone(
+    source: str | None = None, *, config: Mapping[str, Any] | None = None, revision: str | None = None, pooler: bool = True
+) -> Backbone:
+    """A backbone with the weights of `source` (hub name or local folder), or freshly initialised from `config`.
+
+    `config` is a Hugging Face configuration as a dictionary, with its `model_type`. Without `pooler` a BERT does without
+    the part that only a classifier uses. Raises ValueError where the source is not there, is of an unknown family, or
+    lacks weights that the architecture needs.
+    """
+    settings = read_config(source, config=config, revision=revision)
+    backbone = BACKBONES[settings.model_type]
+    arguments = dict(backbone.optional_parts)
+    if settings.model_type == "bert" and not pooler:
+        arguments["add_pooling_layer"] = False
+    if source is None:
+        encoder = AutoModel.from_config(settings, **arguments)
+    else:
+        encoder = _pretrained(source, settings, revision, arguments)
+    if issubclass(backbone, ViTBackbone):
+        return backbone(encoder, **_normalisation(source, settings, revision))
+    return backbone(encoder)
+
+
+def read_config(
+    source: str | None = None, *, config: Mapping[str, Any] | None = None, revision: str | None = None
+) -> PretrainedConfig:
+    """The Hugging Face configuration behind a source or a dictionary. Raises ValueError as `load_backbone` does."""
+    if source is None:
+        if not config or "model_type" not in config:
+            raise ValueError(f"A backbone needs a source or a config with its model_type, got {config!r}.")
+        values = dict(config)
+        model_type = values.pop("model_type")
+        _known_family(model_type, "config")
+        return AutoConfig.for_model(model_type, **values)
+    try:
+        found = AutoConfig.from_pretrained(source, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The model {source} was found neither as a local folder nor on the Hugging Face hub "
+            f"({_first_line(error)}). Without a network, give a folder written by save_pretrained as its source in a task file."
+        ) from error
+    _known_family(found.model_type, source)
+    return found
+
+
+def _known_family(model_type: str, where: str) -> None:
+    if model_type not in BACKBONES:
+        raise ValueError(
+            f"The model {where} is of the family {model_type!r}, which has no adapter here. "
+            f"Families: {', '.join(sorted(BACKBONES))}. Another one is a small class in rekd/backbones.py."
+        )
+
+
+def _pretrained(source: str, settings: PretrainedConfig, revision: str | None, arguments: dict[str, Any]) -> PreTrainedModel:
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # a classifier's own head is left behind on purpose
+    transformers_logging.disable_progress_bar()
+    try:
+        encoder, report = AutoModel.from_pretrained(
+            source, config=settings, revision=revision, dtype=torch.float32, output_loading_info=True, **arguments
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"The weights of {source} could not be loaded: {_first_line(error)}") from error
+    finally:
+        transformers_logging.set_verbosity(level)
+        transformers_logging.enable_progress_bar()
+    # A pooler may be absent from a checkpoint of a masked language model; anything else means another architecture.
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    mismatched = sorted(str(name) for name in report["mismatched_keys"])
+    if missing or mismatched:
+        raise ValueError(
+            f"The weights of {source} do not fit its own config: {len(missing)} missing, {len(mismatched)} of another "
+            f"shape, such as {(missing + mismatched)[0]}. Is its config.json that of another model?"
+        )
+    return encoder
+
+
+def _normalisation(source: str | None, settings: PretrainedConfig, revision: str | None) -> dict[str, list[float]]:
+    """Mean and deviation that the checkpoint's own image processor uses; a half each where it has none."""
+    plain = {name: [0.5] * settings.num_channels for name in ("image_mean", "image_std")}
+    if source is None:
+        return plain
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        processor, _ = ImageProcessingMixin.get_image_processor_dict(source, revision=revision)
+    except OSError:
+        return plain
+    return {name: list(processor.get(name, plain[name])) for name in plain}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+

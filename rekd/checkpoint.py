@@ -1,0 +1,48 @@
+"""Checkpoints of a running trial, so that what stops it costs an epoch at most."""
+
+import logging
+from typing import Any
+
+from torch import Tensor
+
+from rekd.store import Store
+from rekd.tensorfile import DamagedFileError, pack, unpack
+
+logger = logging.getLogger(__name__)
+
+KEPT = 2
+"""Checkpoints that stay: the newest, and the one before it in case the newest is damaged."""
+
+
+class Checkpoints:
+    """The checkpoints of one trial. A file appears whole (`Store.write`) and knows its checksum (`rekd.tensorfile`)."""
+
+    def __init__(self, store: Store, digest: str) -> None:
+        self.store = store
+        self.folder = store.running_folder(digest)
+
+    def save(self, epoch: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Writes the state after an epoch (counted from 1) and drops all but the last `KEPT`. `state` must be JSON."""
+        self.store.write(f"{self.folder}/epoch-{epoch:05d}.safetensors", pack(tensors, state))
+        for name in self._names()[:-KEPT]:
+            self.store.file_system.delete_file(f"{self.folder}/{name}")
+
+    def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and state of the newest checkpoint that is whole; None where there is none.
+
+        A damaged one is set aside with a warning, and the one before it is used.
+        """
+        for name in reversed(self._names()):
+            path = f"{self.folder}/{name}"
+            try:
+                return unpack(self.store.read(path))
+            except DamagedFileError as error:
+                logger.warning("Checkpoint %s is damaged (%s). It is now %s.", path, error, self.store.set_aside(path))
+        return None
+
+    def clear(self) -> None:
+        """Removes them all: the trial has ended."""
+        self.store.remove_folder(self.folder)
+
+    def _names(self) -> list[str]:
+        return [name for name in self.store.names_in(self.folder) if name.startswith("epoch-")]

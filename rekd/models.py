@@ -1,0 +1,207 @@
+"""Generator, predictor, and the two as one model that is saved and loaded as a folder."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rekd.arrays import as_tensor
+from rekd.backbones import Backbone, Inputs, ViTBackbone, load_backbone
+from rekd.method import argmax_mask, gumbel_noise
+
+AUTHORS_HIDDEN = 256
+"""Width of the authors' BERT generator head."""
+
+
+class Generator(nn.Module):
+    """g(X) = Z: a backbone and a head that maps each contextual feature to {not selected, selected} (Section 3.1)."""
+
+    def __init__(self, backbone: Backbone, *, dropout: float, heads: str = "linear") -> None:
+        super().__init__()
+        self.backbone = backbone
+        if heads == "authors" and backbone.kind == "text":
+            backbone.freeze_embeddings()
+            self.head = nn.Sequential(
+                nn.Linear(backbone.hidden_size, AUTHORS_HIDDEN),
+                nn.ReLU(),
+                nn.Dropout(dropout),
+                nn.Linear(AUTHORS_HIDDEN, 2),
+            )
+        else:
+            self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.hidden_size, 2))
+        _initialise(self.head, backbone)
+
+    def forward(self, inputs: Inputs) -> Float[Tensor, "batch feature 2"]:
+        contextual = self.backbone.contextualise(self.backbone.embed(inputs), inputs)
+        return self.head(contextual.features)
+
+
+class Predictor(nn.Module):
+    """f(M * X) = Q: a classifier that sees only the rationale (Eq. 4)."""
+
+    def __init__(self, backbone: Backbone, *, num_classes: int, dropout: float, heads: str = "linear") -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.final_norm = heads != "authors"
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.hidden_size, num_classes))
+        _initialise(self.head, backbone)
+
+    def forward(
+        self, inputs: Inputs, mask: Float[Tensor, "batch feature"] | None = None
+    ) -> Float[Tensor, "batch class"]:
+        """`mask` None keeps every feature, which is plain classification (CLS)."""
+        embeddings = self.backbone.embed(inputs)
+        if mask is not None:
+            # A product, not `where`: the gradient of an unselected feature's mask is what teaches its selection.
+            embeddings = embeddings * mask.unsqueeze(-1)
+        return self.head(self.backbone.contextualise(embeddings, inputs, final_norm=self.final_norm).summary)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a trained model says of a batch."""
+
+    logits: Float[Tensor, "batch class"]
+    mask: Float[Tensor, "batch feature"]
+    """The rationale; all ones for CLS."""
+    selection_logits: Float[Tensor, "batch feature 2"] | None
+
+
+class RationaleModel(nn.Module):
+    """Generator and predictor; without a generator it is a plain classifier (CLS)."""
+
+    def __init__(self, generator: Generator | None, predictor: Predictor, *, description: Mapping[str, Any]) -> None:
+        """`description` is what `load` needs to build the same modules; use `build`."""
+        super().__init__()
+        self.generator = generator
+        self.predictor = predictor
+        self.description = dict(description)
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        objective: str,
+        num_classes: int,
+        dropout: float,
+        heads: str = "linear",
+        source: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        revision: str | None = None,
+    ) -> "RationaleModel":
+        """A model to train: both backbones from the same pretrained weights, heads freshly drawn (Section 3.1)."""
+        generator = None
+        if objective != "cls":
+            backbone = load_backbone(source, config=config, revision=revision, pooler=False)
+            generator = Generator(backbone, dropout=dropout, heads=heads)
+        backbone = load_backbone(source, config=config, revision=revision)
+        predictor = Predictor(backbone, num_classes=num_classes, dropout=dropout, heads=heads)
+        description = {"objective": objective, "num_classes": num_classes, "dropout": dropout, "heads": heads}
+        return cls(generator, predictor, description=description)
+
+    @property
+    def kind(self) -> str:
+        """`image` or `text`."""
+        return self.predictor.backbone.kind
+
+    def predict(self, inputs: Inputs, *, sampled_by: torch.Generator | None = None) -> Prediction:
+        """Rationale and logits as at evaluation: argmax of the selection logits, or of a Gumbel sample of them."""
+        if self.generator is None:
+            return Prediction(logits=self.predictor(inputs), mask=self.full_mask(inputs), selection_logits=None)
+        selection_logits = self.generator(inputs)
+        scores = selection_logits
+        if sampled_by is not None:
+            scores = scores + gumbel_noise(scores.shape, generator=sampled_by, device=scores.device)
+        mask = argmax_mask(scores)
+        return Prediction(logits=self.predictor(inputs, mask), mask=mask, selection_logits=selection_logits)
+
+    def num_features(self, inputs: Mapping[str, Any]) -> int:
+        """L, features of a sample, given one batch of tensors or arrays."""
+        return self.predictor.backbone.num_features(inputs)
+
+    def full_mask(self, inputs: Inputs) -> Float[Tensor, "batch feature"]:
+        """Every feature kept, as CLS does."""
+        first = next(iter(inputs.values()))
+        return torch.ones(len(first), self.num_features(inputs), device=first.device)
+
+    def save(self, folder: Path, *, tokenizer: Any = None, details: Mapping[str, Any] | None = None) -> None:
+        """Writes config.json, model.safetensors, and what prepares an input, into a folder.
+
+        `details` are kept in config.json under `details` for people to read, such as the trial and the class names.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        backbone = self.predictor.backbone
+        state = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        if isinstance(backbone, ViTBackbone):
+            mean, std = backbone.get_buffer("mean"), backbone.get_buffer("std")
+            processor = {
+                "image_processor_type": "ViTImageProcessor",
+                "do_resize": True,
+                "do_rescale": True,
+                "do_normalize": True,
+                "rescale_factor": 1 / 255,
+                "size": dict(
+                    zip(("height", "width"), backbone.encoder.embeddings.patch_embeddings.image_size, strict=True)
+                ),
+                "image_mean": (mean.flatten() / 255).tolist(),
+                "image_std": (std.flatten() / 255).tolist(),
+            }
+            (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        config = {
+            "model_type": "rekd",
+            **self.description,
+            "backbone": backbone.config.to_dict(),
+            "details": dict(details or {}),
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=str))
+
+    @classmethod
+    def load(cls, folder: Path) -> "RationaleModel":
+        """The model of a folder that `save` wrote, in evaluation mode. Raises ValueError where it is not one."""
+        config_file = folder / "config.json"
+        if not config_file.is_file():
+            raise ValueError(f"{folder} has no config.json. Give a folder that a finished trial or `save` wrote.")
+        config = json.loads(config_file.read_text())
+        if config.get("model_type") != "rekd":
+            raise ValueError(
+                f"{config_file} describes a {config.get('model_type')!r} model, not a rationale model. "
+                "Give a folder that a finished trial wrote."
+            )
+        try:
+            return cls.assemble(config, load_file(folder / "model.safetensors"))
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{folder}/model.safetensors could not be read: {error}") from error
+
+    @classmethod
+    def assemble(cls, config: Mapping[str, Any], weights: Mapping[str, Any]) -> "RationaleModel":
+        """The model of a saved folder's contents, frozen and in evaluation mode; `weights` (tensors or arrays) are used,
+        not copied.
+
+        Raises ValueError where the weights are not those of the config.
+        """
+        description = {name: config[name] for name in ("objective", "num_classes", "dropout", "heads")}
+        with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced at once
+            model = cls.build(**description, config=config["backbone"])
+        try:
+            model.load_state_dict({name: as_tensor(value) for name, value in weights.items()}, assign=True)
+        except RuntimeError as error:
+            raise ValueError(f"The weights are not those of their config.json: {error}") from error
+        return model.requires_grad_(False).eval()
+
+
+def _initialise(head: nn.Module, backbone: Backbone) -> None:
+    """Draws a head as the backbone's family draws its own: normal weights, zero biases."""
+    for module in head.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=backbone.config.initializer_range)
+            nn.init.zeros_(module.bias)
