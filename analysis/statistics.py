@@ -36,7 +36,7 @@ def bootstrap_interval(
     confidence: float = 0.95,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Interval:
-    """Bootstrap interval of `statistic` over seeds: bias-corrected and accelerated, or percentiles where that is undefined.
+    """Bootstrap interval of `statistic` over seeds: BCa, or percentiles where that is undefined.
 
     `statistic` takes an array and `axis`. Scores that are all equal give an interval of no width; fewer than two, or a
     score that is not finite, give NaN.

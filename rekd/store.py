@@ -65,6 +65,14 @@ class Store:
         """What a teacher says of a task's train and dev splits."""
         return f"{self.root}/targets/{fingerprint}.safetensors"
 
+    def samples_file(self, task_digest: str) -> str:
+        """The test samples of a task on which every trial shows its rationale."""
+        return f"{self.root}/samples/{task_digest}.parquet"
+
+    def rationales_file(self, digest: str) -> str:
+        """What a trial predicts and selects on its task's samples."""
+        return f"{self.root}/rationales/{digest}.parquet"
+
     def write(self, path: str, content: bytes) -> None:
         """Writes a whole file, replacing what stood there."""
         if not self.is_local:
