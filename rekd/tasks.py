@@ -85,7 +85,7 @@ class Model:
     config: dict[str, Any] | None = None
     """Hugging Face configuration with its `model_type`, where there is no `source`."""
     defaults: dict[str, Any]
-    """Fields of `Trial` in which this model differs from its task; a table `re`, `rekd` or `cls` is for that objective."""
+    """Fields of `Trial` where this model differs from its task; a table `re`, `rekd` or `cls` is for that objective."""
 
     @property
     def is_local(self) -> bool:
@@ -157,7 +157,7 @@ class Task:
 
     @cached_property
     def digest(self) -> str:
-        """What the name stands for: all that changes the arrays or the splits. Never paths, models or training defaults."""
+        """What the name stands for: all that changes arrays or splits. Never paths, models or training defaults."""
         dataset: dict[str, Any]
         if self.dataset in EMBEDDED_DATASETS:
             dataset = {"embedded": self.dataset}
@@ -426,7 +426,8 @@ def _check_defaults(defaults: dict[str, Any], where: str, file: Path) -> None:
             for field in value:
                 if field not in valid:
                     raise ValueError(
-                        f"{file}: {where}.{name}.{field} is not a default of {name} trials. {_valid_names(field, valid)}"
+                        f"{file}: {where}.{name}.{field} is not a default of {name} trials. "
+                        f"{_valid_names(field, valid)}"
                     )
         elif name not in _DEFAULTS:
             valid = (*_DEFAULTS, *get_args(Objective))
@@ -593,7 +594,7 @@ def load_data(task: Task) -> Data:
 
 
 def _held_out(task: Task, pool: Split, fraction: float, key: str) -> np.ndarray:
-    """Indices of a stratified share of the training split. Raises ValueError where a class is too small to be shared."""
+    """Indices of a stratified share of the training split. Raises ValueError where a class is too small for it."""
     num_held_out = round(fraction * len(pool))
     smallest = int(np.bincount(pool.labels).min())
     if smallest < 2 or not task.num_classes <= num_held_out <= len(pool) - task.num_classes:
@@ -1058,7 +1059,8 @@ def _pixels(task: Task, table: "datasets.Dataset", split: str) -> np.ndarray:
         if array.shape != pixels.shape[1:]:
             raise ValueError(
                 f"{_row(task, split, row)}: the image has {array.shape[2]} x {array.shape[1]} pixels, "
-                f"the one of row 0 has {pixels.shape[3]} x {pixels.shape[2]}. Set image_size to the side that all are resized to."
+                f"the one of row 0 has {pixels.shape[3]} x {pixels.shape[2]}. "
+                "Set image_size to the side that all are resized to."
             )
         pixels[row] = array
     return pixels
