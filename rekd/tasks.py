@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -339,6 +339,8 @@ def _merged_tasks(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, An
     if "dataset" in child:
         for name in ("config_name", "revision"):
             parent.pop(name, None)
+    if "test_split" in child:
+        parent.pop("test_fraction", None)
     models = dict(parent["models"]) if "models" in parent else {}
     for name, model in child.get("models", {}).items():
         below = dict(models.get(name, {}))
@@ -522,6 +524,11 @@ def _as_task(table: dict[str, Any], file: Path) -> Task:
     _require(len(set(table["students"])) == len(table["students"]), "students", table["students"], "distinct", file)
     table["students"] = tuple(table["students"])
 
+    if table["dataset"] in EMBEDDED_DATASETS:
+        needed = {"kind": "image", "image_mode": "L", "num_classes": 10, "image_size": None, "dev_split": None}
+        for key, value in needed.items():
+            _require(table.get(key) == value, key, table.get(key), f"{value!r} for the dataset 'digits'", file)
+        _require("test_fraction" in table, "test_fraction", None, "needed by 'digits', which has no test split", file)
     if table["kind"] == "text":
         _require(
             "max_length" in table, "max_length", None, "the number of tokens a text, needed by kind = 'text'", file
@@ -719,7 +726,7 @@ def _read_dataset(task: Task) -> tuple[dict[str, Split], tuple[str, ...] | None]
 def _read_hub(task: Task) -> "dict[str, datasets.Dataset]":
     import datasets
 
-    instead = f"a file with extends = {task.name!r} and dataset = '/path/to/folder'"
+    instead = f"a TOML file with extends = {task.name!r} and dataset = '/path/to/folder', and name it with --task"
     with hub("dataset", task.dataset, revision=task.revision, instead=instead):
         splits = datasets.load_dataset(task.dataset, task.config_name, revision=task.revision)
     return {role: _split_named(task, splits, name) for role, name in _roles(task).items()}
@@ -826,7 +833,12 @@ def _saved_files(task: Task, path: Path) -> dict[str, list[Path]]:
             _split_named(task, dict.fromkeys(available), name)
             folder = _saved_folder(path, name)
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            files[role] = [folder / PurePosixPath(file["filename"]).name for file in state["_data_files"]]
+            names = [file["filename"] for file in state["_data_files"]]
+            if any(Path(file).name != file for file in names):
+                raise ValueError(
+                    f"{task.name}: {folder / 'state.json'} names files outside its folder: {_shortened(names)}."
+                )
+            files[role] = [folder / file for file in names]
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{task.name}: {path} cannot be read as a folder of save_to_disk: {error}") from error
     return files
@@ -991,7 +1003,7 @@ def load_tokenizer(task: Task) -> "transformers.PreTrainedTokenizerBase":
                     "Write the folder with tokenizer.save_pretrained(folder)."
                 ) from error
         else:
-            instead = f"a file with extends = {task.name!r} and tokenizer = '/path/to/folder'"
+            instead = f"a TOML file with extends = {task.name!r} and tokenizer = '/path/to/folder'"
             with hub("model", source, revision=revision, instead=instead):
                 tokenizer = transformers.AutoTokenizer.from_pretrained(
                     source, revision=revision or "main", trust_remote_code=False
