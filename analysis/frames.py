@@ -70,3 +70,12 @@ def require_columns(frame: pd.DataFrame, names: Sequence[str], where: str) -> No
     if missing:
         have = ", ".join(map(str, frame.columns)) or "none"
         raise ValueError(f"{where} needs the columns {', '.join(missing)}, which the frame lacks. It has {have}.")
+
+
+def varying_columns(frame: pd.DataFrame, within: Sequence[str], *, ignore: Sequence[str] = ()) -> list[str]:
+    """Setting columns that take several values within a group of `within`, in `Trial`'s order."""
+    others = [name for name in SETTING_COLUMNS if name in frame and name not in (*within, *ignore)]
+    if frame.empty or not others:
+        return []
+    counts = frame.groupby(list(within), dropna=False)[others].nunique(dropna=False)
+    return [name for name in others if (counts[name] > 1).any()]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.frames import SETTING_COLUMNS, require_columns
+from analysis.frames import SETTING_COLUMNS, require_columns, varying_columns
 
 PLAIN_RE = 1.0
 """The alpha at which REKD is RE (Eq. 11): the baseline, so no candidate."""
@@ -126,12 +126,7 @@ def _candidates(trials: pd.DataFrame, needed: list[str], where: str, objective: 
 def _group_columns(runs: pd.DataFrame, chosen: str) -> list[str]:
     """task, model and p_target, and every other setting column that varies within a model of a task."""
     names = [name for name in ("task", "model") if name in runs]
-    others = [name for name in SETTING_COLUMNS if name in runs and name not in (*names, "p_target", chosen)]
-    if len(runs):
-        counts = runs.groupby(names, dropna=False)[others].nunique(dropna=False)
-        others = [name for name in others if (counts[name] > 1).any()]
-    else:
-        others = []
+    others = varying_columns(runs, names, ignore=("p_target", chosen))
     return [*names, *(["p_target"] if "p_target" in runs else []), *others]
 
 
@@ -232,7 +227,7 @@ def _with_choice(settings: pd.DataFrame, keys: list[str], chosen: str) -> pd.Dat
 
 def _choices(settings: pd.DataFrame, chosen: str, within: str) -> pd.DataFrame:
     """One row a group, from a frame of `_with_choice`, whose columns before `chosen` are the group's."""
-    keys = list(settings.columns[: settings.columns.get_loc(chosen)])
+    keys = list(settings.columns[: list(settings.columns).index(chosen)])
     rows = [
         dict(zip(keys, key, strict=True)) | _choice(group, chosen, within)
         for key, group in settings.groupby(keys, dropna=False, sort=True)
