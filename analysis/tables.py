@@ -3,6 +3,7 @@
 Each table is a frame of numbers; `printable` makes text of it, `to_markdown` and `to_latex` a file.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -113,12 +114,12 @@ def comparison_table(trials: pd.DataFrame, *, rng: np.random.Generator, value: s
     A row is a task and student (and what else varies among the REKD trials, such as `teacher_digest`), models by size.
     """
     final = final_stage(trials)
-    rekd, re = narrow(final, objective="rekd"), narrow(final, objective="re")
+    rekd, plain = narrow(final, objective="rekd"), narrow(final, objective="re")
     others = varying_columns(rekd, ["task", "model"])
     # The same RE runs stand beside each variant of REKD.
     variants = rekd[["task", "model", *others]].drop_duplicates()
-    paired = pd.concat([rekd, re.drop(columns=others).merge(variants, on=["task", "model"])])
-    baseline_varies = varying_columns(re, ["task", "model"])
+    paired = pd.concat([rekd, plain.drop(columns=others).merge(variants, on=["task", "model"])])
+    baseline_varies = varying_columns(plain, ["task", "model"])
     by = ["task", "model", *others, *(name for name in baseline_varies if name not in others)]
     return _ordered(paired_differences(paired, rng=rng, value=value, by=by), trials)
 
@@ -163,8 +164,13 @@ def all_tables(trials: pd.DataFrame, *, rng: np.random.Generator, tolerance: flo
             rows = frame[frame["task"] == task].drop(columns="task").dropna(axis=1, how="all")
             if len(rows):
                 number = f" (the paper's Table {numbers[task]})" if task in numbers else ""
-                tables.append(Table(f"{kind}-{task}", f"{title}: {task}{number}", rows.reset_index(drop=True)))
+                tables.append(Table(file_name(kind, task), f"{title}: {task}{number}", rows.reset_index(drop=True)))
     return tables
+
+
+def file_name(kind: str, task: str) -> str:
+    """`<kind>-<task>`, fit for a file and for an id in a page, whatever a task is called."""
+    return f"{kind}-{re.sub('[^A-Za-z0-9_-]+', '-', task)}"
 
 
 def _whole_input(table: pd.DataFrame) -> pd.DataFrame:
