@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from jaxtyping import Int64
 
-from rekd.trial import FIDELITY, RE_FIELDS, REKD_FIELDS, Objective, Trial, canonical_json, digest_of
+from rekd.trial import FIDELITY, RE_FIELDS, REKD_FIELDS, Objective, Trial, canonical_json, digest_of, plain_type
 
 if TYPE_CHECKING:
     import datasets
@@ -417,23 +417,26 @@ def _check_table(table: dict[str, Any], types: dict[str, Any], prefix: str, file
 
 
 def _check_defaults(defaults: dict[str, Any], where: str, file: Path) -> None:
-    """Names: every key is a field that a default makes sense for, or an objective's table of them."""
+    """Names and types: every key is a field that a default makes sense for, or an objective's table of them."""
     for name, value in defaults.items():
-        if name in get_args(Objective):
-            if not isinstance(value, dict):
-                raise ValueError(
-                    f"{file}: {where}.{name} is a table, got {value!r}. Write {where}.{name}.FIELD = VALUE."
-                )
-            valid = [field for field in _DEFAULTS if field in _trial_fields(name)]
-            for field in value:
-                if field not in valid:
-                    raise ValueError(
-                        f"{file}: {where}.{name}.{field} is not a default of {name} trials. "
-                        f"{_valid_names(field, valid)}"
-                    )
-        elif name not in _DEFAULTS:
-            valid = (*_DEFAULTS, *get_args(Objective))
-            raise ValueError(f"{file}: {where}.{name} is not a default of a trial. {_valid_names(name, valid)}")
+        if name not in get_args(Objective):
+            _check_default(defaults, name, (*_DEFAULTS, *get_args(Objective)), where, file)
+            continue
+        if not isinstance(value, dict):
+            raise ValueError(f"{file}: {where}.{name} is a table, got {value!r}. Write {where}.{name}.FIELD = VALUE.")
+        for field in value:
+            of_objective = [default for default in _DEFAULTS if default in _trial_fields(name)]
+            _check_default(value, field, of_objective, f"{where}.{name}", file)
+
+
+def _check_default(table: dict[str, Any], name: str, valid: Sequence[str], where: str, file: Path) -> None:
+    """Leaves a float where the field is one: TOML's 1 and 1.0 are one setting."""
+    if name not in valid:
+        raise ValueError(f"{file}: {where}.{name} is not a default of these trials. {_valid_names(name, valid)}")
+    kind = next(plain_type(field.type) for field in fields(Trial) if field.name == name)
+    if isinstance(table[name], bool) or not isinstance(table[name], (int, float) if kind is float else kind):
+        raise ValueError(f"{file}: {where}.{name} is {_KIND_NAMES[kind]}, got {table[name]!r}.")
+    table[name] = kind(table[name])
 
 
 def _check_values(task: Task, file: Path) -> None:
@@ -727,8 +730,8 @@ def _read_hub(task: Task) -> "dict[str, datasets.Dataset]":
     import datasets
 
     instead = f"a TOML file with extends = {task.name!r} and dataset = '/path/to/folder', and name it with --task"
-    with hub("dataset", task.dataset, revision=task.revision, instead=instead):
-        splits = datasets.load_dataset(task.dataset, task.config_name, revision=task.revision)
+    with hub("dataset", task.dataset, revision=task.revision, instead=instead) as name:
+        splits = datasets.load_dataset(name, task.config_name, revision=task.revision)
     return {role: _split_named(task, splits, name) for role, name in _roles(task).items()}
 
 
@@ -911,9 +914,12 @@ def _read_table(task: Task, file: Path) -> Any:
         types = {task.input_column: pa.string()} if task.kind == "text" else {}
         return csv.read_csv(file, parse_options=parse, convert_options=csv.ConvertOptions(column_types=types))
     text = file.read_text(encoding="utf-8")
-    rows = (
-        json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines() if line]
-    )
+    if text.lstrip().startswith("["):
+        rows = json.loads(text)
+    else:
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("it is not a list of objects, nor one object a line.")
     return pa.Table.from_pylist(rows)
 
 
@@ -1131,11 +1137,12 @@ def _from_numbers(task: Task, value: Any, split: str, row: int) -> Any:
 @contextmanager
 def hub(
     repo_type: Literal["dataset", "model"], name: str, *, revision: str | None = None, instead: str
-) -> Iterator[None]:
+) -> Iterator[str]:
     """Use of the Hugging Face Hub that is quiet, and quick where there is no network.
 
     Asks once whether `name` can be reached. If not, what runs inside sees only what was downloaded before; the
-    libraries would otherwise try for up to a minute. `instead` says what to write to use a local folder. Raises
+    libraries would otherwise try for up to a minute. Yields the name as it is now: `cifar10` has become
+    `uoft-cs/cifar10`, and `datasets` refuses a name without owner. `instead` says what to write to use a local folder. Raises
     ValueError, one line, for whatever the libraries raise inside.
     """
     import huggingface_hub
@@ -1151,9 +1158,9 @@ def hub(
     looked = f"the {repo_type} {name!r}" + (f" (revision {revision!r})" if revision else "")
     where = f"the Hugging Face Hub ({constants.ENDPOINT})"
     advice = f"To use a local folder, write {instead}."
-    offline = None
+    offline, present_name = None, name
     try:
-        huggingface_hub.HfApi().repo_info(name, repo_type=repo_type, revision=revision, timeout=5)
+        present_name = huggingface_hub.HfApi().repo_info(name, repo_type=repo_type, revision=revision, timeout=5).id
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ValueError(
             f"Looked for {looked} on {where}: it is not there, or not open to you. Correct the name. {advice}"
@@ -1162,7 +1169,7 @@ def hub(
         offline = error
     with _quiet(), _offline(offline is not None):
         try:
-            yield
+            yield present_name
         except Exception as error:  # these libraries have no common base for what they raise
             if offline is None:
                 raise ValueError(f"Cannot read {looked} from {where}: {_one_line(error)}. {advice}") from error

@@ -11,7 +11,23 @@ import numpy as np
 
 SENTIMENT_WORDS = (("bad", "awful", "dull", "weak", "boring"), ("good", "great", "fresh", "strong", "moving"))
 """By class: `neg`, `pos`."""
-FILLER_WORDS = "the a film movie plot cast scene story actor was is very and it of with in this that two".split()
+FILLER_WORDS = (
+    "the",
+    "a",
+    "film",
+    "movie",
+    "plot",
+    "cast",
+    "scene",
+    "story",
+    "was",
+    "is",
+    "very",
+    "and",
+    "it",
+    "of",
+    "with",
+)
 
 
 def save_cifar(folder: Path, *, coarse: bool = False, num_train: int = 200, num_test: int = 100) -> Path:
