@@ -138,11 +138,12 @@ class Ledger:
         return {digest for digest, status in zip(table["digest"], table["status"], strict=True) if status != "failed"}
 
     def _read(self, folder: str, schema: pa.Schema, digests: Sequence[str] | None) -> pa.Table:
-        present = self.store.names_in(folder)
-        if digests is not None:
-            wanted = {f"{digest}.parquet" for digest in digests}
-            present = [name for name in present if name in wanted]
-        paths = [f"{folder}/{name}" for name in present if name.endswith(".parquet")]
+        if digests is None:
+            names = self.store.names_in(folder)
+            paths = [f"{folder}/{name}" for name in names if name.endswith(".parquet")]
+        else:
+            named = [f"{folder}/{digest}.parquet" for digest in sorted(set(digests))]
+            paths = [path for path in named if self.store.exists(path)]
         if not paths:
             return schema.empty_table()
         try:

@@ -28,6 +28,11 @@ class Store:
         self.is_local = isinstance(self.file_system, pafs.LocalFileSystem)
 
     @property
+    def uri_for_workers(self) -> str:
+        """The same store, named so that another process finds it from whichever folder it runs in."""
+        return self.root if self.is_local else self.uri
+
+    @property
     def trials_folder(self) -> str:
         """One Parquet file a finished trial, one row each."""
         return f"{self.root}/trials"

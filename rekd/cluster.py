@@ -1,0 +1,64 @@
+"""Connecting to Ray: a cluster that is named, or this machine."""
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+
+QUIET = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future behaviour, and no warning about the past one
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger holds the results; nobody reads five more files a trial
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # no snapshots of the experiment: the ledger decides what runs
+    "TUNE_RESULT_BUFFER_LENGTH": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What there is to run on."""
+
+    description: str
+    """For people: where the sweep runs."""
+    num_cpus: float
+    num_gpus: float
+
+
+def connect(address: str | None = None, *, local: bool = False, num_cpus: int | None = None) -> Cluster:
+    """Connects to `address`, else to `RAY_ADDRESS`, else starts Ray on this machine; `local` forces the last.
+
+    Raises ValueError where nothing answers at the address.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    address = None if local else address or os.environ.get("RAY_ADDRESS")
+    arguments = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if ray.is_initialized():
+            pass
+        elif address is None:
+            ray.init("local", num_cpus=num_cpus, **arguments)
+        else:
+            arguments.pop("include_dashboard")
+            try:
+                ray.init(address, **arguments)
+            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+                raise ValueError(
+                    f"No Ray cluster answers at {address}: {error}. Start one with `ray up cluster.yaml`, or use --local."
+                ) from error
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    where = f"the cluster at {address}" if address else "this machine"
+    return Cluster(description=f"{where}: {cpus:.0f} CPUs, {gpus:.0f} GPUs", num_cpus=cpus, num_gpus=gpus)
+
+
+def disconnect() -> None:
+    """Leaves the cluster; what was started on this machine is stopped."""
+    import ray
+
+    ray.shutdown()

@@ -1,0 +1,93 @@
+"""How long trials take: from the ledger where it has such runs, from arithmetic where it has none."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from rekd.tasks import Task
+from rekd.trial import Trial
+
+SHAPES = {
+    "bert-base-uncased": (12, 768),
+    "prajjwal1/bert-small": (4, 512),
+    "prajjwal1/bert-mini": (4, 256),
+    "google/vit-base-patch16-224": (12, 768),
+    "WinKawaks/vit-small-patch16-224": (12, 384),
+    "WinKawaks/vit-tiny-patch16-224": (12, 192),
+}
+"""Layers and width of the paper's backbones, so that a plan needs no download."""
+
+TRAIN_SAMPLES = {"digits": 1_078, "cifar10": 40_000, "cifar100": 40_000, "imdb": 20_000}
+"""Section 3.2."""
+
+NUM_FEATURES = {"image": 196, "text": 256}
+
+FLOPS = {"cuda": 4e13, "cpu": 5e9}
+"""Floating-point operations a second that training is assumed to reach: on an L40S in bfloat16 (about a fifth of its
+peak), and on one CPU core. A guess, hence `SPREAD`; a measured run replaces it."""
+
+SPREAD = 2.0
+"""A guess from arithmetic may be off by this factor either way."""
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """How long something takes on one slot: the expected value and a range around it."""
+
+    expected: float
+    low: float
+    high: float
+
+    def __add__(self, other: "Seconds") -> "Seconds":
+        return Seconds(self.expected + other.expected, self.low + other.low, self.high + other.high)
+
+    def __mul__(self, factor: float) -> "Seconds":
+        return Seconds(self.expected * factor, self.low * factor, self.high * factor)
+
+
+class Estimator:
+    """Estimates for the trials of a sweep."""
+
+    def __init__(self, results: pd.DataFrame, tasks: Iterable[Task], *, device: str) -> None:
+        """`results` needs the columns task, model, objective, epochs, num_epochs, status and train_seconds."""
+        self.tasks = {task.name: task for task in tasks}
+        self.device = device
+        finished = results[(results["status"] == "ok") & (results["train_seconds"] > 0)]
+        seconds_an_epoch = finished["train_seconds"] / finished["num_epochs"]
+        by_kind = seconds_an_epoch.groupby([finished["task"], finished["model"], finished["objective"]])
+        self.measured = {kind: (group.mean(), group.min(), group.max()) for kind, group in by_kind}
+
+    def seconds(self, trial: Trial) -> Seconds:
+        """Of one trial: by its kind (task, model, objective) where such a run was measured."""
+        # A classifier is a predictor alone: half of an RE step. Stored targets make a REKD step an RE step.
+        halves = {"cls": 1, "re": 2, "rekd": 2}
+        for objective in (trial.objective, "re", "rekd", "cls"):
+            measured = self.measured.get((trial.task, trial.model, objective))
+            if measured is not None:
+                scale = trial.epochs * halves[trial.objective] / halves[objective]
+                return Seconds(*(value * scale for value in measured))
+        guess = self._operations(trial) * halves[trial.objective] / FLOPS[self.device]
+        return Seconds(guess, guess / SPREAD, guess * SPREAD)
+
+    def is_measured(self, trial: Trial) -> bool:
+        """Whether the ledger has runs of this task and model."""
+        return any((trial.task, trial.model, objective) in self.measured for objective in ("cls", "re", "rekd"))
+
+    def total(self, trials: Iterable[Trial]) -> Seconds:
+        """Of many trials, one after another on one slot."""
+        return sum((self.seconds(trial) for trial in trials), Seconds(0, 0, 0))
+
+    def _operations(self, trial: Trial) -> float:
+        """Of training one encoder: 6 a parameter, token and sample for forward and backward."""
+        task = self.tasks[trial.task]
+        model = task.models[trial.model]
+        config = model.config or {}
+        layers, width = SHAPES.get(
+            model.source or "", (config.get("num_hidden_layers", 4), config.get("hidden_size", 256))
+        )
+        features = NUM_FEATURES[task.kind]
+        if task.kind == "image" and "image_size" in config:
+            features = (config["image_size"] // config.get("patch_size", 16)) ** 2
+        parameters = layers * (12 * width**2 + 2 * features * width)
+        return 6.0 * parameters * features * TRAIN_SAMPLES.get(trial.task, 10_000) * trial.epochs

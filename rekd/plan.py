@@ -1,0 +1,86 @@
+"""What a sweep wants run: a function of the results so far, asked again whenever a trial has ended."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from rekd.trial import Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """Trials that cannot be named yet, because something has to be chosen from results first."""
+
+    what: str
+    """Such as `REKD of vit-tiny on cifar10`."""
+    num_trials: int
+    needs: str
+    """Such as `the teacher of cifar10`."""
+    like: Trial
+    """One such trial, but for what is not chosen yet: it tells how long they take."""
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """The trials of a sweep as far as the results allow to name them."""
+
+    trials: list[Trial] = field(default_factory=list)
+    """In order of priority. The same trial may be asked for twice; it runs once."""
+    waiting: list[Waiting] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    """Branches that will not go on, with the reason, such as a rule that found nothing eligible."""
+
+    def unique_trials(self) -> dict[str, Trial]:
+        """By digest, in order of priority."""
+        return {trial.digest: trial for trial in self.trials}
+
+
+@dataclass(kw_only=True)
+class Swept:
+    """What became of a sweep."""
+
+    plan: Plan
+    """As it stood at the end."""
+    results: pd.DataFrame
+    """The rows of `trials` of this sweep's trials, those of earlier runs too."""
+    num_trained: int = 0
+    """Trials that were run now."""
+    interrupted: bool = False
+
+    @classmethod
+    def of(cls, plan: Plan, results: pd.DataFrame, *, num_trained: int = 0, interrupted: bool = False) -> "Swept":
+        """A plan with those rows of the ledger that belong to it."""
+        rows = results[results["digest"].isin(list(plan.unique_trials()))].reset_index(drop=True)
+        return cls(plan=plan, results=rows, num_trained=num_trained, interrupted=interrupted)
+
+    @property
+    def failed(self) -> pd.DataFrame:
+        """Rows that ended in an error."""
+        return self.results[self.results["status"] == "failed"]
+
+    @property
+    def missing(self) -> list[Trial]:
+        """Trials without a row."""
+        present = set(self.results["digest"])
+        return [trial for digest, trial in self.plan.unique_trials().items() if digest not in present]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every trial has a result, and nothing waits or was stopped."""
+        return not (len(self.failed) or self.missing or self.plan.waiting or self.plan.stopped)
+
+
+def to_run(plan: Plan, results: pd.DataFrame) -> list[Trial]:
+    """The trials of a plan that have not ended, those that failed among them."""
+    ended = set(results.loc[results["status"] != "failed", "digest"])
+    return [trial for digest, trial in plan.unique_trials().items() if digest not in ended]
+
+
+PlanFunction = Callable[[pd.DataFrame], Plan]
+"""From the rows of `trials` in the ledger to a plan. Pure: the same rows, the same plan."""
+
+
+def fixed_plan(trials: Sequence[Trial]) -> PlanFunction:
+    """The plan of a sweep that depends on no result."""
+    return lambda results: Plan(trials=list(trials))

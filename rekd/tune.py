@@ -1,0 +1,311 @@
+"""A sweep on Ray: the ledger decides what runs, Ray Tune runs it, the object store holds what trials share."""
+
+import logging
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from rekd.cluster import Cluster
+from rekd.estimate import Estimator
+from rekd.ledger import Ledger, Outcome
+from rekd.plan import PlanFunction, Swept, fixed_plan, to_run
+from rekd.progress import Progress
+from rekd.run import default_device, run_trial
+from rekd.store import Store
+from rekd.supplies import Supplies, TeacherWeights
+from rekd.tasks import Data, Task
+from rekd.teacher import Targets
+from rekd.trial import Trial
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILURES = 8
+"""Times that a trial may lose its process or node before it is given up. To Ray a preempted node is a failure too."""
+
+
+def run_sweep(
+    plan: PlanFunction | Sequence[Trial],
+    store: Store,
+    *,
+    tasks: Iterable[Task],
+    cluster: Cluster,
+    progress: Progress,
+    gpus_per_trial: float | None = None,
+    max_concurrent: int | None = None,
+    callbacks: Sequence[tune.Callback] = (),
+) -> Swept:
+    """Runs what a plan asks for and the ledger does not have, until the plan has nothing more to ask.
+
+    A trial starts as soon as the results that it depends on are there. One that `failed` in an earlier run is tried
+    again. Raises ValueError where more GPUs are asked for than the cluster has.
+    """
+    function = plan if callable(plan) else fixed_plan(plan)
+    gpus = _gpus_per_trial(gpus_per_trial, cluster)
+    slots = max_concurrent or max(1, int(cluster.num_gpus / gpus) if gpus else int(cluster.num_cpus))
+    conductor = _Conductor(
+        function, store, {task.name: task for task in tasks}, cluster=cluster, progress=progress, slots=slots, gpus=gpus
+    )
+    if conductor.has_work():
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
+        trainable = tune.with_parameters(
+            _trainable, tasks=conductor.tasks, store_uri=store.uri_for_workers, shelf=conductor.shelf, commit=_commit()
+        )
+        with tempfile.TemporaryDirectory() as scratch, progress:
+            tuner = tune.Tuner(
+                tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),
+                tune_config=tune.TuneConfig(search_alg=conductor, num_samples=-1, reuse_actors=False),
+                run_config=tune.RunConfig(
+                    name="sweep",
+                    storage_path=scratch,  # nothing is restored from it: the ledger is what lasts
+                    verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                    callbacks=[_Reporter(conductor), *callbacks],
+                ),
+            )
+            tuner.fit()
+    return conductor.swept()
+
+
+class _Conductor(Searcher):
+    """Hands trials to Tune, one at a time, when a slot is free and what they need is there."""
+
+    def __init__(
+        self,
+        plan: PlanFunction,
+        store: Store,
+        tasks: Mapping[str, Task],
+        *,
+        cluster: Cluster,
+        progress: Progress,
+        slots: int,
+        gpus: float,
+    ) -> None:
+        super().__init__(metric="dev_loss", mode="min")
+        self.plan_function, self.store, self.tasks = plan, store, dict(tasks)
+        self.progress, self.slots, self.gpus = progress, slots, gpus
+        self.device = "cuda" if cluster.num_gpus else "cpu"
+        self.ledger = Ledger(store)
+        self.results = self.ledger.trials().to_pandas()
+        self.live: dict[str, Trial] = {}  # by Tune's trial_id
+        self.given: set[str] = set()  # digests that this run has started
+        self.num_trained = 0
+        self.interrupted = False
+        self.shelf = _Shelf.remote()
+        self._on_shelf: dict[tuple[str, ...], ray.ObjectRef] = {}
+        self._replan()
+
+    def has_work(self) -> bool:
+        return bool(self.queue)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial as a plain dictionary; None for "not now"; FINISHED when no result can bring another one."""
+        if self.interrupted:
+            return Searcher.FINISHED
+        if not self.queue:
+            return None if self.live else Searcher.FINISHED
+        if len(self.live) >= self.slots:
+            return None
+        trial = next((trial for trial in self.queue if self._is_supplied(trial)), None)
+        if trial is None:
+            return None
+        self.queue.remove(trial)
+        self.live[trial_id] = trial
+        self.given.add(trial.digest)
+        self.progress.start(trial)
+        return asdict(trial)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if trial_id in self.live and "epoch" in result:
+            self.progress.epoch(self.live[trial_id], result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        trial = self.live.pop(trial_id, None)
+        if trial is None or self.interrupted:
+            return
+        row = self.ledger.trials([trial.digest]).to_pandas()
+        if row.empty or error:
+            reason = f"its process ended {MAX_FAILURES + 1} times without a result, such as by a lost node or by memory"
+            self.ledger.write(trial, Outcome(status="failed", error=reason))
+            row = self.ledger.trials([trial.digest]).to_pandas()
+        self.results = pd.concat([self.results[self.results["digest"] != trial.digest], row], ignore_index=True)
+        self.num_trained += 1
+        self.progress.work_done += self.estimator.seconds(trial).expected
+        first = row.iloc[0]
+        loss = None if pd.isna(first["dev_loss"]) else float(first["dev_loss"])
+        self.progress.end(trial, status=first["status"], dev_loss=loss, error=first["error"])
+        self._replan()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher to restore a run from it; here the ledger is what a later run starts from."""
+        return {}
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """See `__getstate__`."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """See `__getstate__`."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `__getstate__`."""
+
+    def swept(self) -> Swept:
+        return Swept.of(self.plan, self.results, num_trained=self.num_trained, interrupted=self.interrupted)
+
+    def _replan(self) -> None:
+        self.plan = self.plan_function(self.results)
+        self.estimator = Estimator(self.results, self.tasks.values(), device=self.device)
+        waiting = [trial for trial in to_run(self.plan, self.results) if trial.digest not in self.given]
+        # Longest first, so that no long trial is left alone at the end; equal ones in the plan's order.
+        self.queue = sorted(waiting, key=lambda trial: -self.estimator.seconds(trial).expected)
+        later = sum(group.num_trials for group in self.plan.waiting)
+        work = [self.estimator.seconds(trial).expected for trial in [*self.queue, *self.live.values()]]
+        work += [self.estimator.seconds(group.like).expected * group.num_trials for group in self.plan.waiting]
+        self.progress.expect(num_total=self.num_trained + len(work) - len(self.plan.waiting) + later, work_left=sum(work))
+
+    def _is_supplied(self, trial: Trial) -> bool:
+        """Whether what a trial needs is in the object store; asks for it where it is not."""
+        task = self.tasks[trial.task]
+        self._shelve(("data", task.digest), _fetch_data, task)
+        if trial.teacher_digest is None:
+            return True
+        weights = self._shelve(("weights", trial.teacher_digest), _fetch_weights, self.store.uri_for_workers, trial.teacher_digest)
+        data = self._on_shelf["data", task.digest]
+        fetch = _fetch_targets.options(num_gpus=min(self.gpus, 1))
+        targets = self._shelve(
+            ("targets", task.digest, trial.teacher_digest),
+            fetch,
+            self.store.uri_for_workers,
+            task,
+            trial.teacher_digest,
+            data,
+            weights,
+        )
+        # Students wait here, not in their slots: on a full cluster the teacher's pass would find no GPU.
+        return bool(ray.wait([targets], timeout=0)[0])
+
+    def _shelve(self, key: tuple[str, ...], fetch: Any, *arguments: Any) -> ray.ObjectRef:
+        if key not in self._on_shelf:
+            reference = fetch.remote(*arguments)
+            self._on_shelf[key] = reference
+            ray.get(self.shelf.put.remote(key, [reference]))
+        return self._on_shelf[key]
+
+
+class _Reporter(tune.Callback):
+    """Notices that somebody pressed Ctrl-C, which Tune takes for an end like any other."""
+
+    def __init__(self, conductor: _Conductor) -> None:
+        self.conductor = conductor
+
+    def setup(self, **info: Any) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+
+        def interrupted(number: int, frame: Any) -> None:
+            self.conductor.interrupted = True
+            if callable(handler):
+                handler(number, frame)
+
+        if callable(handler):
+            signal.signal(signal.SIGINT, interrupted)
+
+
+@ray.remote(num_cpus=0)
+class _Shelf:
+    """Where trials find what they share: names of objects in Ray's object store. It holds references, not the objects."""
+
+    def __init__(self) -> None:
+        self.references: dict[tuple[str, ...], ray.ObjectRef] = {}
+
+    def put(self, key: tuple[str, ...], boxed: list[ray.ObjectRef]) -> None:
+        self.references[key] = boxed[0]
+
+    def get(self, key: tuple[str, ...]) -> list[ray.ObjectRef]:
+        return [self.references[key]]
+
+
+class _SharedSupplies(Supplies):
+    """Supplies from the object store: one copy a node, arrays read where they lie. The store is the way out."""
+
+    def __init__(self, store: Store, shelf: Any) -> None:
+        super().__init__(store, device=default_device())
+        self.shelf = shelf
+
+    def fetch_data(self, task: Task) -> Data:
+        return self._take(("data", task.digest)) or super().fetch_data(task)
+
+    def fetch_weights(self, digest: str) -> TeacherWeights:
+        return self._take(("weights", digest)) or super().fetch_weights(digest)
+
+    def fetch_targets(self, task: Task, teacher_digest: str) -> Targets:
+        return self._take(("targets", task.digest, teacher_digest)) or super().fetch_targets(task, teacher_digest)
+
+    def _take(self, key: tuple[str, ...]) -> Any:
+        try:
+            (reference,) = ray.get(self.shelf.get.remote(key))
+            return ray.get(reference)
+        except ray.exceptions.RayError as error:
+            logger.warning("%s is not in the object store (%s). It is read from where it came.", key, error)
+            return None
+
+
+# These are tasks, not `ray.put`: an object that a task made is made again by Ray when its node is lost.
+@ray.remote(num_cpus=0)
+def _fetch_data(task: Task) -> Data:
+    return Supplies(Store("."), device=default_device()).fetch_data(task)
+
+
+@ray.remote(num_cpus=0)
+def _fetch_weights(store_uri: str, digest: str) -> TeacherWeights:
+    return TeacherWeights.load(Store(store_uri), digest)
+
+
+@ray.remote(num_cpus=0)
+def _fetch_targets(store_uri: str, task: Task, teacher_digest: str, data: Data, weights: TeacherWeights) -> Targets:
+    supplies = Supplies(Store(store_uri), device=default_device())
+    supplies.keep(task, data, teacher_digest, weights)
+    return supplies.fetch_targets(task, teacher_digest)
+
+
+_supplies: dict[str, Supplies] = {}
+"""Of this process, by store."""
+
+
+def _trainable(config: dict[str, Any], *, tasks: dict[str, Task], store_uri: str, shelf: Any, commit: str) -> None:
+    """What Ray Tune runs: one trial, one report an epoch."""
+    trial = Trial(**config)
+    supplies = _supplies.setdefault(store_uri, _SharedSupplies(Store(store_uri), shelf))
+    task = tasks[trial.task]
+    for record in run_trial(trial, task=task, store=supplies.store, supplies=supplies, commit=commit):
+        tune.report(record)
+
+
+def _gpus_per_trial(asked: float | None, cluster: Cluster) -> float:
+    gpus = (1.0 if cluster.num_gpus else 0.0) if asked is None else asked
+    if gpus < 0:
+        raise ValueError(f"--gpus-per-trial is 0 or more, got {gpus:g}.")
+    if gpus > cluster.num_gpus:
+        raise ValueError(
+            f"--gpus-per-trial asks for {gpus:g} GPUs, {cluster.description} are all there is. Ask for less, or for 0."
+        )
+    return gpus
+
+
+def _commit() -> str:
+    """The commit of this project's checkout, where it is one."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

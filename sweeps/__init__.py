@@ -1,0 +1,1 @@
+"""Which trials to run: one script a sweep of the paper."""

@@ -1,0 +1,151 @@
+"""What every sweep can be told on the command line."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from rekd.tasks import Task, load_task
+
+RESULTS = "results"
+"""The store where none is named: a folder beside the project's others."""
+
+PAPER_SEEDS = tuple(range(2026, 2036))
+"""Section 3.3."""
+
+
+def parse_seeds(text: str | tuple[int, ...]) -> tuple[int, ...]:
+    """`2026-2035`, `2026,2027` or both: whole numbers, each once."""
+    if isinstance(text, tuple):
+        return text
+    seeds: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.strip().partition("-")
+            seeds += range(int(first), int(last or first) + 1)
+    except ValueError as error:
+        raise typer.BadParameter(f"seeds are whole numbers such as 2026-2035 or 2026,2027, got {text!r}.") from error
+    if not seeds:
+        raise typer.BadParameter(f"{text!r} names no seed. A range runs upwards, such as 2026-2035.")
+    if len(set(seeds)) < len(seeds):
+        raise typer.BadParameter(f"{text!r} names a seed twice. A seed runs once.")
+    return tuple(seeds)
+
+
+def parse_grid(text: str | tuple[float, ...]) -> tuple[float, ...]:
+    """`0,0.3,0.5`: numbers, each once."""
+    if isinstance(text, tuple):
+        return text
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"a grid is numbers with commas between, such as 0,0.3,0.5, got {text!r}.") from error
+    if len(set(values)) < len(values):
+        raise typer.BadParameter(f"{text!r} names a value twice.")
+    return values
+
+
+def parse_names(text: str | tuple[str, ...]) -> tuple[str, ...]:
+    """`vit-small,vit-tiny`."""
+    return text if isinstance(text, tuple) else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+Grid = Annotated[Any, typer.Option(parser=parse_grid, metavar="VALUES", help="Values, with commas between.")]
+"""The annotation of a sweep's own grid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options that all sweeps share. A field's annotation is its command-line option."""
+
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", metavar="NAME|FILE.toml", help="A task; repeatable. Without it, the paper's own."),
+    ] = None
+    models: Annotated[
+        Any, typer.Option(parser=parse_names, metavar="NAMES", help="Only these models, with commas between.")
+    ] = None
+    seeds: Annotated[
+        Any,
+        typer.Option(parser=parse_seeds, metavar="SEEDS", help="2026-2035 or 2026,2027. Without it, the task's own."),
+    ] = None
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, where not the task's own.")] = None
+    store: Annotated[str, typer.Option(metavar="URI", help="Where results are: a folder or a URI.")] = RESULTS
+    address: Annotated[str | None, typer.Option(help="A Ray cluster. Without it, RAY_ADDRESS, or this machine.")] = None
+    local: Annotated[bool, typer.Option("--local", help="Run on this machine, whatever clusters there are.")] = False
+    gpus_per_trial: Annotated[
+        float | None, typer.Option(min=0, help="GPUs a trial; a fraction lets trials share one.")
+    ] = None
+    max_concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at a time, where not as many as fit.")] = (
+        None
+    )
+    fidelity: Annotated[
+        Literal["paper", "authors"], typer.Option(help="How open points are settled: by the text or by the code.")
+    ] = "paper"
+    teacher_seed: Annotated[
+        int | None, typer.Option(min=0, help="Teacher of this seed, whatever the rule says (the paper: 2029, 2031).")
+    ] = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and start nothing.")] = False
+    yes: Annotated[bool, typer.Option("--yes", help="Start even where it takes very long on this machine.")] = False
+
+    def tasks(self, paper: tuple[str, ...]) -> list[Task]:
+        """The tasks that were named, or the paper's own for this sweep. Raises ValueError on two of one name."""
+        tasks = [load_task(name) for name in self.task or paper]
+        names = [task.name for task in tasks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Tasks are told apart by name, got {', '.join(names)}. Give each its own `name`.")
+        return tasks
+
+    def seeds_of(self, task: Task) -> tuple[int, ...]:
+        return self.seeds or getattr(task, "seeds", PAPER_SEEDS)
+
+    def students_of(self, task: Task) -> tuple[str, ...]:
+        """The task's students, or those of them that were named."""
+        return self._named(task, task.students)
+
+    def models_of(self, task: Task) -> tuple[str, ...]:
+        """The task's teacher and students, or those of them that were named."""
+        return self._named(task, (task.teacher, *task.students))
+
+    def overrides(self) -> dict[str, Any]:
+        """Fields of `Trial` that were set for all trials."""
+        return {} if self.epochs is None else {"epochs": self.epochs}
+
+    def _named(self, task: Task, choices: tuple[str, ...]) -> tuple[str, ...]:
+        for name in self.models or ():
+            if name not in task.models:
+                raise ValueError(f"--models names {name!r}, which {task.name} does not have. It has {', '.join(task.models)}.")
+        return choices if self.models is None else tuple(name for name in choices if name in self.models)
+
+
+def run_command(sweep: Callable[..., int]) -> None:
+    """Runs `sweep(options, **own_grids)` as a command: its status is the exit status, bad input is one line and status 2."""
+    fields = inspect.signature(Options).parameters.values()
+    own = list(inspect.signature(sweep).parameters.values())[1:]
+
+    def command(**arguments: Any) -> None:
+        options = Options(**{field.name: arguments.pop(field.name) for field in fields})
+        try:
+            status = sweep(options, **arguments)
+        except ValueError as error:
+            Console(stderr=True).print(f"[red]Error:[/] {error}", highlight=False, soft_wrap=True)
+            status = 2
+        raise typer.Exit(status)
+
+    # Typer reads a signature: the sweep's own options first, then the shared ones.
+    merged = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in [*own, *fields]]
+    command.__signature__ = inspect.Signature(merged)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in merged}
+    command.__doc__ = sweep.__doc__
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+    app.command()(command)
+    app()
+
+
+def store_path(uri: str) -> Path | None:
+    """The folder of a local store."""
+    return None if "://" in uri else Path(uri)
