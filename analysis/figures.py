@@ -256,10 +256,12 @@ def training_picture(trials: pd.DataFrame, epochs: pd.DataFrame, task: str) -> P
     return Picture(name, f"Training with the temperature: {task}", figure, labels)
 
 
-def all_pictures(trials: pd.DataFrame, epochs: pd.DataFrame, *, tolerance: float = 0.01) -> list[Picture]:
-    """Every picture of every task that has something to show, tasks in alphabetical order."""
+def all_pictures(
+    trials: pd.DataFrame, epochs: pd.DataFrame, *, tolerance: float = 0.01, tasks: Sequence[str] | None = None
+) -> list[Picture]:
+    """Every picture that has something to show, of the given tasks or of all in alphabetical order."""
     pictures: list[Picture | None] = []
-    for task in sorted(trials["task"].unique()):
+    for task in sorted(trials["task"].unique()) if tasks is None else tasks:
         pictures += [
             seeds_picture(trials, task),
             lambda_picture(trials, task, tolerance),

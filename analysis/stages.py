@@ -49,6 +49,11 @@ def ratio_stage(trials: pd.DataFrame) -> pd.DataFrame:
     return trials[trials["digest"].isin(re["digest"]) | (trials["objective"] == "cls")]
 
 
+def teacher_stage(trials: pd.DataFrame) -> pd.DataFrame:
+    """RE trials at their task's main `p_target` with the `lambda_select` that was used: who may be a teacher."""
+    return _at_used_lambda(lambda_stage(trials), used_lambdas(trials))
+
+
 def final_stage(
     trials: pd.DataFrame, re_p_targets: Mapping[tuple[str, str], float] = paper.FINAL_P_TARGETS
 ) -> pd.DataFrame:

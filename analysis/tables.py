@@ -35,8 +35,26 @@ class Table:
 
     name: str
     """Fit for a file name, such as `performance-digits`."""
+    task: str
     title: str
     frame: pd.DataFrame
+
+
+def asked_table(trials: pd.DataFrame) -> pd.DataFrame:
+    """What was run: the grids of each kind of trial.
+
+    A row is a task, objective and model, by size. Columns: these; `num_ok`, `num_diverged`, `num_failed`; `seeds`,
+    `p_target`, `lambda_select`, `alpha`, `epochs`, `fidelity` (the values, as text); `hours` (training, all together).
+    """
+    rows = []
+    for key, group in trials.groupby(["task", "objective", "model"]):
+        counts = {f"num_{name}": int((group["status"] == name).sum()) for name in ("ok", "diverged", "failed")}
+        grids = {name: _values(group[name]) for name in ("p_target", "lambda_select", "alpha", "epochs", "fidelity")}
+        identity = dict(zip(("task", "objective", "model"), key, strict=True))
+        hours = group["train_seconds"].sum() / 3600
+        rows.append(identity | counts | {"seeds": _values(group["seed"])} | grids | {"hours": hours})
+    table = pd.DataFrame(rows)
+    return _ordered(table, trials, by_objective=True) if rows else table
 
 
 def performance_table(trials: pd.DataFrame) -> pd.DataFrame:
@@ -164,13 +182,23 @@ def all_tables(trials: pd.DataFrame, *, rng: np.random.Generator, tolerance: flo
             rows = frame[frame["task"] == task].drop(columns="task").dropna(axis=1, how="all")
             if len(rows):
                 number = f" (the paper's Table {numbers[task]})" if task in numbers else ""
-                tables.append(Table(file_name(kind, task), f"{title}: {task}{number}", rows.reset_index(drop=True)))
+                tables.append(
+                    Table(file_name(kind, task), task, f"{title}: {task}{number}", rows.reset_index(drop=True))
+                )
     return tables
 
 
 def file_name(kind: str, task: str) -> str:
     """`<kind>-<task>`, fit for a file and for an id in a page, whatever a task is called."""
     return f"{kind}-{re.sub('[^A-Za-z0-9_-]+', '-', task)}"
+
+
+def _values(column: pd.Series) -> str:
+    """The different values in order, runs of whole numbers as `2026-2035`."""
+    values = sorted(column.dropna().unique())
+    if len(values) > 2 and pd.api.types.is_integer_dtype(column) and values[-1] - values[0] == len(values) - 1:
+        return f"{values[0]}-{values[-1]}"
+    return ", ".join(value if isinstance(value, str) else f"{value:g}" for value in values)
 
 
 def _whole_input(table: pd.DataFrame) -> pd.DataFrame:
@@ -232,6 +260,10 @@ def _yes(value: object) -> str:
 
 
 _HEADERS: dict[str, tuple[str, Callable[..., str]]] = {
+    "num_ok": ("ok", _plain),
+    "num_diverged": ("diverged", _plain),
+    "num_failed": ("failed", _plain),
+    "hours": ("hours", lambda value: f"{value:.2f}"),
     "is_teacher": ("teacher", _yes),
     "lambda_select": ("lambda_select", _plain),
     "test_accuracy": ("accuracy", _share),
@@ -271,13 +303,22 @@ _HEADERS: dict[str, tuple[str, Callable[..., str]]] = {
 }  # fmt: skip
 
 
+def printed_columns(frame: pd.DataFrame) -> list[str]:
+    """The columns that `printable` makes one of its own for, in order."""
+    return [
+        str(name)
+        for name in frame.columns
+        if name != "num_seeds_expected" and not (name.endswith("_std") and name.removesuffix("_std") in frame)
+    ]
+
+
 def printable(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame as text, with headers for people: deviations in brackets behind their mean, seeds as `9 of 10`."""
     columns: dict[str, list[str]] = {}
-    for name in frame.columns:
-        if name == "num_seeds_expected" or (name.endswith("_std") and name.removesuffix("_std") in frame):
-            continue
+    for name in printed_columns(frame):
         header, show = _HEADERS.get(name, (name, _plain if pd.api.types.is_float_dtype(frame[name]) else str))
+        if not pd.api.types.is_numeric_dtype(frame[name]):  # a grid in words
+            show = str
         cells = ["" if pd.isna(value) else show(value) for value in frame[name]]
         if f"{name}_std" in frame:
             spread = frame[f"{name}_std"]
@@ -294,7 +335,7 @@ def to_markdown(table: Table) -> str:
     text = printable(table.frame)
     # A bar or a line break in a cell would end it; markup would be taken for markup.
     rows = [[_escape_markdown(cell) for cell in row] for row in [list(text), *text.to_numpy().tolist()]]
-    right = [pd.api.types.is_numeric_dtype(table.frame[name]) for name in _kept(table.frame)]
+    right = [pd.api.types.is_numeric_dtype(table.frame[name]) for name in printed_columns(table.frame)]
     rule = ["---:" if numeric else "---" for numeric in right]
     lines = ["| " + " | ".join(row) + " |" for row in [rows[0], rule, *rows[1:]]]
     return f"**{_escape_markdown(table.title)}**\n\n" + "\n".join(lines) + "\n"
@@ -305,7 +346,7 @@ def to_latex(table: Table) -> str:
     text = printable(table.frame)
     text.columns = [_escape_latex(name) for name in text.columns]
     text = text.map(_escape_latex)
-    right = [pd.api.types.is_numeric_dtype(table.frame[name]) for name in _kept(table.frame)]
+    right = [pd.api.types.is_numeric_dtype(table.frame[name]) for name in printed_columns(table.frame)]
     columns = "".join("r" if numeric else "l" for numeric in right)
     lines = [" & ".join(row) + r" \\" for row in [list(text), *text.to_numpy().tolist()]]
     body = "\n".join(["\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule"])
@@ -314,14 +355,6 @@ def to_latex(table: Table) -> str:
         f"\\begin{{table}}\n\\centering\n\\caption{{{_escape_latex(table.title)}}}\n\\label{{{label}}}\n"
         f"\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}\n\\end{{table}}\n"
     )
-
-
-def _kept(frame: pd.DataFrame) -> list[str]:
-    return [
-        name
-        for name in frame.columns
-        if name != "num_seeds_expected" and not (name.endswith("_std") and name.removesuffix("_std") in frame)
-    ]
 
 
 def _escape_markdown(text: str) -> str:

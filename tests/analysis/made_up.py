@@ -1,10 +1,15 @@
 """A ledger of made-up trials in the shape of the paper's: small, quick, and the same every time."""
 
+import io
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
 
 from rekd.ledger import Ledger, Outcome
 from rekd.store import Store
@@ -126,4 +131,91 @@ def fill(store: Store | str, trials: Iterable[Trial] | None = None) -> Ledger:
             Outcome(status="diverged", error="epoch 3: the generator selects nothing", train_seconds=20.0),
         )
         ledger.write(replace(bad, seed=2034), Outcome(status="failed", error="<b>out of memory</b>", attempt=3))
+    return ledger
+
+
+GRID = 14
+REVIEW = "A <script>document.title = 'hacked'</script> film with a truly wonderful cast & a dull <b>plot</b> ."
+CLASS_NAMES = ["negative", "<i>positive</i>"]
+NUM_SAMPLES = 10
+
+
+def write_images(store: Store, task_digest: str, digests: Iterable[str]) -> None:
+    """Samples of 32 x 32 pixels, and rationales of the given trials: a square that moves with the sample."""
+    images = []
+    for sample in range(NUM_SAMPLES):
+        ramp = np.linspace(0, 255, 32)
+        pixels = np.stack([np.tile(ramp, (32, 1)), np.tile(ramp[:, None], (1, 32)), np.full((32, 32), 25 * sample)], -1)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(buffer, format="PNG")
+        images.append(buffer.getvalue())
+    nothing = [None] * NUM_SAMPLES
+    columns = {
+        "sample": list(range(NUM_SAMPLES)),
+        "label": [sample % 2 for sample in range(NUM_SAMPLES)],
+        "image": images,
+        "text": pa.array(nothing, pa.string()),
+        "tokens": pa.array(nothing, pa.list_(pa.string())),
+        "spans": pa.array(nothing, pa.list_(pa.list_(pa.int64()))),
+        "rows": [GRID] * NUM_SAMPLES,
+        "columns": [GRID] * NUM_SAMPLES,
+    }
+    _write(store, store.samples_file(task_digest), columns)
+    for digest in digests:
+        masks = np.zeros((NUM_SAMPLES, GRID, GRID), dtype=np.uint8)
+        for sample in range(NUM_SAMPLES):
+            masks[sample, sample % 9 : sample % 9 + 5, 4:10] = 1
+        _write_rationales(store, digest, masks.reshape(NUM_SAMPLES, -1))
+
+
+def write_reviews(store: Store, task_digest: str, digests: Iterable[str]) -> None:
+    """Samples of text with markup in it, and rationales of the given trials: every other word, and the first position."""
+    words = REVIEW.split()
+    tokens, spans, at = ["[CLS]"], [[0, 0]], 0
+    for word in words:
+        start = REVIEW.index(word, at)
+        at = start + len(word)
+        tokens.append(word)
+        spans.append([start, at])
+    tokens += ["[SEP]", "[PAD]"]
+    spans += [[0, 0], [0, 0]]
+    nothing = [None] * NUM_SAMPLES
+    columns = {
+        "sample": list(range(NUM_SAMPLES)),
+        "label": [sample % 2 for sample in range(NUM_SAMPLES)],
+        "image": pa.array(nothing, pa.binary()),
+        "text": [REVIEW] * NUM_SAMPLES,
+        "tokens": [tokens] * NUM_SAMPLES,
+        "spans": [spans] * NUM_SAMPLES,
+        "rows": pa.array(nothing, pa.int64()),
+        "columns": pa.array(nothing, pa.int64()),
+    }
+    _write(store, store.samples_file(task_digest), columns)
+    for digest in digests:
+        masks = np.tile((np.arange(len(tokens)) % 4 < 2).astype(np.uint8), (NUM_SAMPLES, 1))
+        _write_rationales(store, digest, masks)
+        config = {"details": {"class_names": CLASS_NAMES}}
+        store.write(f"{store.model_folder(digest)}/config.json", json.dumps(config).encode())
+
+
+def _write_rationales(store: Store, digest: str, masks: np.ndarray) -> None:
+    """Predictions are right but for every fifth sample."""
+    predictions = [(sample % 2) if sample % 5 else 1 - sample % 2 for sample in range(NUM_SAMPLES)]
+    columns = {"sample": list(range(NUM_SAMPLES)), "prediction": predictions, "mask": list(masks)}
+    _write(store, store.rationales_file(digest), columns)
+
+
+def _write(store: Store, path: str, columns: dict[str, object]) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    store.write(path, sink.getvalue().to_pybytes())
+
+
+def fill_everything(store: Store) -> Ledger:
+    """Two tasks, one of images and one of text, with rationales of all of their RE and REKD trials."""
+    ledger = fill(store)
+    reviews = paper_trials(task="<script>reviews</script>")
+    fill(store, reviews)
+    for trials, write in ((paper_trials(), write_images), (reviews, write_reviews)):
+        write(store, trials[0].task_digest, [made.digest for made in trials if made.objective != "cls"])
     return ledger

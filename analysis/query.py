@@ -1,0 +1,34 @@
+"""SQL over a ledger, by DuckDB."""
+
+import re
+
+import duckdb
+import pyarrow as pa
+
+from analysis.frames import as_ledger
+from rekd.ledger import EPOCHS_SCHEMA, TRIALS_SCHEMA, Ledger
+from rekd.store import Store
+
+
+def query(store: Ledger | Store | str, sql: str) -> pa.Table:
+    """The answer to one SQL statement over the tables `trials` and `epochs`, whose columns the ledger's schemas name.
+
+    The statement sees these two tables and neither files nor the network. Raises ValueError where DuckDB refuses it.
+    """
+    ledger = as_ledger(store)
+    # Epochs are a hundred times as many as trials: they are read where they are asked for.
+    tables = {
+        "trials": ledger.trials() if re.search(r"\btrials\b", sql, re.IGNORECASE) else TRIALS_SCHEMA.empty_table(),
+        "epochs": ledger.epochs() if re.search(r"\bepochs\b", sql, re.IGNORECASE) else EPOCHS_SCHEMA.empty_table(),
+    }
+    with duckdb.connect(config={"enable_external_access": "false"}) as connection:
+        for name, table in tables.items():
+            connection.register(name, table)
+        try:
+            answer = connection.sql(sql)
+        except duckdb.Error as error:
+            columns = "; ".join(f"{name}: {', '.join(table.column_names)}" for name, table in tables.items())
+            raise ValueError(f"The query cannot be answered: {error}\nTables and their columns: {columns}.") from error
+        if answer is None:
+            raise ValueError("The query returns no rows: give a SELECT over the tables trials and epochs.")
+        return answer.to_arrow_table()
