@@ -90,7 +90,8 @@ def build_model(trial: Trial, task: Task, data: Data, streams: Streams) -> Ratio
 def keep_model(trial: Trial, task: Task, model: RationaleModel, data: Data, store: Store) -> None:
     """Puts a trained model into the store as a folder; config.json comes last, so that who sees it sees the weights."""
     tokenizer = load_tokenizer(task) if task.kind == "text" else None
-    details = {"trial": asdict(trial), "digest": trial.digest, "class_names": data.class_names}
+    shapes = {name: list(array.shape[1:]) for name, array in data.test.arrays.items()}
+    details = {"trial": asdict(trial), "digest": trial.digest, "class_names": data.class_names, "inputs": shapes}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model.save(folder, tokenizer=tokenizer, details=details)

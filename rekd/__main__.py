@@ -1,0 +1,5 @@
+"""`python -m rekd`."""
+
+from rekd.cli import app
+
+app()
