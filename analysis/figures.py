@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from analysis.frames import narrow
 from analysis.selection import alpha_settings, lambda_settings
-from analysis.stages import alpha_stage, final_stage, lambda_stage, ratio_stage
+from analysis.stages import Stages
 from analysis.tables import OBJECTIVES, file_name
 
 COLUMN_WIDTH = 3.25
@@ -57,7 +57,9 @@ class Picture:
 
     name: str
     """Fit for a file name, such as `ratio-digits`."""
+    task: str
     title: str
+    """Without the task."""
     figure: Figure
     labels: dict[str, list[str]] = field(default_factory=dict)
     """By the SVG id of a group of points: one text a point, in the order of drawing."""
@@ -79,12 +81,12 @@ class Picture:
         return re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}", text)
 
 
-def ratio_picture(trials: pd.DataFrame, task: str) -> Picture | None:
+def ratio_picture(stages: Stages, task: str) -> Picture | None:
     """Figure 2: accuracy against the ratio that was reached, a line a model, CLS at 100 %; points carry their p_target.
 
-    Takes rows of `trials`. None where no model has two points.
+    None where no model has two points.
     """
-    rows = _finished(narrow(ratio_stage(trials), task=task), ["test_accuracy"])
+    rows = _finished(narrow(stages.ratios, task=task), ["test_accuracy"])
     rows = rows.assign(
         test_rationale_ratio=rows["test_rationale_ratio"].mask(rows["objective"] == "cls", 1.0),
         point=[_target(p) for p in rows["p_target"]],
@@ -124,35 +126,37 @@ def ratio_picture(trials: pd.DataFrame, task: str) -> Picture | None:
         axes.set(xlabel="rationale ratio reached, %", ylabel="test accuracy")
         axes.margins(y=0.12)
         _legend(figure)
-    return Picture(name, f"Rationale ratio and accuracy: {task}", figure, labels)
+    return Picture(name, task, "Rationale ratio and accuracy", figure, labels)
 
 
-def lambda_picture(trials: pd.DataFrame, task: str, tolerance: float = 0.01) -> Picture | None:
+def lambda_picture(stages: Stages, task: str) -> Picture | None:
     """Dev loss and ratio against `lambda_select`, a column a model: seeds as points, the means of settings that are not
     eligible hollow, the chosen one in a ring, the tolerance around `p_target` as a band.
 
-    Takes rows of `trials`. None where no model has two settings.
+    None where no model has two settings.
     """
-    stage = narrow(lambda_stage(trials), task=task)
-    settings = lambda_settings(stage, tolerance)
-    title = f"Dev loss and ratio against lambda_select: {task}"
-    return _sweep_picture(file_name("lambda", task), title, stage, settings, "lambda_select", tolerance)
+    stage = narrow(stages.lambdas, task=task)
+    settings = lambda_settings(stage, stages.tolerance)
+    return _sweep_picture(
+        "lambda", task, "Dev loss and ratio against lambda_select", stage, settings, "lambda_select", stages.tolerance
+    )
 
 
-def alpha_picture(trials: pd.DataFrame, task: str) -> Picture | None:
+def alpha_picture(stages: Stages, task: str) -> Picture | None:
     """Dev loss against `alpha`, as `lambda_picture`; RE of the same student as a line across (alpha 1)."""
-    stage = narrow(alpha_stage(trials), task=task)
-    baseline = narrow(final_stage(trials), task=task, objective="re")
-    title = f"Dev loss against alpha: {task}"
-    return _sweep_picture(file_name("alpha", task), title, stage, alpha_settings(stage), "alpha", None, baseline)
+    stage = narrow(stages.alphas, task=task)
+    baseline = narrow(stages.finals, task=task, objective="re")
+    return _sweep_picture(
+        "alpha", task, "Dev loss against alpha", stage, alpha_settings(stage), "alpha", None, baseline
+    )
 
 
-def seeds_picture(trials: pd.DataFrame, task: str) -> Picture | None:
+def seeds_picture(stages: Stages, task: str) -> Picture | None:
     """Test accuracy of CLS, RE and REKD at the settings that were chosen: seeds as points, joined from RE to REKD.
 
-    Takes rows of `trials`. None where there are none.
+    None where there are none.
     """
-    rows = _finished(narrow(final_stage(trials), task=task), ["test_accuracy"])
+    rows = _finished(narrow(stages.finals, task=task), ["test_accuracy"])
     if rows.empty:
         return None
     name, labels = file_name("seeds", task), {}
@@ -197,16 +201,16 @@ def seeds_picture(trials: pd.DataFrame, task: str) -> Picture | None:
         axes.set(ylabel="test accuracy", xlim=(-0.5, len(models) - 0.5))
         axes.grid(visible=False, axis="x")
         _legend(figure)
-    return Picture(name, f"CLS, RE and REKD, seed by seed: {task}", figure, labels)
+    return Picture(name, task, "CLS, RE and REKD, seed by seed", figure, labels)
 
 
-def training_picture(trials: pd.DataFrame, epochs: pd.DataFrame, task: str) -> Picture | None:
+def training_picture(stages: Stages, epochs: pd.DataFrame, task: str) -> Picture | None:
     """Dev loss over the epochs of the RE and REKD trials of the settings that were chosen, a column a model, and below
     it the temperature. Thin lines are seeds, thick lines their means.
 
-    Takes rows of `trials` and of `epochs`. None where there are no epochs of such trials.
+    Takes rows of `epochs`. None where there are no epochs of such trials.
     """
-    final = narrow(final_stage(trials), task=task, objective=["re", "rekd"])
+    final = narrow(stages.finals, task=task, objective=["re", "rekd"])
     curves = epochs.merge(final[["digest", "model", "objective", "seed", "num_parameters"]], on="digest")
     curves = curves[np.isfinite(curves["dev_loss"].astype(float))]
     if curves.empty:
@@ -253,27 +257,26 @@ def training_picture(trials: pd.DataFrame, epochs: pd.DataFrame, task: str) -> P
         all_axes[0].set_ylabel("dev loss")
         all_axes[len(models)].set_ylabel("temp.")
         _legend(figure)
-    return Picture(name, f"Training with the temperature: {task}", figure, labels)
+    return Picture(name, task, "Training, and the temperature", figure, labels)
 
 
-def all_pictures(
-    trials: pd.DataFrame, epochs: pd.DataFrame, *, tolerance: float = 0.01, tasks: Sequence[str] | None = None
-) -> list[Picture]:
-    """Every picture that has something to show, of the given tasks or of all in alphabetical order."""
+def all_pictures(stages: Stages, epochs: pd.DataFrame) -> list[Picture]:
+    """Every picture that has something to show, tasks in alphabetical order."""
     pictures: list[Picture | None] = []
-    for task in sorted(trials["task"].unique()) if tasks is None else tasks:
+    for task in sorted(stages.trials["task"].unique()):
         pictures += [
-            seeds_picture(trials, task),
-            lambda_picture(trials, task, tolerance),
-            alpha_picture(trials, task),
-            ratio_picture(trials, task),
-            training_picture(trials, epochs, task),
+            seeds_picture(stages, task),
+            ratio_picture(stages, task),
+            alpha_picture(stages, task),
+            lambda_picture(stages, task),
+            training_picture(stages, epochs, task),
         ]
     return [picture for picture in pictures if picture is not None]
 
 
 def _sweep_picture(
-    name: str,
+    kind: str,
+    task: str,
     title: str,
     runs: pd.DataFrame,
     settings: pd.DataFrame,
@@ -284,7 +287,7 @@ def _sweep_picture(
     settings = settings[settings["num_seeds"] > 0]
     if settings.empty or settings.groupby("model")[chosen].nunique().max() < 2:
         return None
-    labels: dict[str, list[str]] = {}
+    name, labels = file_name(kind, task), {}
     models = _by_size(runs)
     with_ratio = tolerance is not None
     figure, all_axes = _figure(len(models), 2.9 if with_ratio else 2.0, heights=(3, 2) if with_ratio else (1,))
@@ -333,7 +336,7 @@ def _sweep_picture(
             if len(values) > 4:
                 bottom.tick_params(axis="x", labelrotation=60)
         _legend(figure)
-    return Picture(name, title, figure, labels)
+    return Picture(name, task, title, figure, labels)
 
 
 def _setting_label(row: pd.Series, chosen: str) -> str:
@@ -348,7 +351,7 @@ def _figure(
     num_columns: int, height: float, heights: Sequence[float] = (1,), sharey: Literal["none", "row"] = "none"
 ) -> tuple[Figure, list[Axes]]:
     """A figure of `num_columns` by `len(heights)` axes, which come row by row."""
-    width = COLUMN_WIDTH if num_columns == 1 else 2.1 * num_columns
+    width = COLUMN_WIDTH if num_columns == 1 else 1.95 * num_columns
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         grid = figure.subplots(

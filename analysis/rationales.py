@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from analysis.frames import narrow
-from analysis.stages import final_stage
+from analysis.stages import Stages
 from rekd.store import Store
 
 SHOWN = 3
@@ -77,14 +77,14 @@ class Student:
     examples: tuple[Example, ...]
 
 
-def students_of(store: Store, trials: pd.DataFrame) -> list[Student]:
+def students_of(store: Store, stages: Stages) -> list[Student]:
     """Examples of every student that wrote rationales, by task and model.
 
     A student is a model with final REKD trials; where a task has none, every model with final RE trials. Shown are its
-    first seed of REKD, RE of the same seed, and the teacher. Takes rows of `trials`; reads `samples` and `rationales` of
+    first seed of REKD, RE of the same seed, and the teacher. Reads `samples` and `rationales` of
     the store. Samples or rationales that are missing or cannot be read are left out.
     """
-    final = final_stage(trials)
+    final, trials = stages.finals, stages.trials
     final = final[final["status"] == "ok"].sort_values("seed", kind="stable")
     students = []
     for (task, task_digest), of_task in final.groupby(["task", "task_digest"]):

@@ -17,7 +17,7 @@ from analysis import figures, tables
 from analysis.frames import as_ledger, load_epochs, load_trials
 from analysis.rationales import students_of
 from analysis.selection import select_alpha, select_lambda_select, select_teacher
-from analysis.stages import alpha_stage, final_stage, lambda_stage, main_p_targets, teacher_stage, used_lambdas
+from analysis.stages import Stages, split_stages
 from rekd.ledger import Ledger
 from rekd.store import Store
 
@@ -27,6 +27,8 @@ class Sheet:
     """A table of the page: text to read, and values to sort by."""
 
     title: str
+    stacked: bool
+    """On a phone, a row is a list of names and values: for tables with sentences in them."""
     columns: list[dict[str, Any]]
     rows: list[dict[str, Any]]
 
@@ -48,7 +50,8 @@ def report(
     trials = load_trials(ledger)
     if trials.empty:
         raise ValueError(f"The store {ledger.store} holds no finished trial, so that there is nothing to report.")
-    epochs = load_epochs(ledger, final_stage(trials)["digest"].tolist())
+    stages = split_stages(trials, tolerance)
+    epochs = load_epochs(ledger, stages.finals["digest"].tolist())
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -56,27 +59,26 @@ def report(
     script = (folder / "report.js").read_text(encoding="utf-8")
     script_hash = "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
-    sheets = tables.all_tables(trials, rng=rng, tolerance=tolerance)
     return template.render(
         title=title,
         store=str(ledger.store),
         written=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
         counts=_counts(trials),
-        findings=_findings(tables.comparison_table(trials, rng=rng)),
-        asked=sheet("", tables.asked_table(trials)),
+        findings=_findings(tables.comparison_table(stages, rng=rng)),
+        asked=sheet("", tables.asked_table(trials), stacked=True),
         tolerance="1 percentage point" if tolerance == 0.01 else f"{tolerance * 100:g} percentage points",
-        choices=_choices(trials, tolerance),
-        notes=_notes(trials, tolerance),
-        parts=_parts(trials, epochs, sheets, tolerance),
-        students=students_of(ledger.store, trials),
-        made_with=sheet("", _made_with(trials)),
+        choices=_choices(stages),
+        notes=_notes(stages),
+        parts=_parts(tables.all_tables(stages, rng=rng), figures.all_pictures(stages, epochs)),
+        students=students_of(ledger.store, stages),
+        made_with=sheet("", _made_with(trials), stacked=True),
         style=Markup((folder / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=script_hash,
     )
 
 
-def sheet(title: str, frame: pd.DataFrame) -> Sheet:
+def sheet(title: str, frame: pd.DataFrame, *, stacked: bool = False) -> Sheet:
     """A frame as a table of the page; a column `chosen` marks rows."""
     names = tables.printed_columns(frame)
     text = tables.printable(frame)
@@ -87,11 +89,16 @@ def sheet(title: str, frame: pd.DataFrame) -> Sheet:
     rows = []
     for index, cells in enumerate(text.itertuples(index=False, name=None)):
         row = [
-            {"text": cell, "value": values[column][index], "kind": _kind(cell, numeric[column])}
+            {
+                "text": cell,
+                "value": values[column][index],
+                "kind": _kind(cell, numeric[column]),
+                "header": columns[column]["header"],
+            }
             for column, cell in enumerate(cells)
         ]
         rows.append({"cells": row, "chosen": bool(chosen[index])})
-    return Sheet(title, columns, rows)
+    return Sheet(title, stacked, columns, rows)
 
 
 def _kind(text: str, is_number: bool) -> str:
@@ -119,56 +126,53 @@ def _findings(differences: pd.DataFrame) -> list[str]:
     return findings
 
 
-def _choices(trials: pd.DataFrame, tolerance: float) -> list[Sheet]:
+def _choices(stages: Stages) -> list[Sheet]:
     choices = [
-        ("lambda_select", select_lambda_select(lambda_stage(trials), tolerance)),
-        ("alpha", select_alpha(alpha_stage(trials))),
-        ("Teacher: the run that the rule would take", select_teacher(teacher_stage(trials), tolerance)),
+        ("lambda_select", select_lambda_select(stages.lambdas, stages.tolerance)),
+        ("alpha", select_alpha(stages.alphas)),
+        ("Teacher: the run that the rule would take", select_teacher(stages.teachers, stages.tolerance)),
     ]
-    return [sheet(title, frame.dropna(axis=1, how="all")) for title, frame in choices if len(frame)]
+    # In words already.
+    told = ["num_settings", "num_eligible", "nearest_lambda_select", "nearest_seed"]
+    return [
+        sheet(title, frame.drop(columns=told, errors="ignore").dropna(axis=1, how="all"), stacked=True)
+        for title, frame in choices
+        if len(frame)
+    ]
 
 
-def _notes(trials: pd.DataFrame, tolerance: float) -> list[str]:
+def _notes(stages: Stages) -> list[str]:
     """Where what was done is not what the rules say, and what the tables leave out."""
     notes = []
-    used = used_lambdas(trials, tolerance)
-    for _, row in select_lambda_select(lambda_stage(trials), tolerance).iterrows():
-        went_on = used.get((row["task"], row["model"]))
-        if went_on is not None and went_on != row["lambda_select"]:
-            rule = "none" if pd.isna(row["lambda_select"]) else f"{row['lambda_select']:g}"
-            notes.append(
-                f"{row['task']}, {row['model']}: later stages used lambda_select {went_on:g}, the rule: {rule}."
-            )
-    ruled = set(select_teacher(teacher_stage(trials), tolerance)["digest"].dropna())
-    serving = trials[trials["digest"].isin(set(trials["teacher_digest"].dropna()))]
-    for _, row in serving.iterrows():
-        agrees = "which is the rule's choice" if row["digest"] in ruled else "which is not the rule's choice"
+    for _, row in select_lambda_select(stages.lambdas, stages.tolerance).iterrows():
+        used = stages.used_lambdas.get((row["task"], row["model"]))
+        if used is not None and used != row["lambda_select"]:
+            rule = "nothing" if pd.isna(row["lambda_select"]) else f"{row['lambda_select']:g}"
+            where = f"{row['task']}, {row['model']}"
+            notes.append(f"{where}: later stages went on with lambda_select {used:g}; the rule chooses {rule}.")
+    ruled = set(select_teacher(stages.teachers, stages.tolerance)["digest"].dropna())
+    serving = set(stages.trials["teacher_digest"].dropna())
+    for _, row in stages.trials[stages.trials["digest"].isin(serving)].iterrows():
+        agrees = "the rule's choice" if row["digest"] in ruled else "not the rule's choice"
         notes.append(f"{row['task']}: the teacher is {row['model']}, seed {row['seed']} ({row['digest']}), {agrees}.")
-    for task, target in main_p_targets(trials).items():
-        notes.append(f"{task}: tables other than that of ratios are about p_target {target * 100:g} %.")
-    unknown = set(trials["teacher_digest"].dropna()) - set(trials["digest"])
-    if unknown:
-        notes.append(f"Teachers that are not in this store: {', '.join(sorted(unknown))}.")
+    if unknown := sorted(serving - set(stages.trials["digest"])):
+        notes.append(f"Teachers that are not in this store: {', '.join(unknown)}.")
+    for task, target in sorted(stages.p_targets.items()):
+        notes.append(f"{task}: all but the table of ratios is about p_target {target * 100:g} %.")
     return notes
 
 
-def _parts(
-    trials: pd.DataFrame, epochs: pd.DataFrame, sheets: list[tables.Table], tolerance: float
-) -> list[dict[str, Any]]:
-    parts = []
-    for task in sorted(trials["task"].unique()):
-        drawn = figures.all_pictures(trials, epochs, tolerance=tolerance, tasks=[task])
-        pictures = [
-            {
-                "title": picture.title,
-                "svg": Markup(picture.inline_svg()),  # matplotlib escapes the text in it
-                "labels": json.dumps({f"{picture.name}--{gid}": texts for gid, texts in picture.labels.items()}),
-            }
-            for picture in drawn
-        ]
-        own = [sheet(table.title, table.frame) for table in sheets if table.task == task]
-        parts.append({"task": task, "pictures": pictures, "sheets": own})
-    return parts
+def _parts(sheets: list[tables.Table], pictures: list[figures.Picture]) -> list[dict[str, Any]]:
+    parts: dict[str, dict[str, Any]] = {}
+    for table in sheets:
+        part = parts.setdefault(table.task, {"task": table.task, "pictures": [], "sheets": []})
+        part["sheets"].append(sheet(table.title, table.frame, stacked=table.name.startswith("stopped")))
+    for picture in pictures:
+        labels = {f"{picture.name}--{gid}": texts for gid, texts in picture.labels.items()}
+        # matplotlib escapes the text in an SVG.
+        drawn = {"title": picture.title, "svg": Markup(picture.inline_svg()), "labels": json.dumps(labels)}
+        parts[picture.task]["pictures"].append(drawn)
+    return list(parts.values())
 
 
 def _made_with(trials: pd.DataFrame) -> pd.DataFrame:

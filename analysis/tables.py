@@ -1,6 +1,7 @@
 """The paper's tables from the trials at hand, beside the paper's numbers where it has them.
 
-Each table is a frame of numbers; `printable` makes text of it, `to_markdown` and `to_latex` a file.
+Tables take `Stages`, the trials of a ledger split by `split_stages`. Each is a frame of numbers; `printable` makes text
+of it, `to_markdown` and `to_latex` a file.
 """
 
 import re
@@ -13,7 +14,7 @@ import pandas as pd
 from analysis import paper
 from analysis.frames import narrow, varying_columns
 from analysis.selection import alpha_settings, lambda_settings
-from analysis.stages import alpha_stage, final_stage, lambda_stage, ratio_stage
+from analysis.stages import Stages
 from analysis.statistics import paired_differences, summarize
 
 OBJECTIVES = ("cls", "re", "rekd")
@@ -37,7 +38,12 @@ class Table:
     """Fit for a file name, such as `performance-digits`."""
     task: str
     title: str
+    """Without the task."""
     frame: pd.DataFrame
+
+    @property
+    def caption(self) -> str:
+        return f"{self.task}: {self.title}"
 
 
 def asked_table(trials: pd.DataFrame) -> pd.DataFrame:
@@ -57,7 +63,7 @@ def asked_table(trials: pd.DataFrame) -> pd.DataFrame:
     return _ordered(table, trials, by_objective=True) if rows else table
 
 
-def performance_table(trials: pd.DataFrame) -> pd.DataFrame:
+def performance_table(stages: Stages) -> pd.DataFrame:
     """Tables 1-3: what CLS, RE and REKD reach at the settings that were chosen.
 
     A row is a task, objective and model, and whatever else varies among their final trials (such as `teacher_digest`);
@@ -67,7 +73,7 @@ def performance_table(trials: pd.DataFrame) -> pd.DataFrame:
     `test_rationale_ratio`, `test_rationale_ratio_std`; `num_seeds`, `num_seeds_expected`; `paper_...` and
     `difference_...` (ours less the paper's) of accuracy and ratio.
     """
-    final = final_stage(trials)
+    trials, final = stages.trials, stages.finals
     identity = ["task", "objective", "model"]
     numbers = ["p_target", "lambda_select", "alpha"]
     others = varying_columns(final, identity, ignore=numbers)
@@ -89,49 +95,49 @@ def performance_table(trials: pd.DataFrame) -> pd.DataFrame:
     return _ordered(table, trials, by_objective=True)
 
 
-def lambda_table(trials: pd.DataFrame, tolerance: float = 0.01) -> pd.DataFrame:
-    """Tables 4 and 5: `lambda_settings` of the trials at their task's main `p_target`, beside the paper's.
+def lambda_table(stages: Stages) -> pd.DataFrame:
+    """Tables 4 and 5: `lambda_settings` of `stages.lambdas`, beside the paper's.
 
     A row is a task, model and `lambda_select` (and what else varies), in this order, models by size. Further columns:
     `paper_...` and `difference_...` of `dev_rationale_ratio` and `dev_loss`.
     """
-    table = lambda_settings(lambda_stage(trials), tolerance)
+    table = lambda_settings(stages.lambdas, stages.tolerance)
     printed = pd.concat([paper.lambda_sweep(4), paper.lambda_sweep(5)])
     by = ["task", "model", "p_target", "lambda_select"]
-    return _ordered(_beside_paper(table, printed, by, ["dev_rationale_ratio", "dev_loss"]), trials)
+    return _ordered(_beside_paper(table, printed, by, ["dev_rationale_ratio", "dev_loss"]), stages.trials)
 
 
-def alpha_table(trials: pd.DataFrame) -> pd.DataFrame:
-    """Tables 6 and 7: `alpha_settings` of the trials at their task's main `p_target`, beside the paper's.
+def alpha_table(stages: Stages) -> pd.DataFrame:
+    """Tables 6 and 7: `alpha_settings` of `stages.alphas`, beside the paper's.
 
     A row is a task, model and `alpha` (and what else varies), in this order, models by size. Further columns:
     `paper_dev_loss` and `difference_dev_loss`.
     """
-    table = alpha_settings(alpha_stage(trials))
+    table = alpha_settings(stages.alphas)
     printed = pd.concat([paper.alpha_sweep(6), paper.alpha_sweep(7)])
-    return _ordered(_beside_paper(table, printed, ["task", "model", "alpha"], ["dev_loss"]), trials)
+    return _ordered(_beside_paper(table, printed, ["task", "model", "alpha"], ["dev_loss"]), stages.trials)
 
 
-def ratio_table(trials: pd.DataFrame) -> pd.DataFrame:
+def ratio_table(stages: Stages) -> pd.DataFrame:
     """Table 8: what RE reaches at each `p_target`, and CLS, whose `p_target` is missing, last.
 
     A row is a task, model and `p_target` (and what else varies), in this order, models by size. Columns: these;
     `objective`; `test_rationale_ratio`, `test_accuracy` and their deviations; `num_seeds`, `num_seeds_expected`;
     `paper_...` and `difference_...` of ratio and accuracy.
     """
-    rows = ratio_stage(trials)
+    rows = stages.ratios
     others = varying_columns(rows, ["task", "model", "objective"], ignore=["p_target"])
     values = ["test_rationale_ratio", "test_accuracy"]
     table = _whole_input(summarize(rows, ["task", "model", *others, "p_target", "objective"], values))
-    return _ordered(_beside_paper(table, paper.ratio_sweep(), ["task", "model", "p_target"], values), trials)
+    return _ordered(_beside_paper(table, paper.ratio_sweep(), ["task", "model", "p_target"], values), stages.trials)
 
 
-def comparison_table(trials: pd.DataFrame, *, rng: np.random.Generator, value: str = "test_accuracy") -> pd.DataFrame:
+def comparison_table(stages: Stages, *, rng: np.random.Generator, value: str = "test_accuracy") -> pd.DataFrame:
     """`paired_differences` of REKD and RE of the same student at the settings that were chosen.
 
     A row is a task and student (and what else varies among the REKD trials, such as `teacher_digest`), models by size.
     """
-    final = final_stage(trials)
+    final = stages.finals
     rekd, plain = narrow(final, objective="rekd"), narrow(final, objective="re")
     others = varying_columns(rekd, ["task", "model"])
     # The same RE runs stand beside each variant of REKD.
@@ -139,22 +145,22 @@ def comparison_table(trials: pd.DataFrame, *, rng: np.random.Generator, value: s
     paired = pd.concat([rekd, plain.drop(columns=others).merge(variants, on=["task", "model"])])
     baseline_varies = varying_columns(plain, ["task", "model"])
     by = ["task", "model", *others, *(name for name in baseline_varies if name not in others)]
-    return _ordered(paired_differences(paired, rng=rng, value=value, by=by), trials)
+    return _ordered(paired_differences(paired, rng=rng, value=value, by=by), stages.trials)
 
 
-def behaviour_table(trials: pd.DataFrame) -> pd.DataFrame:
+def behaviour_table(stages: Stages) -> pd.DataFrame:
     """Faithfulness and behaviour of the final RE and REKD trials, as far as the ledger has it.
 
     A row is a task, objective and model (and what else varies), in this order, models by size. Columns: these; means over
     seeds of `test_rationale_ratio` and of those of `BEHAVIOUR` that the frame has and that are not all missing;
     `num_seeds`.
     """
-    final = final_stage(trials)
+    final = stages.finals
     final = final[final["objective"] != "cls"]
     identity = ["task", "objective", "model"]
     by = [*identity, *varying_columns(final, identity, ignore=["p_target", "lambda_select", "alpha"])]
     values = ["test_rationale_ratio", *(name for name in BEHAVIOUR if name in final and final[name].notna().any())]
-    return _ordered(summarize(final, by, values)[[*by, *values, "num_seeds"]], trials, by_objective=True)
+    return _ordered(summarize(final, by, values)[[*by, *values, "num_seeds"]], stages.trials, by_objective=True)
 
 
 def stopped_table(trials: pd.DataFrame) -> pd.DataFrame:
@@ -164,27 +170,25 @@ def stopped_table(trials: pd.DataFrame) -> pd.DataFrame:
     return stopped.sort_values(["task", "model", "objective", "seed"], ignore_index=True)[columns]
 
 
-def all_tables(trials: pd.DataFrame, *, rng: np.random.Generator, tolerance: float = 0.01) -> list[Table]:
+def all_tables(stages: Stages, *, rng: np.random.Generator) -> list[Table]:
     """Every table of every task that has rows, tasks in alphabetical order; named `<kind>-<task>`."""
     kinds: list[tuple[str, str, dict[str, int], pd.DataFrame]] = [
         ("performance", "Predictive performance of CLS, RE and REKD", {"cifar10": 1, "cifar100": 2, "imdb": 3},
-         performance_table(trials)),
-        ("comparison", "REKD against RE on the same seeds", {}, comparison_table(trials, rng=rng)),
-        ("lambda", "Tuning lambda_select", {"cifar10": 4, "imdb": 5}, lambda_table(trials, tolerance)),
-        ("alpha", "Tuning alpha", {"cifar10": 6, "cifar100": 7}, alpha_table(trials)),
-        ("ratio", "Rationale ratio and accuracy", {"cifar10": 8}, ratio_table(trials)),
-        ("behaviour", "Faithfulness and behaviour of the rationales", {}, behaviour_table(trials)),
-        ("stopped", "Trials that diverged or failed", {}, stopped_table(trials)),
+         performance_table(stages)),
+        ("comparison", "REKD against RE on the same seeds", {}, comparison_table(stages, rng=rng)),
+        ("lambda", "Tuning lambda_select", {"cifar10": 4, "imdb": 5}, lambda_table(stages)),
+        ("alpha", "Tuning alpha", {"cifar10": 6, "cifar100": 7}, alpha_table(stages)),
+        ("ratio", "Rationale ratio and accuracy", {"cifar10": 8}, ratio_table(stages)),
+        ("behaviour", "Faithfulness and behaviour of the rationales", {}, behaviour_table(stages)),
+        ("stopped", "Trials that diverged or failed", {}, stopped_table(stages.trials)),
     ]  # fmt: skip
     tables = []
-    for task in sorted(trials["task"].unique()):
+    for task in sorted(stages.trials["task"].unique()):
         for kind, title, numbers, frame in kinds:
             rows = frame[frame["task"] == task].drop(columns="task").dropna(axis=1, how="all")
             if len(rows):
                 number = f" (the paper's Table {numbers[task]})" if task in numbers else ""
-                tables.append(
-                    Table(file_name(kind, task), task, f"{title}: {task}{number}", rows.reset_index(drop=True))
-                )
+                tables.append(Table(file_name(kind, task), task, f"{title}{number}", rows.reset_index(drop=True)))
     return tables
 
 
@@ -338,7 +342,7 @@ def to_markdown(table: Table) -> str:
     right = [pd.api.types.is_numeric_dtype(table.frame[name]) for name in printed_columns(table.frame)]
     rule = ["---:" if numeric else "---" for numeric in right]
     lines = ["| " + " | ".join(row) + " |" for row in [rows[0], rule, *rows[1:]]]
-    return f"**{_escape_markdown(table.title)}**\n\n" + "\n".join(lines) + "\n"
+    return f"**{_escape_markdown(f'{table.task}: {table.title}')}**\n\n" + "\n".join(lines) + "\n"
 
 
 def to_latex(table: Table) -> str:
@@ -352,7 +356,7 @@ def to_latex(table: Table) -> str:
     body = "\n".join(["\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule"])
     label = f"tab:{table.name}"
     return (
-        f"\\begin{{table}}\n\\centering\n\\caption{{{_escape_latex(table.title)}}}\n\\label{{{label}}}\n"
+        f"\\begin{{table}}\n\\centering\n\\caption{{{_escape_latex(f'{table.task}: {table.title}')}}}\n\\label{{{label}}}\n"
         f"\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}\n\\end{{table}}\n"
     )
 
