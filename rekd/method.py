@@ -53,7 +53,7 @@ def straight_through(soft_selection: Float[Tensor, "batch feature 2"]) -> Float[
     """
     soft = soft_selection[..., SELECTED]
     hard = (soft_selection.argmax(dim=-1) == SELECTED).to(soft.dtype)
-    # In this order soft - soft is 0 to the last bit; (hard - soft) + soft would leave masks like 0.99999994.
+    # In this order the sum is exact whatever soft is; (hard - soft) + soft is so only while soft >= 1/2 where hard is 1.
     return hard + (soft - soft.detach())
 
 
@@ -134,9 +134,7 @@ def temperature_at(step: int, *, num_steps: int, initial: float, final: float, e
     return max(final, initial * math.exp(-decay * (step - step % every)))
 
 
-def rekd_loss(
-    re_loss: Float[Tensor, ""], distillation_loss: Float[Tensor, ""], *, alpha: float
-) -> Float[Tensor, ""]:
+def rekd_loss(re_loss: Float[Tensor, ""], distillation_loss: Float[Tensor, ""], *, alpha: float) -> Float[Tensor, ""]:
     """Eq. 11, L_REKD = alpha * L_RE + (1 - alpha) * L_KD."""
     return alpha * re_loss + (1 - alpha) * distillation_loss
 
@@ -146,8 +144,6 @@ def rationale_ratio(mask: Float[Tensor, "batch feature"]) -> Float[Tensor, " bat
     return mask.mean(dim=-1)
 
 
-def token_ratio(
-    mask: Float[Tensor, "batch feature"], valid: Float[Tensor, "batch feature"]
-) -> Float[Tensor, " batch"]:
+def token_ratio(mask: Float[Tensor, "batch feature"], valid: Float[Tensor, "batch feature"]) -> Float[Tensor, " batch"]:
     """Share of a sample's real features (`valid` = 1: not padding) that are selected."""
     return (mask * valid).sum(dim=-1) / valid.sum(dim=-1).clamp(min=1)

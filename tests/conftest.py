@@ -1,0 +1,45 @@
+"""Fixtures that several test files share. `tiny` is imported inside them: most tests do without transformers."""
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # two test processes on two cores, and sums in one order
+
+
+@pytest.fixture
+def store(tmp_path):
+    """An empty results folder."""
+    from rekd.store import Store
+
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def image_teacher():
+    """A trained RE model of toy images, what it says of them, and its digest."""
+    import tiny
+
+    return tiny.trained_teacher("vit")
+
+
+@pytest.fixture(scope="session")
+def text_teacher():
+    """A trained RE model of toy texts, what it says of them, and its digest."""
+    import tiny
+
+    return tiny.trained_teacher("bert")
+
+
+@pytest.fixture(scope="session")
+def teachers(image_teacher, text_teacher):
+    """Both, by the family of their backbone."""
+    return {"vit": image_teacher, "bert": text_teacher}
+
+
+@pytest.fixture
+def global_stream_is_untouched():
+    """Fails a test that moves torch's global random stream, which belongs to the caller."""
+    torch.manual_seed(1234)
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(torch.get_rng_state(), before)
