@@ -65,7 +65,7 @@ def report(
         written=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
         counts=_counts(trials),
         findings=_findings(tables.comparison_table(stages, rng=rng)),
-        asked=sheet("", tables.asked_table(trials), stacked=True),
+        asked=sheet("", tables.asked_table(trials)),
         tolerance="1 percentage point" if tolerance == 0.01 else f"{tolerance * 100:g} percentage points",
         choices=_choices(stages),
         notes=_notes(stages),
@@ -102,7 +102,7 @@ def sheet(title: str, frame: pd.DataFrame, *, stacked: bool = False) -> Sheet:
 
 
 def _kind(text: str, is_number: bool) -> str:
-    return "number" if is_number else "words" if len(text) > 40 else ""
+    return "number" if is_number else "words" if len(text) > 30 else ""
 
 
 def _counts(trials: pd.DataFrame) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ BEHAVIOUR = (
     "test_sufficiency",
     "test_comprehensiveness",
     "test_teacher_overlap",
+    "dev_teacher_overlap",
     "test_distinct_masks",
     "dev_teacher_train_share",
 )
@@ -302,6 +303,7 @@ _HEADERS: dict[str, tuple[str, Callable[..., str]]] = {
     "test_sufficiency": ("sufficiency", _signed),
     "test_comprehensiveness": ("comprehensiveness", _signed),
     "test_teacher_overlap": ("overlap with teacher", _percent),
+    "dev_teacher_overlap": ("overlap with teacher, dev", _percent),
     "test_distinct_masks": ("distinct masks", _percent),
     "dev_teacher_train_share": ("dev in teacher's train", _percent),
 }  # fmt: skip
