@@ -11,9 +11,11 @@ from PIL import Image
 
 from rekd.backbones import ViTBackbone
 from rekd.behaviour import masks_of
+from rekd.data import Data
 from rekd.models import RationaleModel
 from rekd.store import Store
-from rekd.tasks import Data, Task, load_tokenizer
+from rekd.tasks import Task
+from rekd.texts import load_tokenizer
 from rekd.trial import Trial
 
 SAMPLES_PER_CLASS = 4

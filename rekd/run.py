@@ -14,14 +14,16 @@ import torch
 
 from rekd.behaviour import faithfulness, masks_of, overlap
 from rekd.checkpoint import Checkpoints
+from rekd.data import Data
 from rekd.examples import write_rationales
 from rekd.ledger import Ledger, Outcome
 from rekd.models import RationaleModel
 from rekd.store import Store
 from rekd.streams import Streams
 from rekd.supplies import Supplies
-from rekd.tasks import Data, Task, load_tokenizer
+from rekd.tasks import Task
 from rekd.teacher import Teacher
+from rekd.texts import load_tokenizer
 from rekd.train import DeviceSamples, Trained, evaluate, one_thread, train
 from rekd.trial import Trial
 

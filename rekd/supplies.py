@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from safetensors.torch import load
 
+from rekd.data import Data, load_data
 from rekd.models import RationaleModel
 from rekd.store import Store
-from rekd.tasks import Data, Task, load_data
+from rekd.tasks import Task
 from rekd.teacher import Targets, compute_targets
 
 

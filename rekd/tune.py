@@ -16,6 +16,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from rekd.cluster import Cluster
+from rekd.data import Data
 from rekd.estimate import Estimator
 from rekd.ledger import Ledger, Outcome
 from rekd.plan import PlanFunction, Swept, fixed_plan, to_run
@@ -23,7 +24,7 @@ from rekd.progress import Progress
 from rekd.run import default_device, run_trial
 from rekd.store import Store
 from rekd.supplies import Supplies, TeacherWeights
-from rekd.tasks import Data, Task
+from rekd.tasks import Task
 from rekd.teacher import Targets
 from rekd.trial import Trial
 
@@ -63,7 +64,7 @@ def run_sweep(
         with tempfile.TemporaryDirectory() as scratch, progress:
             tuner = tune.Tuner(
                 tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),
-                tune_config=tune.TuneConfig(search_alg=conductor, num_samples=-1, reuse_actors=False),
+                tune_config=tune.TuneConfig(search_alg=conductor, num_samples=-1, reuse_actors=True),
                 run_config=tune.RunConfig(
                     name="sweep",
                     storage_path=scratch,  # nothing is restored from it: the ledger is what lasts

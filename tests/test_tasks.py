@@ -15,7 +15,9 @@ import pytest
 import stand_ins
 from sklearn.datasets import load_digits
 
-from rekd.tasks import Data, Task, load_data, load_task, load_tokenizer, task_names
+from rekd.data import Data, load_data
+from rekd.tasks import Task, load_task, task_names
+from rekd.texts import load_tokenizer
 
 MINIMAL = """
 kind = "image"

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from rekd.backbones import BACKBONES
+from rekd.data import Split
 from rekd.models import RationaleModel
 from rekd.streams import Streams
-from rekd.tasks import Split
 from rekd.teacher import Targets, Teacher, compute_targets
 from rekd.train import Trained, train
 from rekd.trial import FIDELITY, Trial

@@ -1,0 +1,34 @@
+"""Words that error messages share: the valid names, lists and values that stay short, another's error in one line."""
+
+import difflib
+from collections.abc import Collection, Sequence
+from typing import Any
+
+
+def check_one_of(what: str, value: Any, choices: Collection[str], where: str) -> None:
+    """Raises ValueError, naming the choices, where `value` is none of them."""
+    if value not in choices:
+        raise ValueError(f"{where}: {what} is one of {', '.join(choices)}, got {value!r}.")
+
+
+def valid_names(name: str, choices: Collection[str]) -> str:
+    """Sentences that name the choices, the one that was probably meant first."""
+    near = difflib.get_close_matches(name, choices, 1)
+    return (f"Did you mean {near[0]}? " if near else "") + f"Valid: {', '.join(choices)}."
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The names, or the first ten and how many there are beside."""
+    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:10])} and {len(names) - 10} more"
+
+
+def shown(value: Any) -> str:
+    """A value as Python writes it, 60 characters at most."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]} ..."
+
+
+def one_line(error: object) -> str:
+    """What an error says, in one line of 200 characters at most; its name where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]} ..."
