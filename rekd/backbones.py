@@ -4,8 +4,10 @@
 not, into contextual features. What a family does differently stands in one small class each.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+
+from rekd.hub import find, quiet
 
 Inputs = Mapping[str, Tensor]
 """A batch: `image`, 8 bits, "batch channel height width"; or `input_ids` and `valid`, "batch feature"."""
@@ -238,17 +241,18 @@ def load_backbone(
     the part that only a classifier uses. Raises ValueError where the source is not there, is of an unknown family, or
     lacks weights that the architecture needs.
     """
-    settings = read_config(source, config=config, revision=revision)
+    checkpoint = None if source is None else _find_checkpoint(source, revision)
+    settings = _made_config(config) if checkpoint is None else _stored_config(checkpoint)
     backbone = BACKBONES[settings.model_type]
     arguments = dict(backbone.optional_parts)
     if settings.model_type == "bert" and not pooler:
         arguments["add_pooling_layer"] = False
-    if source is None:
+    if checkpoint is None:
         encoder = AutoModel.from_config(settings, **arguments)
     else:
-        encoder = _pretrained(source, settings, revision, arguments)
+        encoder = _pretrained(checkpoint, settings, arguments)
     if issubclass(backbone, ViTBackbone):
-        return backbone(encoder, **_normalisation(source, settings, revision))
+        return backbone(encoder, **_normalisation(checkpoint, settings))
     return backbone(encoder)
 
 
@@ -256,21 +260,47 @@ def read_config(
     source: str | None = None, *, config: Mapping[str, Any] | None = None, revision: str | None = None
 ) -> PretrainedConfig:
     """The Hugging Face configuration behind a source or a dictionary. Raises ValueError as `load_backbone` does."""
-    if source is None:
-        if not config or "model_type" not in config:
-            raise ValueError(f"A backbone needs a source or a config with its model_type, got {config!r}.")
-        values = dict(config)
-        model_type = values.pop("model_type")
-        _known_family(model_type, "config")
-        return AutoConfig.for_model(model_type, **values)
-    try:
-        found = AutoConfig.from_pretrained(source, revision=revision)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"The model {source} was found neither as a local folder nor on the Hugging Face hub "
-            f"({_first_line(error)}). Without a network, give a folder written by save_pretrained as its source in a task file."
-        ) from error
-    _known_family(found.model_type, source)
+    return _made_config(config) if source is None else _stored_config(_find_checkpoint(source, revision))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Checkpoint:
+    """Where pretrained weights and their configuration are."""
+
+    source: str
+    """Name on the hub or local folder."""
+    revision: str | None
+    """Branch, tag or commit on the hub; None is its default branch."""
+    reading: Callable[[], AbstractContextManager[Any]]
+    """What the libraries read it in: quiet, and of the hub quick where there is no network."""
+
+
+def _find_checkpoint(source: str, revision: str | None) -> _Checkpoint:
+    if Path(source).is_absolute() or Path(source).is_dir():
+        return _Checkpoint(source=source, revision=revision, reading=quiet)
+    instead = "source = '/path/to/folder', written by save_pretrained, below the model's name in a task file"
+    found = find("model", source, revision=revision, instead=instead)
+    return _Checkpoint(source=source, revision=revision, reading=found.reading)
+
+
+def _made_config(config: Mapping[str, Any] | None) -> PretrainedConfig:
+    if not config or "model_type" not in config:
+        raise ValueError(f"A backbone needs a source or a config with its model_type, got {config!r}.")
+    values = dict(config)
+    model_type = values.pop("model_type")
+    _known_family(model_type, "config")
+    return AutoConfig.for_model(model_type, **values)
+
+
+def _stored_config(checkpoint: _Checkpoint) -> PretrainedConfig:
+    with checkpoint.reading():
+        try:
+            found = AutoConfig.from_pretrained(checkpoint.source, revision=checkpoint.revision)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"The configuration of the model {checkpoint.source} could not be read: {_first_line(error)}"
+            ) from error
+    _known_family(found.model_type, checkpoint.source)
     return found
 
 
@@ -282,19 +312,20 @@ def _known_family(model_type: str, where: str) -> None:
         )
 
 
-def _pretrained(source: str, settings: PretrainedConfig, revision: str | None, arguments: dict[str, Any]) -> PreTrainedModel:
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # a classifier's own head is left behind on purpose
-    transformers_logging.disable_progress_bar()
-    try:
-        encoder, report = AutoModel.from_pretrained(
-            source, config=settings, revision=revision, dtype=torch.float32, output_loading_info=True, **arguments
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"The weights of {source} could not be loaded: {_first_line(error)}") from error
-    finally:
-        transformers_logging.set_verbosity(level)
-        transformers_logging.enable_progress_bar()
+def _pretrained(checkpoint: _Checkpoint, settings: PretrainedConfig, arguments: dict[str, Any]) -> PreTrainedModel:
+    source = checkpoint.source
+    with checkpoint.reading():  # quiet: a classifier's own head is left behind on purpose
+        try:
+            encoder, report = AutoModel.from_pretrained(
+                source,
+                config=settings,
+                revision=checkpoint.revision,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **arguments,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ValueError(f"The weights of {source} could not be loaded: {_first_line(error)}") from error
     # A pooler may be absent from a checkpoint of a masked language model; anything else means another architecture.
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     mismatched = sorted(str(name) for name in report["mismatched_keys"])
@@ -306,17 +337,20 @@ def _pretrained(source: str, settings: PretrainedConfig, revision: str | None, a
     return encoder
 
 
-def _normalisation(source: str | None, settings: PretrainedConfig, revision: str | None) -> dict[str, list[float]]:
+def _normalisation(checkpoint: _Checkpoint | None, settings: PretrainedConfig) -> dict[str, list[float]]:
     """Mean and deviation that the checkpoint's own image processor uses; a half each where it has none."""
     plain = {name: [0.5] * settings.num_channels for name in ("image_mean", "image_std")}
-    if source is None:
+    if checkpoint is None:
         return plain
     from transformers.image_processing_base import ImageProcessingMixin
 
-    try:
-        processor, _ = ImageProcessingMixin.get_image_processor_dict(source, revision=revision)
-    except OSError:
-        return plain
+    with checkpoint.reading():
+        try:
+            processor, _ = ImageProcessingMixin.get_image_processor_dict(
+                checkpoint.source, revision=checkpoint.revision
+            )
+        except OSError:
+            return plain
     return {name: list(processor.get(name, plain[name])) for name in plain}
 
 
