@@ -105,7 +105,7 @@ def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file} is not valid TOML: {error}.") from error
     if "seeds" in table:
-        table["seeds"] = _as_seeds(table["seeds"], file)
+        table["seeds"] = _seeds_of(table["seeds"], file)
     _check_keys(table, file)
     _resolve_paths(table, file)
 
@@ -202,7 +202,7 @@ def _check_keys(table: dict[str, Any], file: Path) -> None:
         _check_defaults(model.get("defaults", {}), f"models.{name}.defaults", file)
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
+def seeds_in(text: str) -> tuple[int, ...]:
     """`2026-2035`, `2026,2027` or both: whole numbers, each once. Raises ValueError."""
     seeds: list[int] = []
     for part in text.split(","):
@@ -218,14 +218,14 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _as_seeds(value: Any, file: Path) -> tuple[int, ...]:
+def _seeds_of(value: Any, file: Path) -> tuple[int, ...]:
     """Of a text such as "2026-2035", or of a list of whole numbers."""
     if not isinstance(value, str):
         if not isinstance(value, list) or not all(type(seed) is int for seed in value):
             raise ValueError(f"{file}: seeds is a text such as '2026-2035' or a list of whole numbers, got {value!r}.")
         value = ",".join(map(str, value))
     try:
-        return parse_seeds(value)
+        return seeds_in(value)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 

@@ -9,31 +9,21 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from rekd.task_file import seeds_in
 from rekd.tasks import Task, load_task
 
 RESULTS = "results"
 """The store where none is named: a folder beside the project's others."""
-
-PAPER_SEEDS = tuple(range(2026, 2036))
-"""Section 3.3."""
 
 
 def parse_seeds(text: str | tuple[int, ...]) -> tuple[int, ...]:
     """`2026-2035`, `2026,2027` or both: whole numbers, each once."""
     if isinstance(text, tuple):
         return text
-    seeds: list[int] = []
     try:
-        for part in text.split(","):
-            first, _, last = part.strip().partition("-")
-            seeds += range(int(first), int(last or first) + 1)
+        return seeds_in(text)
     except ValueError as error:
-        raise typer.BadParameter(f"seeds are whole numbers such as 2026-2035 or 2026,2027, got {text!r}.") from error
-    if not seeds:
-        raise typer.BadParameter(f"{text!r} names no seed. A range runs upwards, such as 2026-2035.")
-    if len(set(seeds)) < len(seeds):
-        raise typer.BadParameter(f"{text!r} names a seed twice. A seed runs once.")
-    return tuple(seeds)
+        raise typer.BadParameter(str(error)) from error
 
 
 def parse_grid(text: str | tuple[float, ...]) -> tuple[float, ...]:
@@ -101,7 +91,7 @@ class Options:
         return tasks
 
     def seeds_of(self, task: Task) -> tuple[int, ...]:
-        return self.seeds or getattr(task, "seeds", PAPER_SEEDS)
+        return self.seeds or task.seeds
 
     def students_of(self, task: Task) -> tuple[str, ...]:
         """The task's students, or those of them that were named."""
