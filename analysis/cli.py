@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -242,8 +243,10 @@ def _show(title: str, text: pd.DataFrame) -> None:
             print("\t".join(re.sub(r"\s+", " ", str(cell)) for cell in row))
         print()
         return
-    for number, names in enumerate(_parts_that_fit(text, console.width)):
-        shown = RichTable(title=Text(title) if title and not number else None, title_justify="left")
+    if title:
+        console.print(title, style="bold")
+    for names in _parts_that_fit(text, console.width):
+        shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
         for name in names:
             shown.add_column(Text(name))
         for row in text[names].to_numpy().tolist():
@@ -253,10 +256,10 @@ def _show(title: str, text: pd.DataFrame) -> None:
 
 def _parts_that_fit(text: pd.DataFrame, width: int) -> list[list[str]]:
     """Columns for each part of a table; the leading ones that say what a row is about are in every part."""
-    widths = {name: 3 + max([len(name), *text[name].str.len()]) for name in text}
-    leading = [name for name in ("task", "objective", "model") if name in text]
+    widths = {str(name): 3 + max([len(str(name)), *text[name].str.len()]) for name in text}
+    leading = [name for name in ("task", "objective", "model") if name in widths]
     parts = [list(leading)]
-    for name in [name for name in text if name not in leading]:
+    for name in [name for name in widths if name not in leading]:
         if len(parts[-1]) > len(leading) and 1 + sum(widths[kept] for kept in [*parts[-1], name]) > width:
             parts.append(list(leading))
         parts[-1].append(name)

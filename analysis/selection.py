@@ -234,6 +234,7 @@ def _choices(settings: pd.DataFrame, chosen: str, within: str) -> pd.DataFrame:
     ]
     columns = [*keys, *_choice(settings.iloc[:0], chosen, within)]
     frame = pd.DataFrame({name: [row[name] for row in rows] for name in columns}, columns=columns)
+    frame = frame.astype({name: settings[name].dtype for name in keys})  # without rows, too
     if chosen == "seed":
         return frame.astype({"seed": "Int64", "nearest_seed": "Int64"})
     return frame.astype({name: float for name in (chosen, f"nearest_{chosen}") if name in columns})
