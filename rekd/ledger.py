@@ -1,5 +1,6 @@
 """The ledger: what has been run and what came out, one row a trial and one row an epoch, in Parquet."""
 
+import base64
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -156,7 +157,11 @@ class Ledger:
         # Columns that a file lacks, because an earlier version wrote it, come back as nulls.
         options = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
         format = pads.ParquetFileFormat(default_fragment_scan_options=options)
-        return pads.dataset(paths, schema=schema, format=format, filesystem=self.store.file_system).to_table()
+        dataset = pads.dataset(paths, schema=schema, format=format, filesystem=self.store.file_system)
+        table = dataset.to_table()
+        for fragment in dataset.get_fragments():  # the scan has read their footers: no file is opened again
+            _check_names(fragment.metadata)
+        return table
 
     def _read_or_set_aside(self, path: str, schema: pa.Schema) -> pa.Table | None:
         try:
@@ -167,6 +172,23 @@ class Ledger:
             moved = self.store.set_aside(path)
             logger.warning("%s could not be read (%s). It is now %s; its trial will run again.", path, error, moved)
             return None
+
+
+def _check_names(footer: pq.FileMetaData) -> None:
+    """Raises ArrowInvalid where a column's name is damaged.
+
+    Pages have checksums, the footer has none: the column would pass for one that an earlier version did not write.
+    Arrow keeps a second copy of the names there.
+    """
+    encoded = (footer.metadata or {}).get(b"ARROW:schema")
+    if encoded is None:  # written by another program
+        return
+    try:
+        names = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(encoded))).names
+    except ValueError as error:
+        raise pa.ArrowInvalid(f"its schema is damaged: {error}") from error
+    if names != footer.schema.names:
+        raise pa.ArrowInvalid("a column's name is damaged")
 
 
 def _parquet(records: list[dict[str, Any]], schema: pa.Schema) -> bytes:

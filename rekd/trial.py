@@ -245,4 +245,4 @@ def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 
 def _require(holds: bool, name: str, value: Any, expected: str, hint: str = "") -> None:
     if not holds:
-        raise ValueError(f"{name} is {expected}, got {value!r}.{hint}")
+        raise ValueError(f"{name} is {expected}, got {str(value).removesuffix('.0')}.{hint}")
