@@ -74,6 +74,7 @@ OVERRIDES = tuple(field.name for field in fields(Trial) if field.name not in _ID
 
 _DEFAULTS = tuple(name for name in OVERRIDES if name not in FIDELITY["paper"] and name != "teacher_digest")
 
+_MAX_SEEDS = 10_000
 _SEEDS = re.compile(r"(\d{1,10})(?:\s*-\s*(\d{1,10}))?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -212,6 +213,8 @@ def seeds_in(text: str) -> tuple[int, ...]:
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first:
             raise ValueError(f"seeds from {first} to {last} are none. A range runs upwards, such as 2026-2035.")
+        if last - first >= _MAX_SEEDS:
+            raise ValueError(f"seeds from {first} to {last} are more than {_MAX_SEEDS:,}. Is it a digit too many?")
         seeds += range(first, last + 1)
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds {text!r} name one twice. A seed runs once.")

@@ -15,6 +15,22 @@ def store(tmp_path):
 
 
 @pytest.fixture(scope="session")
+def image_task(tmp_path_factory):
+    """A task file as `cifar10`, with stand-ins for its data and models beside it. Copy the folder to change it."""
+    import stand_ins
+
+    return stand_ins.save_image_task(tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture(scope="session")
+def text_task(tmp_path_factory):
+    """A task file as `imdb`, with stand-ins for its data and models beside it. Copy the folder to change it."""
+    import stand_ins
+
+    return stand_ins.save_text_task(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="session")
 def image_teacher():
     """A trained RE model of toy images, what it says of them, and its digest."""
     import tiny

@@ -1,0 +1,148 @@
+"""The hub: read once, quiet, and quick where it cannot be reached. A hub of this machine stands in for it."""
+
+import json
+import time
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+import stand_ins
+
+from rekd.backbones import load_backbone
+from rekd.data import load_data
+from rekd.hub import quiet
+from rekd.tasks import load_task
+
+
+@pytest.fixture
+def loopback_hub(tmp_path, monkeypatch):
+    """A hub on this machine with one dataset, `uoft-cs/cifar10`, once `cifar10`; set `status` to make it fail."""
+    import datasets
+    from huggingface_hub import constants
+
+    split = datasets.load_from_disk(str(stand_ins.save_cifar(tmp_path / "saved")))
+    files = {}
+    for name in ("train", "test"):
+        split[name].to_parquet(tmp_path / f"{name}.parquet")
+        files[f"plain_text/{name}-00000-of-00001.parquet"] = (tmp_path / f"{name}.parquet").read_bytes()
+
+    class Hub(BaseHTTPRequestHandler):
+        status = 200
+        paths: list[str] = []
+
+        def answer(self):
+            path = self.path.split("?")[0]
+            Hub.paths.append(path)
+            content, headers = b"", {"X-Repo-Commit": "a" * 40}
+            name = path.partition("/resolve/" + "a" * 40 + "/")[2]
+            status = Hub.status
+            if status == 200 and path.startswith("/api/datasets/uoft-cs/cifar10/tree/"):
+                folder = path.partition("a" * 40)[2].strip("/").replace("%2F", "/")
+                entries = [{"type": "file", "path": p, "size": len(c), "oid": "b" * 40} for p, c in files.items()]
+                if not folder:
+                    entries.append({"type": "directory", "path": "plain_text", "oid": "c" * 40})
+                content = json.dumps(entries).encode()
+            elif status == 200 and path.startswith(("/api/datasets/cifar10", "/api/datasets/uoft-cs/cifar10")):
+                siblings = [{"rfilename": file} for file in files]
+                content = json.dumps({"id": "uoft-cs/cifar10", "sha": "a" * 40, "siblings": siblings}).encode()
+            elif status == 200 and name in files:
+                content = files[name]
+                headers["ETag"] = f'"{len(content)}"'
+            elif status == 200:
+                status = 404
+                headers["X-Error-Code"] = "EntryNotFound" if "cifar10" in path else "RepoNotFound"
+            self.send_response(status)
+            for key, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        do_GET = do_HEAD = do_POST = answer  # noqa: N815
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", address)
+    monkeypatch.setattr(datasets.config, "HUB_DATASETS_URL", address + "/datasets/{repo_id}/resolve/{revision}/{path}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
+    yield Hub
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_dataset_of_the_hub_is_downloaded_once_and_read_without_it(loopback_hub, image_task, capfd):
+    task = load_task("cifar10")
+    data = load_data(task)
+    assert data.fingerprint == load_data(load_task(image_task)).fingerprint
+    assert data.fingerprint == load_data(replace(task, dataset="cifar10")).fingerprint
+    loopback_hub.status = 503
+    assert data.fingerprint == load_data(task).fingerprint
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_the_hub_one_quick_line_says_what_to_do(loopback_hub, text_task, capfd):
+    loopback_hub.status = 503
+    start = time.monotonic()
+    with pytest.raises(
+        ValueError,
+        match=r"Looked for the dataset 'uoft-cs/cifar100' on .*cannot be reached.*extends = 'cifar100' and dataset =",
+    ):
+        load_data(load_task("cifar100"))
+    with pytest.raises(ValueError, match=r"Looked for the model 'nobody/bert' .*cannot be reached.*and tokenizer ="):
+        load_data(replace(load_task(text_task), tokenizer="nobody/bert"))
+    assert time.monotonic() - start < 5
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_name_that_the_hub_does_not_know(loopback_hub):
+    with pytest.raises(ValueError, match=r"Looked for the dataset 'nobody/nothing' on .*: it is not there"):
+        load_data(replace(load_task("cifar10"), dataset="nobody/nothing"))
+
+
+def test_without_the_hub_a_backbone_is_refused_as_quickly(loopback_hub, capfd):
+    loopback_hub.status = 503
+    start = time.monotonic()
+    with pytest.raises(
+        ValueError, match=r"Looked for the model 'nobody/vit' .*cannot be reached.*write source ="
+    ) as one:
+        load_backbone("nobody/vit")
+    assert "\n" not in str(one.value)
+    assert time.monotonic() - start < 5
+    assert len(loopback_hub.paths) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_quiet_leaves_bars_and_log_levels_as_they_were():
+    import datasets
+    import huggingface_hub.utils as hub_utils
+    from transformers.utils import logging
+
+    def state():
+        return (
+            datasets.are_progress_bars_disabled(),
+            hub_utils.are_progress_bars_disabled(),
+            logging.is_progress_bar_enabled(),
+            logging.get_verbosity(),
+        )
+
+    before = state()
+    hub_utils.disable_progress_bars()
+    try:
+        muted = state()
+        with quiet():
+            assert state()[:3] == (True, True, False)
+        assert state() == muted
+    finally:
+        hub_utils.enable_progress_bars()
+    with quiet():
+        pass
+    assert state() == before
