@@ -1,0 +1,215 @@
+"""The report, clicked in a real browser where there is one."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import made_up
+import numpy as np
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+
+from analysis import load_trials
+from analysis.rationales import Piece, students_of, text_pieces
+from analysis.report import report
+from analysis.stages import split_stages
+from rekd.store import Store
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+in_browser = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None,
+    reason="no Chromium: apt-get install chromium chromium-driver runs the browser's tests too",
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    place = Store(tmp_path_factory.mktemp("store"))
+    made_up.fill_everything(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def page(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(report(store, rng=np.random.default_rng(0)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM or ""
+    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"):
+        options.add_argument(f"--{flag}")
+    for flag in ("disable-background-networking", "disable-component-update", "disable-sync"):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def open_at(browser: webdriver.Chrome, page: Path, width: int) -> None:
+    # A window cannot be made as narrow as a phone; its viewport can.
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get(page.as_uri())
+
+
+def column(table, index: int) -> list[str]:
+    return [
+        row.find_elements(By.TAG_NAME, "td")[index].text for row in table.find_elements(By.CSS_SELECTOR, "tbody tr")
+    ]
+
+
+def captioned(browser: webdriver.Chrome, words: str):
+    return next(t for t in browser.find_elements(By.TAG_NAME, "table") if words in t.text.split("\n")[0])
+
+
+@in_browser
+def test_a_click_sorts_a_table_by_its_numbers(browser: webdriver.Chrome, page: Path) -> None:
+    open_at(browser, page, 1280)
+    table = captioned(browser, "Tuning lambda_select (the paper's Table 4)")
+    headers = [header.text for header in table.find_elements(By.TAG_NAME, "th")]
+    index = next(index for index, header in enumerate(headers) if header.startswith("dev loss"))
+    header = table.find_elements(By.TAG_NAME, "th")[index]
+    before = [float(cell.split()[0]) for cell in column(table, index)]
+    header.find_element(By.TAG_NAME, "button").click()
+    assert [float(cell.split()[0]) for cell in column(table, index)] == sorted(before) != before
+    assert header.get_attribute("aria-sort") == "ascending"
+    header.find_element(By.TAG_NAME, "button").click()
+    assert [float(cell.split()[0]) for cell in column(table, index)] == sorted(before, reverse=True)
+    assert header.get_attribute("aria-sort") == "descending"
+    # Rows move whole: the chosen ones are still those of the chosen lambda.
+    chosen = table.find_elements(By.CSS_SELECTOR, "tr.chosen")
+    assert [row.find_elements(By.TAG_NAME, "td")[2].text for row in chosen] == ["0.01"] * 3
+
+
+@in_browser
+def test_pointing_at_a_plot_shows_its_values(browser: webdriver.Chrome, page: Path) -> None:
+    open_at(browser, page, 1280)
+    tip = browser.find_element(By.ID, "tip")
+    assert not tip.is_displayed()
+    group = browser.find_element(By.ID, "ratio-cifar10--ratio-cifar10-2")
+    mark = group.find_elements(By.TAG_NAME, "use")[1]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", mark)
+    ActionChains(browser).move_to_element(mark).perform()
+    assert tip.is_displayed()
+    assert re.fullmatch(r"vit-tiny, p_target 15%: 15\.0 %, accuracy 0\.\d{3}, 3 runs", tip.text)
+    ActionChains(browser).move_to_element(browser.find_element(By.TAG_NAME, "h1")).perform()
+    assert not tip.is_displayed()
+
+
+@in_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_overflows_the_page(browser: webdriver.Chrome, page: Path, width: int) -> None:
+    open_at(browser, page, width)
+    root = "document.documentElement"
+    needed, given = browser.execute_script(f"return [{root}.scrollWidth, {root}.clientWidth]")
+    assert needed <= given <= width
+    # Whatever is wider than its place scrolls inside it.
+    sticking_out = browser.execute_script(
+        """
+        const inside = (element) => element.closest(".scroll, .plot, .review");
+        return [...document.querySelectorAll("body *")].filter((element) =>
+          !inside(element) && element.getBoundingClientRect().right > innerWidth + 1).map((element) => element.outerHTML);
+        """
+    )
+    assert sticking_out == []
+
+
+@in_browser
+def test_data_is_shown_and_not_run(browser: webdriver.Chrome, page: Path) -> None:
+    open_at(browser, page, 1280)
+    assert browser.title == "Rationale extraction and its distillation"
+    text = browser.find_element(By.TAG_NAME, "body").text
+    assert "<script>document.title = 'hacked'</script>" in text
+    assert "<b>out of memory</b>" in text
+    assert "says <i>positive</i>" in text
+    assert len(browser.find_elements(By.TAG_NAME, "script")) == 1
+    assert "truly wonderful" in [mark.text for mark in browser.find_elements(By.TAG_NAME, "mark")]
+    # A script that a sample smuggles in all the same would not run either.
+    browser.execute_script(
+        "const s = document.createElement('script'); s.textContent = 'document.title = \"ran\"'; document.body.append(s)"
+    )
+    assert browser.title == "Rationale extraction and its distillation"
+
+
+@in_browser
+def test_the_page_asks_for_nothing_and_complains_of_nothing(browser: webdriver.Chrome, page: Path) -> None:
+    open_at(browser, page, 1280)
+    browser.get_log("browser")
+    open_at(browser, page, 390)
+    assert browser.get_log("browser") == []
+    requests = browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert [name for name in requests if not name.startswith("data:")] == []
+    broken = browser.execute_script("return [...document.images].filter((image) => !image.naturalWidth).length")
+    assert broken == 0
+
+
+def test_the_report_is_whole_and_the_same_twice(store: Store) -> None:
+    now = datetime(2026, 5, 1, tzinfo=UTC)
+    first, second = (report(store, rng=np.random.default_rng(0), now=now) for _ in range(2))
+    assert first == second
+    assert len(first) < 2_000_000
+    for word in ("What was asked", "What was chosen", "Rationales", "commit 0123abc", "generator selects nothing"):
+        assert word in first
+    ids = re.findall(r'\bid="([^"]+)"', first)
+    assert len(ids) == len(set(ids))
+
+
+def test_an_empty_store_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no finished trial"):
+        report(str(tmp_path), rng=np.random.default_rng(0))
+
+
+def test_samples_are_chosen_by_the_students_right_and_wrong(store: Store) -> None:
+    students = students_of(store, split_stages(load_trials(store)))
+    assert [(student.task, student.model) for student in students] == [
+        (task, model) for task in ("<script>reviews</script>", "cifar10") for model in ("vit-small", "vit-tiny")
+    ]
+    for student in students:
+        assert [(example.sample, example.right) for example in student.examples] == [
+            (1, True),
+            (2, True),
+            (3, True),
+            (0, False),
+            (5, False),
+        ]
+        whose = [view.who.split(",")[0] for view in student.examples[0].views]
+        assert whose == ["teacher: RE vit-base", f"RE {student.model}", f"REKD {student.model}"]
+    review = students[0].examples[0].views[0]
+    assert review.num_special == 3
+    assert "".join(piece.text for piece in review.pieces) == made_up.REVIEW
+
+
+def test_damaged_or_missing_rationales_leave_the_rest(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    trials = made_up.paper_trials()
+    made_up.fill(store, trials)
+    assert students_of(store, split_stages(load_trials(store))) == []
+    made_up.write_images(store, trials[0].task_digest, [made.digest for made in trials if made.objective == "rekd"])
+    alone = students_of(store, split_stages(load_trials(store)))
+    assert [len(student.examples[0].views) for student in alone] == [1, 1]
+    store.write(store.samples_file(trials[0].task_digest), b"not a Parquet file")
+    assert students_of(store, split_stages(load_trials(store))) == []
+
+
+def test_text_is_cut_where_selection_begins_and_ends() -> None:
+    text = "a fine  film"
+    spans = [(0, 0), (0, 1), (2, 6), (8, 12), (0, 0)]
+    assert text_pieces(text, spans, np.array([1, 0, 1, 1, 1])) == (Piece("a ", False), Piece("fine  film", True))
+    assert text_pieces(text, spans, np.array([0, 1, 0, 1, 0])) == (
+        Piece("a", True),
+        Piece(" fine  ", False),
+        Piece("film", True),
+    )
+    assert text_pieces(text, spans, np.zeros(5)) == (Piece(text, False),)
+    assert text_pieces("", [(0, 0)], np.ones(1)) == ()
