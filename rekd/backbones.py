@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
@@ -233,7 +234,11 @@ BACKBONES: dict[str, type[Backbone]] = {
 
 
 def load_backbone(
-    source: str | None = None, *, config: Mapping[str, Any] | None = None, revision: str | None = None, pooler: bool = True
+    source: str | None = None,
+    *,
+    config: Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    pooler: bool = True,
 ) -> Backbone:
     """A backbone with the weights of `source` (hub name or local folder), or freshly initialised from `config`.
 
@@ -276,7 +281,9 @@ class _Checkpoint:
 
 
 def _find_checkpoint(source: str, revision: str | None) -> _Checkpoint:
-    if Path(source).is_absolute() or Path(source).is_dir():
+    if Path(source).is_absolute() and not Path(source).is_dir():
+        raise ValueError(f"The folder {source} of a model is not there. Give one that was written by save_pretrained.")
+    if Path(source).is_dir():
         return _Checkpoint(source=source, revision=revision, reading=quiet)
     instead = "source = '/path/to/folder', written by save_pretrained, below the model's name in a task file"
     found = find("model", source, revision=revision, instead=instead)
@@ -324,7 +331,7 @@ def _pretrained(checkpoint: _Checkpoint, settings: PretrainedConfig, arguments: 
                 output_loading_info=True,
                 **arguments,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ValueError(f"The weights of {source} could not be loaded: {_first_line(error)}") from error
     # A pooler may be absent from a checkpoint of a masked language model; anything else means another architecture.
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
@@ -356,4 +363,3 @@ def _normalisation(checkpoint: _Checkpoint | None, settings: PretrainedConfig) -
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-

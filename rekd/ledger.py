@@ -184,11 +184,11 @@ def _check_names(footer: pq.FileMetaData) -> None:
     if encoded is None:  # written by another program
         return
     try:
-        names = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(encoded))).names
-    except ValueError as error:
+        names, copies = footer.schema.names, pa.ipc.read_schema(pa.py_buffer(base64.b64decode(encoded))).names
+    except ValueError as error:  # not UTF-8, not Base64, not a schema
         raise pa.ArrowInvalid(f"its schema is damaged: {error}") from error
-    if names != footer.schema.names:
-        raise pa.ArrowInvalid("a column's name is damaged")
+    if names != copies:
+        raise pa.ArrowInvalid("the name of a column is damaged")
 
 
 def _parquet(records: list[dict[str, Any]], schema: pa.Schema) -> bytes:

@@ -223,7 +223,7 @@ def test_a_flipped_bit_never_passes_for_another_result(ledger, caplog):
     path = Path(ledger.store.trial_file(TRIAL.digest))
     content, row = path.read_bytes(), ledger.trials().to_pylist()
     outcomes = []
-    for place in range(3, len(content), 61):
+    for place in range(3, len(content), 97):
         path.write_bytes(flipped(content, place))
         outcomes.append(ledger.trials().to_pylist())
         path.write_bytes(content)

@@ -1,0 +1,298 @@
+"""Backbones: our two halves are the library's own forward, and a mask between them hides what it hides exactly."""
+
+import re
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from transformers import AutoModel, GPT2Config, GPT2Model
+
+from rekd.backbones import BACKBONES, Backbone, load_backbone, read_config
+from rekd.models import RationaleModel
+
+
+def backbone_of(family: str, **config) -> Backbone:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return load_backbone(config={**tiny.CONFIGS[family], "initializer_range": 0.3, **config}).eval()
+
+
+def library_forward(backbone: Backbone, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """All hidden states of the encoder, as the library itself computes them from an input."""
+    if backbone.kind == "image":
+        pixels = (inputs["image"] / 255 - 0.5) / 0.5
+        return backbone.encoder(pixel_values=pixels).last_hidden_state
+    return backbone.encoder(input_ids=inputs["input_ids"], attention_mask=inputs["valid"]).last_hidden_state
+
+
+# --- The two halves -------------------------------------------------------------------------------------------------
+
+
+def test_every_family_is_tested_here():
+    assert set(tiny.FAMILIES) == set(BACKBONES) == {"vit", "deit", "bert", "roberta", "distilbert", "electra"}
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@torch.no_grad()
+def test_embed_and_contextualise_are_the_librarys_own_forward(family):
+    backbone, inputs = backbone_of(family), tiny.tensors(family)
+    contextual = backbone.contextualise(backbone.embed(inputs), inputs)
+    expected = library_forward(backbone, inputs)
+
+    num_prefix = {"vit": 1, "deit": 2}.get(family, 0)
+    real = inputs["valid"].bool() if backbone.kind == "text" else torch.ones(expected.shape[:2]).bool()[:, num_prefix:]
+    torch.testing.assert_close(contextual.features[real], expected[:, num_prefix:][real])
+    if family == "bert":
+        pooled = torch.tanh(backbone.encoder.pooler.dense(expected[:, 0]))
+        torch.testing.assert_close(contextual.summary, pooled)
+    else:
+        torch.testing.assert_close(contextual.summary, expected[:, 0])
+
+    other = backbone.contextualise(backbone.embed(tiny.tensors(family, seed=1)), inputs)
+    assert not torch.allclose(other.summary, contextual.summary, atol=1e-2)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_features_are_what_is_selected_among(family):
+    backbone, inputs = backbone_of(family), tiny.tensors(family)
+    expected = 16 if backbone.kind == "image" else 8
+    assert backbone.num_features(inputs) == expected
+    assert backbone.embed(inputs).shape[:2] == (4, expected)
+    assert backbone.contextualise(backbone.embed(inputs), inputs).features.shape == (4, expected, 16)
+
+
+def test_electras_embeddings_are_masked_before_they_are_widened():
+    backbone, inputs = backbone_of("electra"), tiny.tensors("electra")
+    assert backbone.embed(inputs).shape[-1] == 8 != backbone.hidden_size
+
+
+def test_a_bert_of_a_generator_has_no_pooler():
+    config = tiny.CONFIGS["bert"]
+    assert load_backbone(config=config, pooler=False).encoder.pooler is None
+    assert load_backbone(config=config, pooler=True).encoder.pooler is not None
+
+
+# --- Faithfulness ---------------------------------------------------------------------------------------------------
+
+
+def changed(family: str, inputs: dict[str, torch.Tensor], feature: int) -> dict[str, torch.Tensor]:
+    """The inputs with other content in one feature of every sample."""
+    if "image" in inputs:
+        image = inputs["image"].clone()
+        image.view(len(image), -1)[:, feature] = 255 - image.view(len(image), -1)[:, feature]
+        return {"image": image}
+    ids = inputs["input_ids"].clone()
+    ids[:, feature] = torch.where(ids[:, feature] == 5, 6, 5)
+    return {**inputs, "input_ids": ids}
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@torch.no_grad()
+def test_with_the_mask_held_only_selected_features_reach_the_prediction(family):
+    model, inputs = tiny.build(family), tiny.tensors(family)
+    num_features = model.num_features(inputs)
+    mask = (torch.rand(4, num_features, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    mask[:, 0], mask[:, 1] = 1, 0
+    logits = model.predictor(inputs, mask)
+
+    for feature in range(num_features):
+        after = model.predictor(changed(family, inputs, feature), mask)
+        unselected = mask[:, feature] == 0
+        assert torch.equal(after[unselected], logits[unselected])  # to the last bit
+        real = ~unselected
+        if "valid" in inputs:
+            real &= inputs["valid"][:, feature].bool()
+        assert (after[real] != logits[real]).any(dim=-1).all()
+
+    everything_unselected = inputs
+    for feature in range(num_features):
+        if (mask[:, feature] == 0).all():
+            everything_unselected = changed(family, everything_unselected, feature)
+    assert torch.equal(model.predictor(everything_unselected, mask), logits)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@torch.no_grad()
+def test_with_nothing_selected_all_inputs_of_a_length_are_one(family):
+    model = tiny.build(family)
+    first, second = (tiny.tensors(family, seed=seed) for seed in (0, 1))
+    nothing = torch.zeros(4, model.num_features(first))
+    assert torch.equal(model.predictor(first, nothing), model.predictor(second, nothing))
+    assert not torch.allclose(model.predictor(first), model.predictor(second), atol=1e-3)
+    assert torch.equal(model.predictor(first), model.predictor(first, 1 - nothing))  # no mask keeps everything
+
+
+@pytest.mark.parametrize("family", tiny.TEXT_FAMILIES)
+@torch.no_grad()
+def test_padding_reaches_neither_prediction_nor_selection(family):
+    """The attention mask stays: what stands in a padded position changes nothing, selected or not."""
+    model, inputs = tiny.build(family), tiny.tensors(family)
+    padded = inputs["valid"] == 0
+    assert padded.any()
+    other = {**inputs, "input_ids": torch.where(padded, 9, inputs["input_ids"])}
+    everything = torch.ones(4, 8)
+    torch.testing.assert_close(model.predictor(other, everything), model.predictor(inputs, everything))
+    torch.testing.assert_close(model.generator(other)[~padded], model.generator(inputs)[~padded])
+
+    seen = {**inputs, "valid": torch.ones_like(inputs["valid"])}
+    shorter = padded.any(dim=1)
+    assert not torch.allclose(model.predictor(seen, everything)[shorter], model.predictor(inputs, everything)[shorter])
+
+
+@pytest.mark.parametrize("family", tiny.TEXT_FAMILIES)
+@torch.no_grad()
+def test_a_text_says_the_same_with_more_padding(family):
+    model, inputs = tiny.build(family), tiny.tensors(family)
+    padding = 1 if family == "roberta" else 0
+    longer = {
+        "input_ids": torch.nn.functional.pad(inputs["input_ids"], (0, 3), value=padding),
+        "valid": torch.nn.functional.pad(inputs["valid"], (0, 3)),
+    }
+    torch.testing.assert_close(model.predictor(longer), model.predictor(inputs))
+
+
+def test_the_gradient_of_an_unselected_feature_is_that_of_its_mask_alone():
+    """It has none of its own, yet the mask's gradient tells the generator what selecting it would do."""
+    model, inputs = tiny.build("vit"), tiny.tensors("vit")
+    mask = torch.zeros(4, 16)
+    mask[:, :4] = 1
+    mask.requires_grad_()
+    embeddings = model.predictor.backbone.embed(inputs).detach().requires_grad_()
+    backbone = model.predictor.backbone
+    backbone.contextualise(embeddings * mask.unsqueeze(-1), inputs).summary.square().sum().backward()
+    assert embeddings.grad[:, 4:].abs().max() == 0
+    assert embeddings.grad[:, :4].abs().max() > 0
+    assert mask.grad[:, 4:].abs().min() > 0
+
+
+# --- Images ---------------------------------------------------------------------------------------------------------
+
+
+def test_images_are_normalised_and_scaled_on_the_device_from_8_bits():
+    backbone = backbone_of("vit")
+    image = torch.tensor([0, 51, 255], dtype=torch.uint8).repeat(16)[:16].view(1, 1, 4, 4)
+    assert backbone.pixel_values(image).unique().tolist() == pytest.approx([-1, -0.6, 1])
+    small = image[:, :, :2, :2]
+    scaled = backbone.pixel_values(small)
+    assert scaled.shape == (1, 1, 4, 4)
+    expected = torch.nn.functional.interpolate((small / 255 - 0.5) / 0.5, size=(4, 4), mode="bilinear")
+    torch.testing.assert_close(scaled, expected)
+
+
+def test_a_checkpoints_own_mean_and_deviation_are_used(tmp_path):
+    import json
+
+    import stand_ins
+
+    folder = stand_ins.save_vit(tmp_path)
+    black = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    assert load_backbone(str(folder)).pixel_values(black).unique().tolist() == [-1]
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "image_mean": [0.2] * 3, "image_std": [0.1] * 3}))
+    assert load_backbone(str(folder)).pixel_values(black).unique().tolist() == pytest.approx([-2])
+    file.unlink()
+    assert load_backbone(str(folder)).pixel_values(black).unique().tolist() == [-1]
+
+
+# --- Loading --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_backbone_has_the_weights_of_its_folder(family, tmp_path):
+    original = backbone_of(family)
+    original.encoder.save_pretrained(tmp_path)
+    loaded = load_backbone(str(tmp_path)).eval()
+    inputs = tiny.tensors(family)
+    pairs = [backbone.contextualise(backbone.embed(inputs), inputs).features for backbone in (original, loaded)]
+    assert torch.equal(*pairs)
+    drawn = load_backbone(config=tiny.CONFIGS[family]).eval()
+    assert not torch.allclose(drawn.contextualise(drawn.embed(inputs), inputs).features, pairs[0])
+
+
+def test_an_unknown_family_lists_those_that_have_an_adapter(tmp_path):
+    GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=8, n_positions=8)).save_pretrained(tmp_path)
+    listed = re.escape("Families: bert, deit, distilbert, electra, roberta, vit.")
+    with pytest.raises(ValueError, match=f"is of the family 'gpt2', which has no adapter here. {listed}"):
+        load_backbone(str(tmp_path))
+    with pytest.raises(ValueError, match=f"is of the family 'llama'.*{listed}"):
+        read_config(config={"model_type": "llama"})
+    with pytest.raises(ValueError, match="needs a source or a config with its model_type"):
+        load_backbone(config={"hidden_size": 16})
+
+
+def test_a_source_that_is_not_there_says_what_to_give_instead(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere of a model is not there. Give one that was written by save_pretrained"):
+        load_backbone(str(tmp_path / "nowhere"))
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    encoder = backbone_of("vit").encoder
+    encoder.save_pretrained(tmp_path)
+    encoder.config.num_hidden_layers = 3
+    encoder.config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"do not fit its own config: \d+ missing"):
+        load_backbone(str(tmp_path))
+    encoder.config.num_hidden_layers, encoder.config.intermediate_size = 2, 48
+    encoder.config.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"could not be loaded|do not fit its own config: 0 missing, \d+ of another shape"
+    ):
+        load_backbone(str(tmp_path))
+
+
+def test_a_missing_pooler_is_no_reason_to_refuse(tmp_path):
+    AutoModel.from_config(read_config(config=tiny.CONFIGS["bert"]), add_pooling_layer=False).save_pretrained(tmp_path)
+    assert load_backbone(str(tmp_path)).encoder.pooler is not None
+
+
+def test_damaged_weights_are_refused_with_a_reason(tmp_path):
+    backbone_of("vit").encoder.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="could not be loaded"):
+        load_backbone(str(tmp_path))
+
+
+# --- What a backbone cannot read ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "arrays", "message"),
+    [
+        ("vit", {"input_ids": np.zeros((1, 4), int)}, "reads images, got input_ids. Choose an encoder of texts"),
+        (
+            "vit",
+            {"image": np.zeros((1, 3, 4, 4), np.uint8)},
+            "reads 1 channels, the task's images have 3. Set image_mode",
+        ),
+        ("bert", {"image": np.zeros((1, 1, 4, 4), np.uint8)}, "reads texts, got image. Choose an encoder of images"),
+        (
+            "bert",
+            {"input_ids": np.zeros((1, 13), int)},
+            "positions for 12 tokens, the task's texts have 13. Lower max_length",
+        ),
+        ("roberta", {"input_ids": np.zeros((1, 13), int)}, "positions for 12 tokens"),
+        ("bert", {"input_ids": np.full((1, 4), 40)}, "knows 40 tokens, the tokenizer gave number 40"),
+    ],
+)
+def test_samples_that_an_encoder_cannot_read_are_refused(family, arrays, message):
+    with pytest.raises(ValueError, match=message):
+        backbone_of(family).check(arrays)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_samples_that_an_encoder_can_read_pass(family):
+    backbone = backbone_of(family)
+    backbone.check({name: value.numpy() for name, value in tiny.tensors(family).items()})
+    if backbone.kind == "text":  # the longest that it has positions for
+        ids = torch.full((1, tiny.MAX_LENGTH), tiny.VOCABULARY - 1)
+        inputs = {"input_ids": ids, "valid": torch.ones_like(ids)}
+        backbone.check({"input_ids": ids.numpy()})
+        assert backbone.contextualise(backbone.embed(inputs), inputs).features.isfinite().all()
+
+
+def test_a_models_kind_is_that_of_its_backbone():
+    assert tiny.build("vit").kind == "image"
+    assert tiny.build("bert", "cls").kind == "text"
+    assert isinstance(tiny.build("bert", "cls"), RationaleModel)
