@@ -113,6 +113,8 @@ def load_data(task: Task) -> Data:
 
 def _read(task: Task) -> tuple[dict[str, Split], tuple[str, ...] | None]:
     """Splits by role, and the names of the classes where the task or the dataset knows them."""
+    import datasets  # noqa: F401  before `quiet`, which is for libraries that are imported
+
     with quiet():
         tables = read_tables(task)
         labels, class_names = read_labels(task, tables)

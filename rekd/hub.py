@@ -131,7 +131,6 @@ def _without_bars() -> Callable[[], None]:
     restore: list[Callable[[], None]] = []
     hub_utils = sys.modules.get("huggingface_hub.utils")
     datasets = sys.modules.get("datasets")
-    # Last to come back: the switch of transformers moves that of huggingface_hub too.
     transformers = sys.modules.get("transformers.utils.logging")
     for library in (hub_utils, datasets):
         if library is not None:
@@ -140,6 +139,7 @@ def _without_bars() -> Callable[[], None]:
             library.disable_progress_bars()
     if transformers is not None:
         on = transformers.is_progress_bar_enabled()
+        # First to come back: this switch moves that of huggingface_hub too.
         restore.insert(0, transformers.enable_progress_bar if on else transformers.disable_progress_bar)
         transformers.disable_progress_bar()
 
