@@ -1,0 +1,203 @@
+"""Generator, predictor, and the folder that the two are saved in."""
+
+import json
+
+import numpy as np
+import pytest
+import stand_ins
+import tiny
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoTokenizer
+
+from rekd.models import RationaleModel
+
+
+def parameters_of(part: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in part.state_dict().items() if not name.startswith("head")}
+
+
+# --- Building -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_model_is_a_generator_over_two_and_a_predictor_over_the_classes(family):
+    model, inputs = tiny.build(family), tiny.tensors(family)
+    num_features = model.num_features(inputs)
+    assert model.generator(inputs).shape == (4, num_features, 2)
+    assert model.predictor(inputs).shape == (4, 3)
+    assert tiny.build(family, "cls").generator is None
+
+
+def test_generator_and_predictor_start_from_the_same_pretrained_weights(tmp_path):
+    folder = str(stand_ins.save_bert(tmp_path))
+    model = RationaleModel.build(objective="re", num_classes=2, dropout=0.5, source=folder)
+    generator, predictor = parameters_of(model.generator), parameters_of(model.predictor)
+    assert all(torch.equal(value, predictor[name]) for name, value in generator.items())
+    assert {name.split(".")[2] for name in predictor.keys() - generator.keys()} == {"pooler"}
+    with torch.no_grad():  # the same at first, and two networks
+        next(model.generator.backbone.parameters()).add_(1)
+    assert not torch.equal(next(model.generator.backbone.parameters()), next(model.predictor.backbone.parameters()))
+
+
+def test_heads_are_drawn_as_the_family_draws_its_own():
+    model = tiny.build("vit")
+    weight, bias = model.predictor.head[1].weight, model.predictor.head[1].bias
+    assert 0.2 < weight.std() < 0.4  # the initializer_range of these models is 0.3
+    assert bias.abs().max() == 0
+
+
+# --- Predicting -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@torch.no_grad()
+def test_a_prediction_is_that_of_the_rationale_it_shows(family):
+    model, inputs = tiny.build(family), tiny.tensors(family)
+    prediction = model.predict(inputs)
+    assert set(prediction.mask.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(
+        prediction.mask.bool(), prediction.selection_logits[..., 1] > prediction.selection_logits[..., 0]
+    )
+    assert torch.equal(prediction.logits, model.predictor(inputs, prediction.mask))
+    assert not torch.allclose(prediction.logits, model.predictor(inputs))
+
+
+@torch.no_grad()
+def test_a_classifier_predicts_from_every_feature():
+    model, inputs = tiny.build("vit", "cls"), tiny.tensors("vit")
+    prediction = model.predict(inputs)
+    assert torch.equal(prediction.mask, torch.ones(4, 16))
+    assert prediction.selection_logits is None
+    assert torch.equal(prediction.logits, model.predictor(inputs, torch.ones(4, 16)))
+
+
+@torch.no_grad()
+def test_predictions_do_not_depend_on_the_batch_that_they_are_in():
+    model, inputs = tiny.build("bert"), tiny.tensors("bert")
+    together = model.predict(inputs)
+    alone = model.predict({name: value[1:2] for name, value in inputs.items()})
+    assert torch.equal(alone.mask[0], together.mask[1])
+    torch.testing.assert_close(alone.logits[0], together.logits[1])
+
+
+# --- A folder in the Hugging Face manner ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("heads", ["linear", "authors"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@torch.no_grad()
+def test_a_saved_model_is_the_same_model(family, heads, tmp_path):
+    model, inputs = tiny.build(family, heads=heads), tiny.tensors(family)
+    model.save(tmp_path)
+    loaded = RationaleModel.load(tmp_path)
+    assert tiny.same_tensors(model.state_dict(), loaded.state_dict())
+    assert torch.equal(loaded.predict(inputs).logits, model.predict(inputs).logits)
+    assert torch.equal(loaded.predict(inputs).mask, model.predict(inputs).mask)
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_a_classifier_is_saved_without_a_generator(tmp_path):
+    tiny.build("vit", "cls").save(tmp_path)
+    assert RationaleModel.load(tmp_path).generator is None
+    assert not any(name.startswith("generator") for name in load_file(tmp_path / "model.safetensors"))
+
+
+def test_the_folder_says_what_it_holds(tmp_path):
+    tiny.build("vit").save(tmp_path, details={"class_names": ["a", "b", "c"]})
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["model_type"] == "rekd"
+    assert (config["objective"], config["num_classes"], config["heads"]) == ("re", 3, "linear")
+    assert config["backbone"]["model_type"] == "vit"
+    assert config["details"] == {"class_names": ["a", "b", "c"]}
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+    processor = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert processor["size"] == {"height": 4, "width": 4}
+    assert processor["image_mean"] == pytest.approx([0.5])
+
+
+def test_the_mean_and_deviation_of_images_travel_with_the_model(tmp_path):
+    source = stand_ins.save_vit(tmp_path / "source")
+    file = source / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "image_mean": [0.1, 0.2, 0.3]}))
+    model = RationaleModel.build(objective="re", num_classes=2, dropout=0.1, source=str(source)).eval()
+    model.save(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "preprocessor_config.json").read_text())
+    assert saved["image_mean"] == pytest.approx([0.1, 0.2, 0.3])
+    image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    loaded = RationaleModel.load(tmp_path / "saved")
+    assert torch.equal(loaded.predict({"image": image}).logits, model.predict({"image": image}).logits)
+
+
+def test_the_tokenizer_travels_with_the_model(tmp_path):
+    source = stand_ins.save_bert(tmp_path / "source")
+    model = RationaleModel.build(objective="re", num_classes=2, dropout=0.1, source=str(source))
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    model.save(tmp_path / "saved", tokenizer=tokenizer)
+    again = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    text = "A great film, it was moving."
+    assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
+    model.save(tmp_path / "bare")
+    assert not (tmp_path / "bare" / "tokenizer.json").exists()
+
+
+def test_assembling_uses_read_only_arrays_without_a_copy(tmp_path):
+    model, inputs = tiny.build("bert"), tiny.tensors("bert")
+    model.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    arrays = {name: value.numpy() for name, value in load_file(tmp_path / "model.safetensors").items()}
+    for array in arrays.values():
+        array.flags.writeable = False  # as the object store gives them
+
+    assembled = RationaleModel.assemble(config, arrays)
+    for name, value in assembled.state_dict().items():
+        assert value.data_ptr() == arrays[name].__array_interface__["data"][0]
+    assert torch.equal(assembled.predict(inputs).logits, model.predict(inputs).logits)
+
+    copied = RationaleModel.assemble(config, {name: np.array(array) for name, array in arrays.items()})
+    assert copied.predictor.head[1].weight.data_ptr() != assembled.predictor.head[1].weight.data_ptr()
+
+
+@pytest.mark.usefixtures("global_stream_is_untouched")
+def test_loading_draws_nothing_from_the_callers_stream(tmp_path):
+    tiny.build("vit").save(tmp_path)
+    RationaleModel.load(tmp_path)
+
+
+def test_a_folder_that_is_no_rationale_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"has no config\.json. Give a folder that a finished trial"):
+        RationaleModel.load(tmp_path / "nowhere")
+    stand_ins.save_vit(tmp_path / "vit")
+    with pytest.raises(ValueError, match="describes a 'vit' model, not a rationale model"):
+        RationaleModel.load(tmp_path / "vit")
+
+
+def test_weights_that_are_not_those_of_the_config_are_refused(tmp_path):
+    tiny.build("vit").save(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "num_classes": 4}))
+    with pytest.raises(ValueError, match=r"(?s)not those of their config\.json: .*size mismatch"):
+        RationaleModel.load(tmp_path)
+    file.write_text(json.dumps({**config, "objective": "cls"}))
+    with pytest.raises(ValueError, match=r"not those of their config\.json"):
+        RationaleModel.load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "a bit of the header"])
+def test_damaged_weights_are_refused(tmp_path, damage):
+    tiny.build("vit").save(tmp_path)
+    file = tmp_path / "model.safetensors"
+    content = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(content[:-10] if damage == "truncated" else b"\xff" + content[1:])
+    with pytest.raises(ValueError, match=r"model\.safetensors could not be read"):
+        RationaleModel.load(tmp_path)
