@@ -44,8 +44,8 @@ def train(
         raise _bad_input(error) from error
     ledger = Ledger(place)
     if trial.digest not in ledger.done():
-        from rekd.run import default_device, run_trial
-        from rekd.supplies import Supplies
+        from rekd.run import run_trial
+        from rekd.supplies import Supplies, default_device
 
         console.print(f"Training {trial} (digest {trial.digest})")
         supplies = Supplies(place, device=default_device())

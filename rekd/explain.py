@@ -57,7 +57,9 @@ class Explainer:
         try:
             self.shapes: dict[str, list[int]] = details["inputs"]
         except KeyError as error:
-            raise ValueError(f"{folder}/config.json does not say what inputs look like. Give a finished trial's.") from error
+            raise ValueError(
+                f"{folder}/config.json does not say what inputs look like. Give a finished trial's."
+            ) from error
         self.class_names: Sequence[str] | None = details.get("class_names")
         self.tokenizer: Any = None
         if self.model.kind == "text":

@@ -28,11 +28,6 @@ from rekd.train import DeviceSamples, Trained, evaluate, one_thread, train
 from rekd.trial import Trial
 
 
-def default_device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def run_trial(
     trial: Trial, *, task: Task, store: Store, supplies: Supplies, commit: str = ""
 ) -> Iterator[dict[str, Any]]:
@@ -166,9 +161,7 @@ def _tested(
         return outcome
     dev = {name: array[dev_indices] for name, array in data.pool.arrays.items()}
     teacher_mask = supplies.targets(task, trial.teacher_digest).selection_difference[dev_indices] > 0
-    return replace(
-        outcome, dev_teacher_overlap=overlap(masks_of(trained.model, dev, device=device)[0], teacher_mask)
-    )
+    return replace(outcome, dev_teacher_overlap=overlap(masks_of(trained.model, dev, device=device)[0], teacher_mask))
 
 
 def _stamped(outcome: Outcome, device: torch.device, commit: str) -> Outcome:

@@ -1,46 +1,18 @@
 """What a trial needs from elsewhere: its task's arrays, and its teacher."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 import torch
-from safetensors.torch import load
 
 from rekd.data import Data, load_data
 from rekd.models import RationaleModel
 from rekd.store import Store
 from rekd.tasks import Task
 from rekd.teacher import Targets, compute_targets
+from rekd.weights import Weights
 
 
-@dataclass(frozen=True, kw_only=True)
-class TeacherWeights:
-    """A teacher's checkpoint as plain arrays, which processes of one node can share without a copy."""
-
-    config: dict[str, Any]
-    """Content of its config.json."""
-    weights: Mapping[str, np.ndarray]
-    """Parameters and buffers by name."""
-
-    @classmethod
-    def load(cls, store: Store, digest: str) -> "TeacherWeights":
-        """The checkpoint of a finished trial. Raises ValueError where the store has none."""
-        folder = store.model_folder(digest)
-        try:
-            config = json.loads(store.read(f"{folder}/config.json"))
-            weights = load(store.read(f"{folder}/model.safetensors"))
-        except FileNotFoundError as error:
-            raise ValueError(
-                f"The teacher {digest} has no checkpoint in {folder}. Run its trial again, or choose another teacher."
-            ) from error
-        return cls(config=config, weights={name: value.numpy() for name, value in weights.items()})
-
-    def model(self) -> RationaleModel:
-        """The model itself, in evaluation mode; its parameters are the arrays, not copies of them."""
-        return RationaleModel.assemble(self.config, self.weights)
+def default_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Supplies:
@@ -71,19 +43,19 @@ class Supplies:
     def teacher(self, digest: str) -> RationaleModel:
         """A teacher's model, for what stored targets cannot serve. It is shared: leave it in evaluation mode."""
         if digest not in self._teachers:
-            self._teachers[digest] = self.fetch_weights(digest).model()
+            self._teachers[digest] = _model(self.fetch_weights(digest))
         return self._teachers[digest]
 
-    def keep(self, task: Task, data: Data, teacher_digest: str, weights: TeacherWeights) -> None:
+    def keep(self, task: Task, data: Data, teacher_digest: str, weights: Weights) -> None:
         """Takes over what somebody else has read already."""
         self._data[task.digest] = data
-        self._teachers[teacher_digest] = weights.model()
+        self._teachers[teacher_digest] = _model(weights)
 
     def fetch_data(self, task: Task) -> Data:
         return load_data(task)
 
-    def fetch_weights(self, digest: str) -> TeacherWeights:
-        return TeacherWeights.load(self.store, digest)
+    def fetch_weights(self, digest: str) -> Weights:
+        return Weights.load(self.store, digest)
 
     def fetch_targets(self, task: Task, teacher_digest: str) -> Targets:
         data = self.data(task)
@@ -99,3 +71,8 @@ class Supplies:
         )
         targets.save(self.store)
         return targets
+
+
+def _model(weights: Weights) -> RationaleModel:
+    """Its parameters are the arrays, not copies of them."""
+    return RationaleModel.assemble(weights.config, weights.arrays)

@@ -96,7 +96,9 @@ def compute_targets(
     for batch in batches(inputs, device=device):
         prediction = model.predict(batch)
         if prediction.selection_logits is None:
-            raise ValueError(f"The teacher {teacher_digest} is a plain classifier without rationales. Choose an RE trial.")
+            raise ValueError(
+                f"The teacher {teacher_digest} is a plain classifier without rationales. Choose an RE trial."
+            )
         differences.append(selection_difference(prediction.selection_logits).cpu().numpy())
         logits.append(prediction.logits.cpu().numpy())
     return Targets(
@@ -137,7 +139,9 @@ class Teacher:
         device: torch.device,
     ) -> None:
         if (student_mask or augmented) and model is None:
-            raise ValueError("Under the student's mask, or on augmented views, a teacher predicts anew. Give its model.")
+            raise ValueError(
+                "Under the student's mask, or on augmented views, a teacher predicts anew. Give its model."
+            )
         self.difference = as_tensor(targets.selection_difference).to(device)
         self.logits = as_tensor(targets.logits).to(device)
         self.model = None if model is None else model.to(device).eval()

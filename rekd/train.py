@@ -217,7 +217,7 @@ def evaluate(model: RationaleModel, samples: DeviceSamples, trial: Trial, *, str
     was_training = model.training
     model.eval()
     generator = streams.evaluation_noise() if trial.evaluation_mask == "sampled" else None
-    sums = {name: 0.0 for name in ("prediction", "correct", "squares", "differences", "ratio", "token_ratio")}
+    sums = dict.fromkeys(("prediction", "correct", "squares", "differences", "ratio", "token_ratio"), 0.0)
     for rows in torch.arange(len(samples), device=samples.labels.device).split(BATCH):
         inputs, labels = samples.take(rows)
         prediction = model.predict(inputs, sampled_by=generator)

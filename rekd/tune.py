@@ -11,21 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import ray
 from ray import tune
 from ray.tune.search import Searcher
 
 from rekd.cluster import Cluster
-from rekd.data import Data
 from rekd.estimate import Estimator
 from rekd.ledger import Ledger, Outcome
 from rekd.plan import PlanFunction, Swept, fixed_plan, to_run
 from rekd.progress import Progress
-from rekd.run import default_device, run_trial
+from rekd.shelf import Shelf
 from rekd.store import Store
-from rekd.supplies import Supplies, TeacherWeights
 from rekd.tasks import Task
-from rekd.teacher import Targets
 from rekd.trial import Trial
 
 logger = logging.getLogger(__name__)
@@ -59,7 +55,11 @@ def run_sweep(
     if conductor.has_work():
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
         trainable = tune.with_parameters(
-            _trainable, tasks=conductor.tasks, store_uri=store.uri_for_workers, shelf=conductor.shelf, commit=_commit()
+            _trainable,
+            tasks=conductor.tasks,
+            store_uri=store.uri_for_workers,
+            directory=conductor.shelf.directory,
+            commit=_commit(),
         )
         with tempfile.TemporaryDirectory() as scratch, progress:
             tuner = tune.Tuner(
@@ -93,7 +93,7 @@ class _Conductor(Searcher):
     ) -> None:
         super().__init__(metric="dev_loss", mode="min")
         self.plan_function, self.store, self.tasks = plan, store, dict(tasks)
-        self.progress, self.slots, self.gpus = progress, slots, gpus
+        self.progress, self.slots = progress, slots
         self.device = "cuda" if cluster.num_gpus else "cpu"
         self.ledger = Ledger(store)
         self.results = self.ledger.trials().to_pandas()
@@ -101,14 +101,13 @@ class _Conductor(Searcher):
         self.given: set[str] = set()  # digests that this run has started
         self.num_trained = 0
         self.interrupted = False
-        self.shelf = _Shelf.remote()
-        self._on_shelf: dict[tuple[str, ...], ray.ObjectRef] = {}
+        self.shelf = Shelf(store, gpus=min(gpus, 1))
         self._replan()
 
     def has_work(self) -> bool:
         return bool(self.queue)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """The next trial as a plain dictionary; None for "not now"; FINISHED when no result can bring another one."""
         if self.interrupted:
             return Searcher.FINISHED
@@ -171,35 +170,16 @@ class _Conductor(Searcher):
         later = sum(group.num_trials for group in self.plan.waiting)
         work = [self.estimator.seconds(trial).expected for trial in [*self.queue, *self.live.values()]]
         work += [self.estimator.seconds(group.like).expected * group.num_trials for group in self.plan.waiting]
-        self.progress.expect(num_total=self.num_trained + len(work) - len(self.plan.waiting) + later, work_left=sum(work))
+        self.progress.expect(
+            num_total=self.num_trained + len(work) - len(self.plan.waiting) + later, work_left=sum(work)
+        )
 
     def _is_supplied(self, trial: Trial) -> bool:
         """Whether what a trial needs is in the object store; asks for it where it is not."""
         task = self.tasks[trial.task]
-        self._shelve(("data", task.digest), _fetch_data, task)
-        if trial.teacher_digest is None:
-            return True
-        weights = self._shelve(("weights", trial.teacher_digest), _fetch_weights, self.store.uri_for_workers, trial.teacher_digest)
-        data = self._on_shelf["data", task.digest]
-        fetch = _fetch_targets.options(num_gpus=min(self.gpus, 1))
-        targets = self._shelve(
-            ("targets", task.digest, trial.teacher_digest),
-            fetch,
-            self.store.uri_for_workers,
-            task,
-            trial.teacher_digest,
-            data,
-            weights,
-        )
+        self.shelf.data(task)
         # Students wait here, not in their slots: on a full cluster the teacher's pass would find no GPU.
-        return bool(ray.wait([targets], timeout=0)[0])
-
-    def _shelve(self, key: tuple[str, ...], fetch: Any, *arguments: Any) -> ray.ObjectRef:
-        if key not in self._on_shelf:
-            reference = fetch.remote(*arguments)
-            self._on_shelf[key] = reference
-            ray.get(self.shelf.put.remote(key, [reference]))
-        return self._on_shelf[key]
+        return trial.teacher_digest is None or self.shelf.has(self.shelf.targets(task, trial.teacher_digest))
 
 
 class _Reporter(tune.Callback):
@@ -208,7 +188,7 @@ class _Reporter(tune.Callback):
     def __init__(self, conductor: _Conductor) -> None:
         self.conductor = conductor
 
-    def setup(self, **info: Any) -> None:
+    def setup(self, *arguments: Any, **info: Any) -> None:
         handler = signal.getsignal(signal.SIGINT)
 
         def interrupted(number: int, frame: Any) -> None:
@@ -220,74 +200,11 @@ class _Reporter(tune.Callback):
             signal.signal(signal.SIGINT, interrupted)
 
 
-@ray.remote(num_cpus=0)
-class _Shelf:
-    """Where trials find what they share: names of objects in Ray's object store. It holds references, not the objects."""
+def _trainable(config: dict[str, Any], **shared: Any) -> None:
+    """What Ray Tune runs. The import is here, so that the driver does without torch."""
+    from rekd.worker import train_and_report
 
-    def __init__(self) -> None:
-        self.references: dict[tuple[str, ...], ray.ObjectRef] = {}
-
-    def put(self, key: tuple[str, ...], boxed: list[ray.ObjectRef]) -> None:
-        self.references[key] = boxed[0]
-
-    def get(self, key: tuple[str, ...]) -> list[ray.ObjectRef]:
-        return [self.references[key]]
-
-
-class _SharedSupplies(Supplies):
-    """Supplies from the object store: one copy a node, arrays read where they lie. The store is the way out."""
-
-    def __init__(self, store: Store, shelf: Any) -> None:
-        super().__init__(store, device=default_device())
-        self.shelf = shelf
-
-    def fetch_data(self, task: Task) -> Data:
-        return self._take(("data", task.digest)) or super().fetch_data(task)
-
-    def fetch_weights(self, digest: str) -> TeacherWeights:
-        return self._take(("weights", digest)) or super().fetch_weights(digest)
-
-    def fetch_targets(self, task: Task, teacher_digest: str) -> Targets:
-        return self._take(("targets", task.digest, teacher_digest)) or super().fetch_targets(task, teacher_digest)
-
-    def _take(self, key: tuple[str, ...]) -> Any:
-        try:
-            (reference,) = ray.get(self.shelf.get.remote(key))
-            return ray.get(reference)
-        except ray.exceptions.RayError as error:
-            logger.warning("%s is not in the object store (%s). It is read from where it came.", key, error)
-            return None
-
-
-# These are tasks, not `ray.put`: an object that a task made is made again by Ray when its node is lost.
-@ray.remote(num_cpus=0)
-def _fetch_data(task: Task) -> Data:
-    return Supplies(Store("."), device=default_device()).fetch_data(task)
-
-
-@ray.remote(num_cpus=0)
-def _fetch_weights(store_uri: str, digest: str) -> TeacherWeights:
-    return TeacherWeights.load(Store(store_uri), digest)
-
-
-@ray.remote(num_cpus=0)
-def _fetch_targets(store_uri: str, task: Task, teacher_digest: str, data: Data, weights: TeacherWeights) -> Targets:
-    supplies = Supplies(Store(store_uri), device=default_device())
-    supplies.keep(task, data, teacher_digest, weights)
-    return supplies.fetch_targets(task, teacher_digest)
-
-
-_supplies: dict[str, Supplies] = {}
-"""Of this process, by store."""
-
-
-def _trainable(config: dict[str, Any], *, tasks: dict[str, Task], store_uri: str, shelf: Any, commit: str) -> None:
-    """What Ray Tune runs: one trial, one report an epoch."""
-    trial = Trial(**config)
-    supplies = _supplies.setdefault(store_uri, _SharedSupplies(Store(store_uri), shelf))
-    task = tasks[trial.task]
-    for record in run_trial(trial, task=task, store=supplies.store, supplies=supplies, commit=commit):
-        tune.report(record)
+    train_and_report(Trial(**config), **shared)
 
 
 def _gpus_per_trial(asked: float | None, cluster: Cluster) -> float:

@@ -108,7 +108,9 @@ class Options:
     def _named(self, task: Task, choices: tuple[str, ...]) -> tuple[str, ...]:
         for name in self.models or ():
             if name not in task.models:
-                raise ValueError(f"--models names {name!r}, which {task.name} does not have. It has {', '.join(task.models)}.")
+                raise ValueError(
+                    f"--models names {name!r}, which {task.name} does not have. It has {', '.join(task.models)}."
+                )
         return choices if self.models is None else tuple(name for name in choices if name in self.models)
 
 

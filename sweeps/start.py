@@ -103,7 +103,9 @@ def _report(swept: Swept, tasks: list[Task], store: Store, console: Console, sho
     for reason in swept.plan.stopped:
         console.print(f"[yellow]Stopped:[/] {reason}")
     for _, row in swept.failed.iterrows():
-        console.print(f"[red]Failed:[/] {row['digest']} {row['task']} {row['model']} seed {row['seed']}: {row['error']}")
+        console.print(
+            f"[red]Failed:[/] {row['digest']} {row['task']} {row['model']} seed {row['seed']}: {row['error']}"
+        )
     num_missing = len(swept.missing) + sum(group.num_trials for group in swept.plan.waiting)
     if swept.interrupted:
         console.print(
@@ -140,7 +142,9 @@ def _print_plan(
     for (task, model, objective, setting), group in _by_setting(plan.unique_trials().values()):
         num_done = sum(trial.digest not in undone for trial in group)
         seconds = _about(estimator.seconds(group[0]), estimator.is_measured(group[0]))
-        table.add_row(task, model, objective, setting, str(len(group)), str(num_done), str(len(group) - num_done), seconds)
+        table.add_row(
+            task, model, objective, setting, str(len(group)), str(num_done), str(len(group) - num_done), seconds
+        )
     for group in plan.waiting:
         trial = group.like
         seconds = _about(estimator.seconds(trial), estimator.is_measured(trial))

@@ -1,0 +1,94 @@
+"""What the trials of a sweep share, in Ray's object store: arrays of a task, a teacher's checkpoint, its targets.
+
+The module itself is light: the processes that hold or fetch need not load torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from rekd.data import Data, load_data
+from rekd.store import Store
+from rekd.tasks import Task
+from rekd.weights import Weights
+
+if TYPE_CHECKING:
+    from rekd.teacher import Targets
+
+Key = tuple[str, ...]
+"""Such as ("data", task digest) or ("targets", task digest, teacher digest)."""
+
+
+@ray.remote(num_cpus=0)
+class _Directory:
+    """Where workers look up references by key. It holds references, not the objects."""
+
+    def __init__(self) -> None:
+        self.references: dict[Key, ray.ObjectRef] = {}
+
+    def put(self, key: Key, boxed: list[ray.ObjectRef]) -> None:
+        self.references[key] = boxed[0]
+
+    def get(self, key: Key) -> list[ray.ObjectRef]:
+        return [self.references[key]]
+
+
+# These are tasks, not `ray.put`: an object that a task made is made again by Ray when its node is lost.
+@ray.remote(num_cpus=0)
+def _fetch_data(task: Task) -> Data:
+    return load_data(task)
+
+
+@ray.remote(num_cpus=0)
+def _fetch_weights(store_uri: str, digest: str) -> Weights:
+    return Weights.load(Store(store_uri), digest)
+
+
+@ray.remote(num_cpus=0)
+def _fetch_targets(store_uri: str, task: Task, teacher_digest: str, data: Data, weights: Weights) -> "Targets":
+    from rekd.supplies import Supplies, default_device
+
+    supplies = Supplies(Store(store_uri), device=default_device())
+    supplies.keep(task, data, teacher_digest, weights)
+    return supplies.fetch_targets(task, teacher_digest)
+
+
+class Shelf:
+    """The driver's side: asks for objects once, and knows when they are there."""
+
+    def __init__(self, store: Store, *, gpus: float) -> None:
+        """`gpus`: share of a GPU for a teacher's pass over a task."""
+        self.store_uri = store.uri_for_workers
+        self.gpus = gpus
+        self.directory: Any = _Directory.remote()
+        self._references: dict[Key, ray.ObjectRef] = {}
+
+    def data(self, task: Task) -> ray.ObjectRef:
+        """The arrays of a task."""
+        return self._once(("data", task.digest), _fetch_data, task)
+
+    def weights(self, teacher_digest: str) -> ray.ObjectRef:
+        """The checkpoint of a teacher."""
+        return self._once(("weights", teacher_digest), _fetch_weights, self.store_uri, teacher_digest)
+
+    def targets(self, task: Task, teacher_digest: str) -> ray.ObjectRef:
+        """What a teacher says of a task's training pool."""
+        arguments = (self.store_uri, task, teacher_digest, self.data(task), self.weights(teacher_digest))
+        fetch = _fetch_targets.options(num_gpus=self.gpus)
+        return self._once(("targets", task.digest, teacher_digest), fetch, *arguments)
+
+    def has(self, reference: ray.ObjectRef) -> bool:
+        """Whether an object is there (or will never be: fetching it then raises, in whoever needs it)."""
+        return bool(ray.wait([reference], timeout=0, fetch_local=False)[0])
+
+    def _once(self, key: Key, fetch: Any, *arguments: Any) -> ray.ObjectRef:
+        if key not in self._references:
+            self._references[key] = fetch.remote(*arguments)
+            ray.get(self.directory.put.remote(key, [self._references[key]]))
+        return self._references[key]
+
+
+def take(directory: Any, key: Key) -> Any:
+    """The object of that key, read where it lies. Raises ray.exceptions.RayError where it is lost for good."""
+    (reference,) = ray.get(directory.get.remote(key))
+    return ray.get(reference)
