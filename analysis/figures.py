@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.frames import narrow
 from analysis.selection import alpha_settings, lambda_settings
@@ -250,6 +251,7 @@ def training_picture(stages: Stages, epochs: pd.DataFrame, task: str) -> Picture
             upper.set_title(model)
             upper.tick_params(labelbottom=False)
             lower.set_xlabel("epoch")
+            lower.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         # Losses fall by orders of magnitude where lambda_select is large.
         low, high = curves["dev_loss"].min(), curves["dev_loss"].max()
         if low > 0 and high / low > 30:

@@ -128,17 +128,22 @@ def _findings(differences: pd.DataFrame) -> list[str]:
 
 def _choices(stages: Stages) -> list[Sheet]:
     choices = [
-        ("lambda_select", select_lambda_select(stages.lambdas, stages.tolerance)),
-        ("alpha", select_alpha(stages.alphas)),
-        ("Teacher: the run that the rule would take", select_teacher(stages.teachers, stages.tolerance)),
+        ("lambda_select", "lambda_select", select_lambda_select(stages.lambdas, stages.tolerance)),
+        ("alpha", "alpha", select_alpha(stages.alphas)),
+        ("seed", "Teacher: the run that the rule would take", select_teacher(stages.teachers, stages.tolerance)),
     ]
     # In words already.
     told = ["num_settings", "num_eligible", "nearest_lambda_select", "nearest_seed"]
-    return [
-        sheet(title, frame.drop(columns=told, errors="ignore").dropna(axis=1, how="all"), stacked=True)
-        for title, frame in choices
-        if len(frame)
-    ]
+    sheets = []
+    for name, title, frame in choices:
+        if len(frame):
+            shown = frame.drop(columns=told, errors="ignore")
+            shown[name] = [
+                "none" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
+                for value in shown[name]
+            ]
+            sheets.append(sheet(title, shown.dropna(axis=1, how="all"), stacked=True))
+    return sheets
 
 
 def _notes(stages: Stages) -> list[str]:
@@ -157,9 +162,36 @@ def _notes(stages: Stages) -> list[str]:
         notes.append(f"{row['task']}: the teacher is {row['model']}, seed {row['seed']} ({row['digest']}), {agrees}.")
     if unknown := sorted(serving - set(stages.trials["digest"])):
         notes.append(f"Teachers that are not in this store: {', '.join(unknown)}.")
+    notes += _warnings(stages.finals)
     for task, target in sorted(stages.p_targets.items()):
         notes.append(f"{task}: all but the table of ratios is about p_target {target * 100:g} %.")
     return notes
+
+
+COLLAPSED = 0.01
+"""Different masks a sample at or below which a generator has collapsed: one mask serves a hundred inputs or more."""
+
+
+def _warnings(finals: pd.DataFrame) -> list[str]:
+    """Collapse and leak among the final trials, where the ledger has their columns."""
+    warnings = []
+    for column, is_bad, what in (
+        (
+            "test_distinct_masks",
+            lambda values: values <= COLLAPSED,
+            "have collapsed to (nearly) one mask for every input",
+        ),
+        ("dev_teacher_train_share", lambda values: values > 0, "have dev samples that their teacher was trained on"),
+    ):
+        if column not in finals:
+            continue
+        for key, rows in finals[finals[column].notna()].groupby(["task", "model", "objective"]):
+            num_bad = int(is_bad(rows[column]).sum())
+            if num_bad:
+                where = f"{key[0]}, {key[1]}, {str(key[2]).upper()}"
+                mean = rows[column].mean() * 100
+                warnings.append(f"{where}: {num_bad} of {len(rows)} final trials {what} (mean {mean:.3g} %).")
+    return warnings
 
 
 def _parts(sheets: list[tables.Table], pictures: list[figures.Picture]) -> list[dict[str, Any]]:

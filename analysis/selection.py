@@ -290,4 +290,4 @@ def _within(tolerance: float) -> str:
 
 
 def _show(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, (int, float, np.number)) else str(value)
+    return f"{value:g}" if isinstance(value, (float, np.floating)) else str(value)  # a seed of 8 digits stays whole

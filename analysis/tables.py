@@ -186,7 +186,8 @@ def all_tables(stages: Stages, *, rng: np.random.Generator) -> list[Table]:
     tables = []
     for task in sorted(stages.trials["task"].unique()):
         for kind, title, numbers, frame in kinds:
-            rows = frame[frame["task"] == task].drop(columns="task").dropna(axis=1, how="all")
+            rows = frame[frame["task"] == task].drop(columns="task")
+            rows = rows.loc[:, ~(rows.isna() | (rows == "")).all()]
             if len(rows):
                 number = f" (the paper's Table {numbers[task]})" if task in numbers else ""
                 tables.append(Table(file_name(kind, task), task, f"{title}{number}", rows.reset_index(drop=True)))
@@ -245,7 +246,7 @@ def _share(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.3f}"
+    return f"{round(value, 3) + 0.0:+.3f}"  # -0.0 + 0.0 is 0.0
 
 
 def _loss(value: float) -> str:
@@ -257,7 +258,7 @@ def _percent(value: float) -> str:
 
 
 def _points(value: float) -> str:
-    return f"{round(value * 100, 1) + 0.0:+.1f}"  # -0.0 + 0.0 is 0.0
+    return f"{round(value * 100, 1) + 0.0:+.1f}"
 
 
 def _yes(value: object) -> str:

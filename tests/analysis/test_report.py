@@ -8,6 +8,7 @@ from pathlib import Path
 
 import made_up
 import numpy as np
+import pandas as pd
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -16,10 +17,11 @@ from selenium.webdriver.common.by import By
 
 from analysis import load_trials
 from analysis.rationales import Piece, students_of, text_pieces
-from analysis.report import report
+from analysis.report import _warnings, report
 from analysis.stages import split_stages
 from rekd.store import Store
 
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 in_browser = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None,
@@ -37,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def page(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(report(store, rng=np.random.default_rng(0)), encoding="utf-8")
+    path.write_text(report(store, rng=np.random.default_rng(0), now=NOW), encoding="utf-8")
     return path
 
 
@@ -154,15 +156,38 @@ def test_the_page_asks_for_nothing_and_complains_of_nothing(browser: webdriver.C
     assert broken == 0
 
 
-def test_the_report_is_whole_and_the_same_twice(store: Store) -> None:
-    now = datetime(2026, 5, 1, tzinfo=UTC)
-    first, second = (report(store, rng=np.random.default_rng(0), now=now) for _ in range(2))
-    assert first == second
+def test_the_report_is_whole_and_the_same_twice(store: Store, page: Path) -> None:
+    first = page.read_text(encoding="utf-8")
+    assert first == report(store, rng=np.random.default_rng(0), now=NOW)
     assert len(first) < 2_000_000
     for word in ("What was asked", "What was chosen", "Rationales", "commit 0123abc", "generator selects nothing"):
         assert word in first
     ids = re.findall(r'\bid="([^"]+)"', first)
     assert len(ids) == len(set(ids))
+
+
+def test_collapse_and_leak_are_said() -> None:
+    finals = pd.DataFrame(
+        {
+            "task": "digits",
+            "model": "m",
+            "objective": ["re", "re", "rekd"],
+            "test_distinct_masks": [0.002, 0.9, 0.8],
+            "dev_teacher_train_share": [np.nan, np.nan, 0.8],
+        }
+    )
+    collapse, leak = _warnings(finals)
+    assert collapse.startswith("digits, m, RE: 1 of 2 final trials have collapsed")
+    assert leak.startswith("digits, m, REKD: 1 of 1 final trials have dev samples that their teacher was trained on")
+    assert _warnings(finals[["task"]]) == []
+
+
+def test_nothing_eligible_is_said(tmp_path: Path) -> None:
+    far = [made_up.trial(lambda_select=1e-3, seed=seed) for seed in (1, 2)]
+    text = report(made_up.fill(str(tmp_path), far), rng=np.random.default_rng(0))
+    assert "Nothing is within 1 point of p_target; nearest is lambda_select 0.001" in text
+    assert ">none</td>" in text
+    assert "the rule chooses nothing" in text
 
 
 def test_an_empty_store_has_no_report(tmp_path: Path) -> None:

@@ -177,6 +177,7 @@ def test_the_teacher_is_the_best_run_within_tolerance() -> None:
     assert (choice["seed"], choice["digest"], choice["dev_loss"]) == (2, "b", 0.3)
     assert (choice["num_seeds"], choice["num_seeds_expected"], choice["num_eligible"]) == (3, 4, 2)
     assert choice["nearest_seed"] == 3
+    assert "seed 20260501 (" in select_teacher(pd.DataFrame([rows[0] | {"seed": 20260501}, rows[1]]))["why"].item()
     none = select_teacher(pd.DataFrame(rows[:1])).iloc[0]
     assert pd.isna(none["seed"])
     assert pd.isna(none["digest"])
