@@ -32,18 +32,18 @@ def text_task(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def image_teacher():
-    """A trained RE model of toy images, what it says of them, and its digest."""
+    """An RE model of toy images and what it says of them."""
     import tiny
 
-    return tiny.trained_teacher("vit")
+    return tiny.made_teacher("vit")
 
 
 @pytest.fixture(scope="session")
 def text_teacher():
-    """A trained RE model of toy texts, what it says of them, and its digest."""
+    """An RE model of toy texts and what it says of them."""
     import tiny
 
-    return tiny.trained_teacher("bert")
+    return tiny.made_teacher("bert")
 
 
 @pytest.fixture(scope="session")

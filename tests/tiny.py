@@ -1,5 +1,6 @@
 """Models, samples and trials small enough to train in a blink, of the same classes as the large ones."""
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,13 +51,21 @@ TEXT_FAMILIES = tuple(family for family in FAMILIES if BACKBONES[family].kind ==
 POOL_FINGERPRINT = "toy"
 
 
-def build(family: str, objective: str = "re", *, seed: int = 0, heads: str = "linear", **config: Any) -> RationaleModel:
-    """A freshly drawn model of three classes. Its weights are spread wide, so that every part shows in the output."""
+def build(
+    family: str,
+    objective: str = "re",
+    *,
+    seed: int = 0,
+    heads: str = "linear",
+    num_classes: int = 3,
+    **config: Any,
+) -> RationaleModel:
+    """A freshly drawn model. Its weights are spread wide, so that every part shows in the output."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = RationaleModel.build(
             objective=objective,
-            num_classes=3,
+            num_classes=num_classes,
             dropout=0.1,
             heads=heads,
             config={**CONFIGS[family], "initializer_range": 0.3, **config},
@@ -183,6 +192,13 @@ def run(
         checkpoints=checkpoints,
         device=CPU,
     )
+    return collected(steps, model, stop_after=stop_after)
+
+
+def collected(
+    steps: Generator[dict[str, Any], None, Trained], model: RationaleModel, *, stop_after: int | None = None
+) -> Run:
+    """All that a call of `train` yields and returns."""
     records: list[dict[str, Any]] = []
     while True:
         try:
@@ -195,7 +211,7 @@ def run(
 
 
 @dataclass
-class TrainedTeacher:
+class MadeTeacher:
     """A teacher of a toy problem and what it says of the pool."""
 
     model: RationaleModel
@@ -205,9 +221,9 @@ class TrainedTeacher:
         return Teacher(self.targets, device=CPU, **options)
 
 
-def trained_teacher(family: str) -> TrainedTeacher:
-    """An RE model, trained for a few epochs and frozen."""
-    model = run(trial(model=family, epochs=4)).model.requires_grad_(False)
+def made_teacher(family: str) -> MadeTeacher:
+    """An RE model of two classes with opinions of its own: it selects other features of other samples."""
+    model = build(family, num_classes=2, seed=7).requires_grad_(False)
     targets = compute_targets(
         model,
         SAMPLES[family]().arrays,
@@ -215,7 +231,7 @@ def trained_teacher(family: str) -> TrainedTeacher:
         data_fingerprint=POOL_FINGERPRINT,
         device=CPU,
     )
-    return TrainedTeacher(model, targets)
+    return MadeTeacher(model, targets)
 
 
 def same_tensors(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:

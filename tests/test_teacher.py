@@ -1,0 +1,188 @@
+"""The teacher: what it says once serves as well as asking it every step, and only for its own samples."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from rekd.method import (
+    argmax_mask,
+    gumbel_noise,
+    prediction_distillation_loss,
+    rationale_distillation_loss,
+)
+from rekd.teacher import Targets, Teacher, batches, compute_targets, selection_difference
+
+FAMILIES = ("vit", "bert")
+
+
+def batch_of(family: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array)[rows] for name, array in tiny.SAMPLES[family]().arrays.items()}
+
+
+# --- Targets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cached_targets_and_the_live_teacher_give_the_same_loss_on_the_same_noise(teachers, family):
+    teacher = teachers[family]
+    rows = torch.tensor([5, 100, 0, 64])
+    inputs = batch_of(family, rows)
+    cached_z, cached_q = teacher.for_training()(rows, inputs, torch.ones(4, teacher.model.num_features(inputs)))
+    with torch.no_grad():
+        live = teacher.model.predict(inputs)
+
+    generator = torch.Generator().manual_seed(0)
+    student_z = torch.randn(live.selection_logits.shape, generator=generator)
+    student_q = torch.randn(live.logits.shape, generator=generator)
+    noise_s, noise_t = (gumbel_noise(student_z.shape, generator=generator) for _ in range(2))
+    for temperature in (0.1, 1.0, 5.0):
+        of_cached, of_live, of_other = (
+            rationale_distillation_loss(student_z, noise_s, teacher_z, noise_t, temperature=temperature)
+            for teacher_z in (cached_z, live.selection_logits, live.selection_logits.flip(0))
+        )
+        torch.testing.assert_close(of_cached, of_live, rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(of_other, of_live, rtol=1e-3)
+        torch.testing.assert_close(
+            prediction_distillation_loss(student_q, cached_q, temperature=temperature),
+            prediction_distillation_loss(student_q, live.logits, temperature=temperature),
+            rtol=1e-5,
+            atol=1e-5,
+        )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_targets_hold_the_rationale_and_the_prediction_under_it(teachers, family):
+    teacher, arrays = teachers[family], tiny.SAMPLES[family]().arrays
+    with torch.no_grad():
+        live = teacher.model.predict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    assert teacher.targets.selection_difference.dtype == teacher.targets.logits.dtype == np.float32
+    assert np.array_equal(teacher.targets.selection_difference > 0, live.mask.bool().numpy())
+    np.testing.assert_allclose(teacher.targets.logits, live.logits.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_selection_difference_decides_as_the_logits_do():
+    logits = torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(0))
+    difference = selection_difference(logits)
+    assert torch.equal((difference > 0).float(), argmax_mask(logits))
+    torch.testing.assert_close(torch.sigmoid(difference), logits.softmax(-1)[..., 1])
+    assert torch.equal(selection_difference(torch.tensor([[[1.0, 3.0]]])), torch.tensor([[2.0]]))
+
+
+def test_targets_do_not_depend_on_the_mode_that_the_teacher_was_left_in(image_teacher):
+    arrays = tiny.images().arrays
+    image_teacher.model.train()
+    again = compute_targets(
+        image_teacher.model, arrays, teacher_digest="teacher", data_fingerprint="toy", device=tiny.CPU
+    )
+    assert np.array_equal(again.logits, image_teacher.targets.logits)  # with dropout they would differ
+    assert not image_teacher.model.training
+
+
+def test_a_classifier_cannot_teach():
+    with pytest.raises(
+        ValueError, match=r"The teacher x is a plain classifier without rationales\. Choose an RE trial"
+    ):
+        compute_targets(
+            tiny.build("vit", "cls"),
+            tiny.images(4).arrays,
+            teacher_digest="x",
+            data_fingerprint="y",
+            device=tiny.CPU,
+        )
+
+
+def test_batches_are_all_samples_in_order():
+    arrays = {"a": np.arange(10), "b": np.arange(20).reshape(10, 2)}
+    seen = list(batches(arrays, device=tiny.CPU, size=4))
+    assert [len(batch["a"]) for batch in seen] == [4, 4, 2]
+    assert torch.equal(torch.cat([batch["b"] for batch in seen]), torch.from_numpy(arrays["b"]))
+
+
+# --- In a store -----------------------------------------------------------------------------------------------------
+
+
+def test_stored_targets_are_the_same_and_known_by_teacher_and_data(store, image_teacher):
+    targets = image_teacher.targets
+    targets.save(store)
+    loaded = Targets.load(store, teacher_digest="teacher", data_fingerprint="toy")
+    assert np.array_equal(loaded.selection_difference, targets.selection_difference)
+    assert np.array_equal(loaded.logits, targets.logits)
+    assert Targets.load(store, teacher_digest="another", data_fingerprint="toy") is None
+    assert Targets.load(store, teacher_digest="teacher", data_fingerprint="another") is None
+
+
+def test_damaged_targets_are_set_aside_and_count_as_none(store, image_teacher, caplog):
+    image_teacher.targets.save(store)
+    path = Path(store.targets_file(image_teacher.targets.fingerprint))
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert Targets.load(store, teacher_digest="teacher", data_fingerprint="toy") is None
+    assert "are damaged" in caplog.text
+    assert len(store.names_in(store.set_aside_folder)) == 1
+
+
+def test_targets_of_another_teacher_or_other_data_are_refused(store, image_teacher):
+    targets = image_teacher.targets
+    targets.check(teacher_digest="teacher", data_fingerprint="toy")
+    with pytest.raises(ValueError, match="targets belong to the teacher teacher, the trial needs another"):
+        targets.check(teacher_digest="another", data_fingerprint="toy")
+    with pytest.raises(ValueError, match="targets belong to the data toy, the trial needs another"):
+        targets.check(teacher_digest="teacher", data_fingerprint="another")
+
+    replace(targets, data_fingerprint="another").save(store)  # a file under a name that is not its own
+    wrong = Path(store.targets_file(replace(targets, data_fingerprint="another").fingerprint))
+    wrong.rename(store.targets_file(targets.fingerprint))
+    with pytest.raises(ValueError, match="targets belong to the data another"):
+        Targets.load(store, teacher_digest="teacher", data_fingerprint="toy")
+
+
+# --- In a training step ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_teacher_under_the_students_mask_predicts_what_its_predictor_sees_there(teachers, family):
+    teacher = teachers[family]
+    rows = torch.tensor([3, 1])
+    inputs = batch_of(family, rows)
+    mask = torch.zeros(2, teacher.model.num_features(inputs))
+    mask[:, :3] = 1
+    selection_logits, logits = teacher.for_training(model=teacher.model, student_mask=True)(rows, inputs, mask)
+    own_selection_logits, own_logits = teacher.for_training()(rows, inputs, mask)
+    with torch.no_grad():
+        assert torch.equal(logits, teacher.model.predictor(inputs, mask))
+    assert not torch.allclose(logits, own_logits)
+    assert torch.equal(selection_logits, own_selection_logits)  # which features matter, it says as before
+
+
+def test_a_teacher_of_augmented_views_sees_the_view_and_not_the_original(image_teacher):
+    rows = torch.tensor([3, 1])
+    view = {"image": batch_of("vit", rows)["image"].flip(-1)}
+    mask = torch.ones(2, 16)
+    selection_logits, logits = image_teacher.for_training(model=image_teacher.model, augmented=True)(rows, view, mask)
+    with torch.no_grad():
+        live = image_teacher.model.predict(view)
+    assert torch.equal(selection_logits, live.selection_logits)
+    assert torch.equal(logits, live.logits)
+    assert not torch.allclose(logits, torch.from_numpy(image_teacher.targets.logits)[rows])
+
+
+def test_what_a_teacher_says_carries_no_gradient(image_teacher):
+    rows = torch.tensor([0])
+    teacher = image_teacher.for_training(model=image_teacher.model, student_mask=True)
+    selection_logits, logits = teacher(rows, batch_of("vit", rows), torch.ones(1, 16, requires_grad=True))
+    assert not selection_logits.requires_grad
+    assert not logits.requires_grad
+
+
+def test_a_teacher_that_predicts_anew_needs_its_model(image_teacher):
+    for option in ("student_mask", "augmented"):
+        with pytest.raises(ValueError, match=r"a teacher predicts anew\. Give its model"):
+            image_teacher.for_training(**{option: True})
+    assert Teacher(image_teacher.targets, device=tiny.CPU).model is None

@@ -1,0 +1,383 @@
+"""The training loop: bitwise repeatable, resumable after any epoch, and honest about how a run ended."""
+
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from rekd.checkpoint import Checkpoints
+from rekd.ledger import EPOCHS_SCHEMA
+from rekd.streams import Streams
+from rekd.teacher import Teacher
+from rekd.train import DeviceSamples, crop_flip, evaluate, is_better, one_thread, train
+
+OBJECTIVES = ("cls", "re", "rekd")
+
+
+def teacher_for(objective: str, teachers, family: str = "vit") -> Teacher | None:
+    return teachers[family].for_training() if objective == "rekd" else None
+
+
+# --- Repeating and resuming -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["vit", "bert"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_same_trial_twice_is_bitwise_the_same(objective, family, teachers):
+    trial = tiny.trial(objective, model=family, epochs=2)
+    first, second = (tiny.run(trial, teacher=teacher_for(objective, teachers, family)) for _ in range(2))
+    assert first.numbers == second.numbers
+    assert tiny.same_tensors(first.weights, second.weights)
+    other = tiny.run(replace(trial, seed=4), teacher=teacher_for(objective, teachers, family))
+    assert other.numbers != first.numbers
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_run_stopped_after_any_epoch_ends_as_one_that_was_not(objective, stop_after, store, teachers):
+    trial = tiny.trial(objective)
+    whole = tiny.run(trial, teacher=teacher_for(objective, teachers))
+    checkpoints = Checkpoints(store, trial.digest)
+    stopped = tiny.run(trial, teacher=teacher_for(objective, teachers), checkpoints=checkpoints, stop_after=stop_after)
+    resumed = tiny.run(trial, teacher=teacher_for(objective, teachers), checkpoints=checkpoints)
+
+    assert stopped.records == resumed.records[:stop_after]  # yielded again, so that whoever collects them has all
+    assert resumed.numbers == whole.numbers
+    assert tiny.same_tensors(resumed.weights, whole.weights)
+    assert resumed.trained.best_epoch == whole.trained.best_epoch
+    assert [record["attempt"] for record in resumed.records] == [1] * stop_after + [2] * (3 - stop_after)
+
+
+@pytest.mark.parametrize("kind", ["named", "single"])
+@pytest.mark.parametrize("augmentation", ["none", "crop_flip"])
+def test_resuming_puts_back_every_stream_and_the_optimizer(kind, augmentation, store):
+    trial = tiny.trial(random_streams=kind, augmentation=augmentation, weight_decay=0.01)
+    whole, checkpoints = tiny.run(trial), Checkpoints(store, trial.digest)
+    for _ in range(2):  # stopped again, at the epoch after
+        tiny.run(trial, checkpoints=checkpoints, stop_after=1)
+    tiny.run(trial, checkpoints=checkpoints, stop_after=2)
+    resumed = tiny.run(trial, checkpoints=checkpoints)
+    assert resumed.numbers == whole.numbers
+    assert tiny.same_tensors(resumed.weights, whole.weights)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_a_damaged_checkpoint_costs_an_epoch_and_changes_nothing(damage, store, caplog):
+    trial = tiny.trial()
+    whole, checkpoints = tiny.run(trial), Checkpoints(store, trial.digest)
+    tiny.run(trial, checkpoints=checkpoints, stop_after=2)
+    newest = Path(checkpoints.folder) / "epoch-00002.safetensors"
+    content = newest.read_bytes()
+    middle = len(content) // 2
+    half = content[:middle]
+    newest.write_bytes(half if damage == "truncated" else half + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+
+    with caplog.at_level(logging.WARNING):
+        resumed = tiny.run(trial, checkpoints=checkpoints)
+    assert "is damaged" in caplog.text
+    assert resumed.numbers == whole.numbers
+    assert tiny.same_tensors(resumed.weights, whole.weights)
+    assert [record["attempt"] for record in resumed.records] == [1, 2, 2]
+
+
+def test_a_run_beside_others_is_the_same_run(image_teacher):
+    """Interleaved with another, epoch by epoch, and with a caller who draws random numbers of its own."""
+    trials = [tiny.trial(seed=seed) for seed in (3, 4)]
+    alone = [tiny.run(trial) for trial in trials]
+    models, steps = [], []
+    for trial in trials:
+        streams = Streams(trial.seed, device=tiny.CPU)
+        models.append(tiny.model_for(trial, streams))
+        rows = np.arange(128)
+        indices = {"train_indices": rows[rows % 4 != 0], "dev_indices": rows[rows % 4 == 0]}
+        steps.append(train(trial, models[-1], pool=tiny.images(), **indices, streams=streams, device=tiny.CPU))
+    for _ in range(4):
+        for step in steps:
+            next(step, None)
+            torch.rand(7)
+    for model, run in zip(models, alone, strict=True):
+        assert tiny.same_tensors(model.state_dict(), run.weights)
+
+
+# --- What is learned ------------------------------------------------------------------------------------------------
+
+
+def test_a_toy_problem_is_learned_from_the_pixels_that_hold_it():
+    run = tiny.run(tiny.trial(epochs=25, learning_rate=5e-3, p_target=0.25), pool=tiny.images(256))
+    assert run.records[0]["dev_accuracy"] < 0.8  # by chance 0.5
+    assert run.records[-1]["dev_accuracy"] > 0.95
+    assert abs(run.records[-1]["train_rationale_ratio"] - 0.25) < 0.1
+
+    unseen = tiny.images(64, seed=1)
+    with torch.no_grad():
+        mask = run.model.predict({"image": torch.from_numpy(unseen.arrays["image"])}).mask
+    how_often = mask.mean(dim=0)
+    told = torch.isin(torch.arange(16), torch.tensor([5, 10]))
+    assert how_often[told].max() > 0.6  # one of the two is enough
+    assert how_often[~told].mean() < 0.2
+
+
+def test_with_alpha_1_rekd_takes_the_steps_of_re(image_teacher):
+    re = tiny.run(tiny.trial())
+    rekd = tiny.run(tiny.trial("rekd", alpha=1.0), teacher=image_teacher.for_training())
+    assert tiny.same_tensors(re.weights, rekd.weights)
+    shared = [name for name in re.numbers[0] if name in rekd.numbers[0]]
+    assert [[record[name] for name in shared] for record in re.numbers] == [
+        [record[name] for name in shared] for record in rekd.numbers
+    ]
+    assert rekd.records[0]["train_rationale_distillation_loss"] > 0  # measured, without weight
+    mixed = tiny.run(tiny.trial("rekd", alpha=0.99), teacher=image_teacher.for_training())
+    assert not tiny.same_tensors(re.weights, mixed.weights)
+
+
+def test_with_alpha_0_training_does_not_see_the_labels(image_teacher):
+    pool = tiny.images()
+    wrong = replace(pool, labels=1 - pool.labels)
+    for alpha, blind in ((0.0, True), (0.3, False)):
+        trial = tiny.trial("rekd", alpha=alpha, epochs=1)
+        runs = [tiny.run(trial, pool=each, teacher=image_teacher.for_training()) for each in (pool, wrong)]
+        assert tiny.same_tensors(runs[0].weights, runs[1].weights) == blind
+
+
+def test_a_student_with_alpha_0_comes_to_agree_with_its_teacher(image_teacher):
+    inputs = {"image": torch.from_numpy(tiny.images().arrays["image"])}
+    teacher_mask = torch.from_numpy(image_teacher.targets.selection_difference > 0)
+    trial = tiny.trial("rekd", alpha=0.0, epochs=12, learning_rate=5e-3)
+    untrained = tiny.model_for(trial, Streams(trial.seed, device=tiny.CPU)).eval()
+    taught = tiny.run(trial, teacher=image_teacher.for_training()).model
+    with torch.no_grad():
+        before, after = (
+            (model.predict(inputs).mask.bool() == teacher_mask).double().mean() for model in (untrained, taught)
+        )
+    assert after > 0.8
+    assert after > before + 0.2
+
+
+def test_lambda_select_0_lets_the_ratio_go_and_a_large_one_holds_it():
+    ratios = {}
+    for lambda_select in (0.0, 1.0):
+        trial = tiny.trial(epochs=10, learning_rate=5e-3, p_target=0.25, lambda_select=lambda_select)
+        ratios[lambda_select] = tiny.run(trial).records[-1]["train_rationale_ratio"]
+    assert abs(ratios[1.0] - 0.25) < 0.1 < abs(ratios[0.0] - 0.25)
+
+
+# --- Records --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_record_is_a_row_of_epochs(objective, teachers):
+    run = tiny.run(tiny.trial(objective), teacher=teacher_for(objective, teachers))
+    columns = set(EPOCHS_SCHEMA.names)
+    assert all(set(record) <= columns for record in run.records)
+    missing = columns - set(run.records[0]) - {"digest"}
+    distillation = {"train_rationale_distillation_loss", "train_prediction_distillation_loss"}
+    selection = {"train_selection_loss", "train_rationale_ratio", "dev_selection_loss", "dev_prediction_loss"}
+    assert missing == {"cls": distillation | selection, "re": distillation, "rekd": set()}[objective]
+    assert [record["epoch"] for record in run.records] == [1, 2, 3]
+    assert [record["step"] for record in run.records] == [3, 6, 9]  # 96 samples, 32 a step
+
+
+def test_losses_are_reported_as_they_add_up(image_teacher):
+    trial = tiny.trial("rekd", epochs=1, batch_size=96, learning_rate=1e-9)  # one step, that changes nothing
+    record = tiny.run(trial, teacher=image_teacher.for_training()).records[0]
+    l_re = record["train_prediction_loss"] + 0.1 * record["train_selection_loss"]
+    l_kd = (
+        0.5 * record["train_rationale_distillation_loss"]
+        + record["temperature"] ** 2 * record["train_prediction_distillation_loss"]
+    )
+    assert record["train_loss"] == pytest.approx(0.3 * l_re + 0.7 * l_kd, rel=1e-5)
+    assert record["dev_loss"] == pytest.approx(record["dev_prediction_loss"] + 0.1 * record["dev_selection_loss"])
+
+
+def test_the_temperature_falls_over_the_whole_run():
+    run = tiny.run(tiny.trial(epochs=3))
+    temperatures = [record["temperature"] for record in run.records]  # of each epoch's last step
+    expected = [5.0 * math.exp(-math.log(5.0 / 0.1) * step / 9) for step in (2, 5, 8)]
+    assert temperatures == pytest.approx(expected)
+    held = tiny.run(tiny.trial(epochs=3, temperature_every=100))
+    assert [record["temperature"] for record in held.records] == [5.0] * 3
+    assert tiny.run(tiny.trial("cls", epochs=1)).records[0]["temperature"] is None
+
+
+def test_a_teacher_goes_with_rekd_and_with_nothing_else(image_teacher):
+    with pytest.raises(ValueError, match="A teacher is needed by objective 'rekd' and by no other, got 'rekd'"):
+        tiny.run(tiny.trial("rekd"))
+    with pytest.raises(ValueError, match="got 're'"):
+        tiny.run(tiny.trial("re"), teacher=image_teacher.for_training())
+
+
+# --- Evaluation -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("global_stream_is_untouched")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("mask", ["argmax", "sampled"])
+def test_evaluate_leaves_everything_as_it_was(mask, training):
+    model = tiny.build("vit").train(training)
+    trial = tiny.trial(evaluation_mask=mask)
+    streams = Streams(3, device=tiny.CPU)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    before = {name: value.clone() for name, value in streams.state().items()}
+    samples = DeviceSamples(tiny.images(), tiny.CPU)
+
+    first, second = (evaluate(model, samples, trial, streams=streams) for _ in range(2))
+    assert first == second  # no dropout, and the same noise
+    assert tiny.same_tensors(model.state_dict(), weights)
+    assert tiny.same_tensors(streams.state(), before)
+    assert all(module.training == training for module in model.modules())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    trained = tiny.run(tiny.trial(epochs=1))
+    assert not tiny.same_tensors(
+        trained.weights, tiny.model_for(tiny.trial(), Streams(3, device=tiny.CPU)).state_dict()
+    )
+
+
+def test_looking_at_the_dev_split_does_not_move_training():
+    """A smaller dev split, so other evaluations, and the same training."""
+    losses = []
+    for keep in (4, 8):
+        trial, streams, rows = tiny.trial(), Streams(3, device=tiny.CPU), np.arange(128)
+        indices = {"train_indices": rows[rows % 4 != 0], "dev_indices": rows[rows % keep == 0]}
+        steps = train(
+            trial, tiny.model_for(trial, streams), pool=tiny.images(), **indices, streams=streams, device=tiny.CPU
+        )
+        losses.append([(record["train_loss"], record["dev_loss"]) for record in steps])
+    assert [train_loss for train_loss, _ in losses[0]] == [train_loss for train_loss, _ in losses[1]]
+    assert [dev_loss for _, dev_loss in losses[0]] != [dev_loss for _, dev_loss in losses[1]]
+
+
+@pytest.mark.parametrize("family", ["vit", "bert"])
+def test_evaluation_is_the_mean_over_samples_and_not_over_batches(family):
+    """300 samples do not divide into batches of 256."""
+    model, pool, trial = tiny.build(family), tiny.SAMPLES[family](300), tiny.trial(model=family)
+    result = evaluate(model, DeviceSamples(pool, tiny.CPU), trial, streams=Streams(3, device=tiny.CPU))
+    inputs, labels = (
+        {name: torch.from_numpy(array) for name, array in pool.arrays.items()},
+        torch.from_numpy(pool.labels),
+    )
+    with torch.no_grad():
+        prediction = model.predict(inputs)
+    count, length = prediction.mask.sum(dim=1), prediction.mask.shape[1]
+    l_pred = torch.nn.functional.cross_entropy(prediction.logits, labels).item()
+    l_select = (count - 0.15 * length).square().mean().item()
+    assert result["prediction_loss"] == pytest.approx(l_pred, rel=1e-5)
+    assert result["selection_loss"] == pytest.approx(l_select, rel=1e-5)
+    assert result["loss"] == pytest.approx(l_pred + 0.1 * l_select, rel=1e-5)
+    assert result["accuracy"] == pytest.approx((prediction.logits.argmax(-1) == labels).double().mean().item())
+    assert result["rationale_ratio"] == pytest.approx((count / length).mean().item(), rel=1e-5)
+    valid = inputs.get("valid", torch.ones_like(prediction.mask))
+    ratio = (prediction.mask * valid).sum(1) / valid.sum(1)
+    assert result["token_ratio"] == pytest.approx(ratio.mean().item(), rel=1e-5)
+    assert (result["token_ratio"] == result["rationale_ratio"]) == (family == "vit")
+
+
+# --- The best epoch -------------------------------------------------------------------------------------------------
+
+
+def best_of(losses: list[float], rule: str) -> int:
+    best, epoch = None, 0
+    for number, loss in enumerate(losses, 1):
+        if is_better(loss, best, rule=rule):
+            best, epoch = loss, number
+    return epoch
+
+
+def test_best_epoch_rules():
+    losses = [0.9, 0.5004, 0.5001, 0.5001, 0.5003, 0.6]
+    assert best_of(losses, "lowest") == 3  # unrounded, the earliest of two
+    assert best_of(losses, "rounded_latest") == 5  # 0.500 to three decimals, the latest of four
+    assert best_of([0.5, 0.5006], "rounded_latest") == 1  # 0.501 is worse
+
+
+@pytest.mark.parametrize("rule", ["lowest", "rounded_latest"])
+def test_the_best_version_is_the_one_that_is_returned(rule):
+    trial = tiny.trial(epochs=5, learning_rate=0.02, best_epoch_rule=rule)
+    run = tiny.run(trial)
+    assert run.trained.best_epoch == best_of([record["dev_loss"] for record in run.records], rule)
+    pool = tiny.images()
+    rows = np.arange(128)
+    dev = DeviceSamples(pool, tiny.CPU, rows[rows % 4 == 0])
+    again = evaluate(run.trained.model, dev, trial, streams=Streams(3, device=tiny.CPU))
+    best = run.records[run.trained.best_epoch - 1]
+    assert again["loss"] == best["dev_loss"]
+    assert again["accuracy"] == best["dev_accuracy"]
+    assert not run.trained.model.training
+
+
+# --- Runs that diverge ----------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_epoch_and_reason():
+    run = tiny.run(tiny.trial(epochs=5, learning_rate=1e30))
+    assert len(run.records) < 5
+    assert run.trained.diverged == f"train_loss was nan in epoch {len(run.records)}"
+    assert not tiny.run(tiny.trial(epochs=1)).trained.diverged
+
+
+@pytest.mark.parametrize(("what", "lean"), [("nothing", -40.0), ("everything", 40.0)])
+def test_a_generator_that_selects_nothing_or_everything_for_three_epochs_has_diverged(what, lean):
+    trial = tiny.trial(epochs=6, learning_rate=1e-9, temperature_initial=0.1)
+    streams, rows = Streams(3, device=tiny.CPU), np.arange(128)
+    model = tiny.model_for(trial, streams)
+    with torch.no_grad():
+        model.generator.head[1].bias[1] = lean
+    indices = {"train_indices": rows[rows % 4 != 0], "dev_indices": rows[rows % 4 == 0]}
+    steps = train(trial, model, pool=tiny.images(), **indices, streams=streams, device=tiny.CPU)
+    run = tiny.collected(steps, model)
+    assert [record["train_rationale_ratio"] for record in run.records] == [float(what == "everything")] * 3
+    assert run.trained.diverged == f"the generator selected {what} in epochs 1 to 3"
+
+
+def test_a_diverged_epoch_is_no_checkpoint_and_diverges_again(store):
+    trial = tiny.trial(epochs=5, learning_rate=1e30)
+    checkpoints = Checkpoints(store, trial.digest)
+    first = tiny.run(trial, checkpoints=checkpoints)
+    again = tiny.run(trial, checkpoints=checkpoints)
+    assert first.trained.diverged == again.trained.diverged != ""
+
+
+# --- Samples --------------------------------------------------------------------------------------------------------
+
+
+def test_crops_and_flips_are_of_the_image_itself():
+    image = torch.arange(1, 65, dtype=torch.uint8).view(1, 1, 8, 8).repeat(200, 1, 1, 1)
+    views = crop_flip(image, generator=torch.Generator().manual_seed(0))
+    assert views.shape == image.shape
+    assert views.dtype == torch.uint8
+    padded = torch.nn.functional.pad(image[0, 0], (1, 1, 1, 1))
+    expected = {
+        tuple((crop.flip(1) if flip else crop).flatten().tolist())
+        for row in range(3)
+        for column in range(3)
+        for crop in [padded[row : row + 8, column : column + 8]]
+        for flip in (False, True)
+    }
+    assert len(expected) == 18
+    assert {tuple(view.flatten().tolist()) for view in views} == expected  # each of them, and nothing else
+
+
+def test_samples_are_taken_by_index():
+    pool = tiny.texts(20)
+    samples = DeviceSamples(pool, tiny.CPU, np.array([7, 3, 11]))
+    inputs, labels = samples.take(torch.tensor([2, 0]))
+    assert torch.equal(inputs["input_ids"], torch.from_numpy(pool.arrays["input_ids"][[11, 7]]))
+    assert labels.tolist() == pool.labels[[11, 7]].tolist()
+    assert len(samples) == 3
+
+
+def test_on_a_cpu_a_run_takes_one_thread_and_gives_the_others_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_thread(tiny.CPU):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        with one_thread(torch.device("meta")):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
