@@ -23,9 +23,15 @@ TRAIN_SAMPLES = {"digits": 1_078, "cifar10": 40_000, "cifar100": 40_000, "imdb":
 
 NUM_FEATURES = {"image": 196, "text": 256}
 
-FLOPS = {"cuda": 4e13, "cpu": 5e9}
+FLOPS = {"cuda": 4e13, "cpu": 5e10}
 """Floating-point operations a second that training is assumed to reach: on an L40S in bfloat16 (about a fifth of its
 peak), and on one CPU core. A guess, hence `SPREAD`; a measured run replaces it."""
+
+LAUNCHES = {"cuda": 1.5e-4, "cpu": 4e-3}
+"""Seconds a layer and step below which nothing gets however small the model: what it costs to start its operations."""
+
+COLUMNS = ("task", "model", "objective", "num_epochs", "status", "train_seconds")
+"""Of `trials`, what an estimate reads."""
 
 SPREAD = 2.0
 """A guess from arithmetic may be off by this factor either way."""
@@ -50,7 +56,7 @@ class Estimator:
     """Estimates for the trials of a sweep."""
 
     def __init__(self, results: pd.DataFrame, tasks: Iterable[Task], *, device: str) -> None:
-        """`results` needs the columns task, model, objective, epochs, num_epochs, status and train_seconds."""
+        """`results` needs the columns `COLUMNS`; `device` is `cuda` or `cpu`."""
         self.tasks = {task.name: task for task in tasks}
         self.device = device
         finished = results[(results["status"] == "ok") & (results["train_seconds"] > 0)]
@@ -67,7 +73,7 @@ class Estimator:
             if measured is not None:
                 scale = trial.epochs * halves[trial.objective] / halves[objective]
                 return Seconds(*(value * scale for value in measured))
-        guess = self._operations(trial) * halves[trial.objective] / FLOPS[self.device]
+        guess = self._guess(trial) * halves[trial.objective]
         return Seconds(guess, guess / SPREAD, guess * SPREAD)
 
     def is_measured(self, trial: Trial) -> bool:
@@ -78,8 +84,8 @@ class Estimator:
         """Of many trials, one after another on one slot."""
         return sum((self.seconds(trial) for trial in trials), Seconds(0, 0, 0))
 
-    def _operations(self, trial: Trial) -> float:
-        """Of training one encoder: 6 a parameter, token and sample for forward and backward."""
+    def _guess(self, trial: Trial) -> float:
+        """Seconds of training one encoder: 6 operations a parameter, token and sample for forward and backward."""
         task = self.tasks[trial.task]
         model = task.models[trial.model]
         config = model.config or {}
@@ -89,5 +95,7 @@ class Estimator:
         features = NUM_FEATURES[task.kind]
         if task.kind == "image" and "image_size" in config:
             features = (config["image_size"] // config.get("patch_size", 16)) ** 2
+        num_samples = TRAIN_SAMPLES.get(trial.task, 10_000) * trial.epochs
         parameters = layers * (12 * width**2 + 2 * features * width)
-        return 6.0 * parameters * features * TRAIN_SAMPLES.get(trial.task, 10_000) * trial.epochs
+        operations = 6.0 * parameters * features * num_samples
+        return operations / FLOPS[self.device] + LAUNCHES[self.device] * layers * num_samples / trial.batch_size

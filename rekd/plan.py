@@ -15,8 +15,11 @@ class Waiting:
     what: str
     """Such as `REKD of vit-tiny on cifar10`."""
     num_trials: int
+    """Of those, the ones that no other part of the plan asks for."""
+    num_shared: int = 0
+    """And the ones that another part asks for too, whatever is chosen."""
     needs: str
-    """Such as `the teacher of cifar10`."""
+    """Such as `teacher of cifar10`."""
     like: Trial
     """One such trial, but for what is not chosen yet: it tells how long they take."""
 

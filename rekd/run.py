@@ -132,7 +132,7 @@ def _tested(
     supplies: Supplies,
 ) -> Outcome:
     """The outcome of a run: its best epoch's dev values as they were recorded, and that version on the test split."""
-    parameters = sum(parameter.numel() for parameter in trained.model.parameters())
+    parameters = sum(parameter.numel() for parameter in trained.model.parameters() if parameter.requires_grad)
     outcome = Outcome(
         status="diverged" if trained.diverged else "ok",
         error=trained.diverged,
@@ -161,7 +161,20 @@ def _tested(
         return outcome
     dev = {name: array[dev_indices] for name, array in data.pool.arrays.items()}
     teacher_mask = supplies.targets(task, trial.teacher_digest).selection_difference[dev_indices] > 0
-    return replace(outcome, dev_teacher_overlap=overlap(masks_of(trained.model, dev, device=device)[0], teacher_mask))
+    return replace(
+        outcome,
+        dev_teacher_overlap=overlap(masks_of(trained.model, dev, device=device)[0], teacher_mask),
+        dev_teacher_train_share=_teacher_train_share(trial.teacher_digest, data, dev_indices, supplies.store),
+    )
+
+
+def _teacher_train_share(teacher_digest: str, data: Data, dev_indices: np.ndarray, store: Store) -> float | None:
+    """Share of the dev split that the teacher was trained on; None where the ledger does not know the teacher."""
+    rows = Ledger(store).trials([teacher_digest]).select(["split", "seed"]).to_pylist()
+    if not rows:
+        return None
+    teacher_train, _ = data.train_dev(rows[0]["split"], rows[0]["seed"])
+    return float(np.isin(dev_indices, teacher_train).mean())
 
 
 def _stamped(outcome: Outcome, device: torch.device, commit: str) -> Outcome:

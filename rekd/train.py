@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -91,7 +91,7 @@ def train(
     streams: Streams,
     checkpoints: Checkpoints | None = None,
     device: torch.device,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, Trained]:
     """Trains `model` as `trial` says and yields one record an epoch (columns: `rekd.ledger.EPOCHS_SCHEMA`).
 
     `pool` holds train and dev, told apart by indices; `teacher` is needed by rekd alone. With `checkpoints` the run

@@ -1,67 +1,165 @@
-"""What a sweep prints when it has ended."""
+"""What a sweep prints and draws when it has ended."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from analysis import select_alpha
+from analysis import figures, tables
+from analysis.report import report
+from analysis.selection import alpha_settings, lambda_settings, select_alpha, select_lambda_select
+from analysis.stages import Stages, split_stages
 from rekd.plan import Swept
 from rekd.store import Store
 from rekd.tasks import Task
 
+RESAMPLING_SEED = 0
+"""Of intervals and tests, so that the same ledger prints the same numbers."""
+
+OBJECTIVES = {"cls": "CLS", "re": "RE", "rekd": "REKD"}
+
 
 def show_alpha(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
-    """A table a student: RE as the baseline, then REKD at every alpha, the choice marked."""
-    runs = swept.results
+    """A table a student: RE, which is alpha = 1, then REKD at every alpha, the choice marked; what REKD gains; a picture."""
     for task in tasks:
-        of_task = runs[(runs["task"] == task.name) & (runs["model"] != task.teacher)]
-        rekd = of_task[(of_task["objective"] == "rekd") & (of_task["status"] != "failed")]
-        choices = select_alpha(rekd) if len(rekd) else pd.DataFrame()
-        teachers = runs[(runs["task"] == task.name) & (runs["model"] == task.teacher)]
-        _teacher_line(console, task, teachers, rekd)
-        for student in dict.fromkeys(of_task["model"]):
-            rows = of_task[of_task["model"] == student]
-            chosen = choices[choices["model"] == student] if len(choices) else choices
+        runs = swept.results[swept.results["task"] == task.name]
+        rekd = runs[(runs["objective"] == "rekd") & (runs["status"] != "failed")]
+        _teacher_line(console, task, runs, rekd)
+        choices = select_alpha(rekd)
+        for student in dict.fromkeys(runs.loc[runs["model"] != task.teacher, "model"]):
+            rows = runs[runs["model"] == student].fillna({"alpha": 1.0})
+            chosen = choices[choices["model"] == student]
             alpha = chosen.iloc[0]["alpha"] if len(chosen) else np.nan
-            table = _settings_table(f"{task.name}, {student}", rows.fillna({"alpha": 1.0}), "alpha", alpha)
-            console.print(table)
+            console.print(_settings_table(f"{student} on {task.name}", rows, "alpha", alpha, "rekd"))
             if len(chosen):
-                console.print(f"Choice for {student}: [bold]alpha = {alpha:g}[/]. {chosen.iloc[0]['why']}\n")
+                console.print(f"Choice for {student}: [bold]alpha = {alpha:g}[/]. {chosen.iloc[0]['why']}")
+        if len(rekd):
+            stages = split_stages(runs)
+            _comparisons(console, stages)
+            _draw(figures.alpha_picture, stages, task, store, console)
 
 
-def _settings_table(title: str, rows: pd.DataFrame, by: str, chosen: float) -> Table:
+def show_lambda(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
+    """A table a model over lambda_select, the choice marked, the reason below; a picture."""
+    for task in tasks:
+        runs = swept.results[swept.results["task"] == task.name]
+        if runs.empty:
+            continue
+        choices = select_lambda_select(runs)
+        for model in dict.fromkeys(runs["model"]):
+            chosen = choices[choices["model"] == model].iloc[0]
+            value = chosen["lambda_select"]
+            title = f"{model} on {task.name}, p_target {chosen['p_target']:.0%}"
+            console.print(_settings_table(title, runs[runs["model"] == model], "lambda_select", value, "re"))
+            name = "none" if pd.isna(value) else f"lambda_select = {value:g}"
+            console.print(f"Choice for {model}: [bold]{name}[/]. {chosen['why']}\n")
+        _draw(figures.lambda_picture, split_stages(runs), task, store, console)
+
+
+def show_p_target(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
+    """Ratio and accuracy at every p_target, CLS last; Figure 2."""
+    for task in tasks:
+        runs = swept.results[swept.results["task"] == task.name]
+        for model in dict.fromkeys(runs["model"]):
+            rows = runs[runs["model"] == model].fillna({"p_target": 1.0})
+            console.print(_settings_table(f"{model} on {task.name}", rows, "p_target", np.nan, ""))
+        if len(runs):
+            _draw(figures.ratio_picture, split_stages(runs), task, store, console)
+
+
+def show_performance(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
+    """Tables 1 to 3: accuracy and ratio of CLS, RE and REKD, the paper's beside; what REKD gains; every seed drawn."""
+    for task in tasks:
+        runs = swept.results[swept.results["task"] == task.name]
+        if runs.empty:
+            continue
+        stages = split_stages(runs)
+        _print(console, f"CLS, RE and REKD on {task.name}", tables.performance_table(stages).drop(columns="task"))
+        _comparisons(console, stages)
+        _draw(figures.seeds_picture, stages, task, store, console)
+
+
+def show_reproduction(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
+    """What was chosen, Tables 1 to 3, and the report with everything else."""
+    stages = split_stages(swept.results)
+    _choices(console, "lambda_select", lambda_settings(stages.lambdas))
+    _choices(console, "alpha", alpha_settings(stages.alphas))
+    show_performance(swept, tasks, store, console)
+    path = f"{store.pictures_folder}/report.html"
+    store.write(path, report(store, rng=np.random.default_rng(RESAMPLING_SEED)).encode())
+    console.print(f"Report: {path}", soft_wrap=True)
+
+
+def _choices(console: Console, name: str, settings: pd.DataFrame) -> None:
+    for _, row in settings[settings["chosen"]].iterrows() if len(settings) else ():
+        console.print(f"{row['task']}, {row['model']}: {name} = [bold]{row[name]:g}[/]")
+
+
+def _settings_table(title: str, rows: pd.DataFrame, by: str, chosen: float, of: str) -> Table:
+    """One row a value of `by` and objective; `chosen` is marked among those of objective `of`."""
     table = Table(title=title, title_justify="left")
-    for name in ("", "objective", by, "seeds", "dev loss", "dev ratio", "test ratio", "test accuracy"):
-        table.add_column(name, justify="left" if name in ("", "objective") else "right")
+    table.add_column("")
+    table.add_column("")
+    for name in (by, "seeds", "dev loss", "dev ratio", "test ratio", "test accuracy"):
+        table.add_column(name, justify="right", no_wrap=True)
     for (objective, value), group in rows.groupby(["objective", by], sort=True):
         ok = group[group["status"] == "ok"]
-        is_chosen = objective == "rekd" and value == chosen
+        is_chosen = objective == of and value == chosen
         table.add_row(
             "→" if is_chosen else "",
-            f"{objective} (baseline)" if objective == "re" else str(objective),
+            OBJECTIVES[str(objective)],
             f"{value:g}",
             str(len(ok)) if len(ok) == len(group) else f"{len(ok)} of {len(group)}",
-            _mean_std(ok["dev_loss"], "{:.4f}"),
-            _mean_std(100 * ok["dev_rationale_ratio"], "{:.1f}", unit=" %"),
-            _mean_std(100 * ok["test_rationale_ratio"], "{:.1f}", unit=" %"),
+            _mean_std(ok["dev_loss"], "{:.3f}"),
+            _mean_std(100 * ok["dev_rationale_ratio"], "{:.1f}") + " %",
+            _mean_std(100 * ok["test_rationale_ratio"], "{:.1f}") + " %",
             _mean_std(ok["test_accuracy"], "{:.3f}"),
             style="bold" if is_chosen else "",
         )
     return table
 
 
-def _mean_std(values: pd.Series, form: str, *, unit: str = "") -> str:
+def _mean_std(values: pd.Series, form: str) -> str:
     if values.empty:
         return "-"
     mean = form.format(values.mean())
-    return f"{mean}{unit}" if len(values) == 1 else f"{mean} ± {form.format(values.std())}{unit}"
+    return mean if len(values) == 1 else f"{mean} ± {form.format(values.std())}"
 
 
-def _teacher_line(console: Console, task: Task, teachers: pd.DataFrame, rekd: pd.DataFrame) -> None:
-    used = teachers[teachers["digest"].isin(rekd["teacher_digest"])]
-    for _, row in used.iterrows():
+def _teacher_line(console: Console, task: Task, runs: pd.DataFrame, rekd: pd.DataFrame) -> None:
+    for _, row in runs[runs["digest"].isin(rekd["teacher_digest"])].iterrows():
         console.print(
-            f"{task.name}: teacher {row['model']} of seed {row['seed']} (digest {row['digest']}), dev loss "
-            f"{row['dev_loss']:.4f}, dev ratio {row['dev_rationale_ratio']:.1%}, test accuracy {row['test_accuracy']:.3f}."
+            f"\nTeacher of {task.name}: {row['model']}, seed {row['seed']}, dev loss {row['dev_loss']:.3f}, "
+            f"dev ratio {row['dev_rationale_ratio']:.1%}, test accuracy {row['test_accuracy']:.3f} ({row['digest']})."
         )
+
+
+def _comparisons(console: Console, stages: Stages) -> None:
+    for _, row in tables.comparison_table(stages, rng=np.random.default_rng(RESAMPLING_SEED)).iterrows():
+        console.print(
+            f"{row['model']} on {row['task']}: REKD {row['rekd']:.3f}, RE {row['re']:.3f} in test accuracy; "
+            f"difference [bold]{row['difference']:+.3f}[/], 95 % interval {row['low']:+.3f} to {row['high']:+.3f}, "
+            f"ahead on {row['num_better']} of {row['num_seeds']} seeds."
+        )
+
+
+def _draw(
+    draw: Callable[[Stages, str], figures.Picture | None], stages: Stages, task: Task, store: Store, console: Console
+) -> None:
+    picture = draw(stages, task.name)
+    if picture is not None:
+        path = f"{store.pictures_folder}/{picture.name}.png"
+        store.write(path, picture.render("png"))
+        console.print(f"Picture: {path}\n", soft_wrap=True)
+
+
+def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
+    text = tables.printable(frame)
+    table = Table(title=title, title_justify="left")
+    for name in text.columns:
+        table.add_column(str(name))
+    for row in text.to_numpy().tolist():
+        table.add_row(*row)
+    console.print(table)

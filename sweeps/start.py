@@ -3,12 +3,14 @@
 import os
 from collections.abc import Callable, Iterable
 from itertools import groupby
+from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from analysis import load_trials
+from rekd.estimate import COLUMNS as ESTIMATOR_COLUMNS
 from rekd.estimate import Estimator, Seconds
 from rekd.plan import Plan, PlanFunction, Swept, to_run
 from rekd.progress import Progress, duration
@@ -24,7 +26,7 @@ Show = Callable[[Swept, list[Task], Store, Console], None]
 """Prints a sweep's results and writes its pictures."""
 
 
-def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show) -> int:
+def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show, price: float | None = None) -> int:
     """Runs a sweep as the options say. Returns the exit status: 0 where every trial has a result, else 1; 2 where it
     was not started.
 
@@ -42,11 +44,11 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
     estimator = Estimator(results, tasks, device="cuda" if on_cluster or num_gpus else "cpu")
     work = _work(current, waiting, estimator)
     if options.dry_run:
-        _print_plan(console, current, results, waiting, estimator, work, slots, store)
+        _print_plan(console, current, waiting, estimator, work, slots, store, price)
         return 0
     too_long = not on_cluster and not num_gpus and work.expected / (slots or 1) > TOO_LONG
     if waiting and too_long and not options.yes:
-        _print_plan(console, current, results, waiting, estimator, work, slots, store)
+        _print_plan(console, current, waiting, estimator, work, slots, store, price)
         console.print(
             "\n[bold]Nothing was started:[/] this machine has no GPU, and there is no cluster. "
             "[bold]--task digits[/] is the size for this machine; [bold]--address[/] names a cluster; "
@@ -82,8 +84,9 @@ def _run(
         num_done = len(current.unique_trials()) - len(waiting)
         later = sum(group.num_trials for group in current.waiting)
         console.print(f"{len(waiting) + later} trials to run, {num_done} in the ledger already.")
-        for group in current.waiting:
-            console.print(f"  {group.what}: {group.num_trials} trials once there is {group.needs}.", style="dim")
+        for needs in dict.fromkeys(group.needs for group in current.waiting):
+            num_trials = sum(group.num_trials for group in current.waiting if group.needs == needs)
+            console.print(f"  {num_trials} of them once there is the {needs}.", style="dim")
         return run_sweep(
             plan,
             store,
@@ -126,69 +129,91 @@ def _work(plan: Plan, waiting: list[Trial], estimator: Estimator) -> Seconds:
 def _print_plan(
     console: Console,
     plan: Plan,
-    results: pd.DataFrame,
     waiting: list[Trial],
     estimator: Estimator,
     work: Seconds,
     slots: int | None,
     store: Store,
+    price: float | None,
 ) -> None:
     undone = {trial.digest for trial in waiting}
     table = Table(title="Plan", title_justify="left")
-    for name in ("task", "model", "objective", "setting"):
+    for name in ("task", "model", "", "grid"):
         table.add_column(name)
-    for name in ("trials", "done", "to run", "a trial takes"):
-        table.add_column(name, justify="right")
-    for (task, model, objective, setting), group in _by_setting(plan.unique_trials().values()):
+    for name in ("trials", "done", "to run", "each takes"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, group in _by_model(plan.unique_trials().values()):
         num_done = sum(trial.digest not in undone for trial in group)
-        seconds = _about(estimator.seconds(group[0]), estimator.is_measured(group[0]))
-        table.add_row(
-            task, model, objective, setting, str(len(group)), str(num_done), str(len(group) - num_done), seconds
-        )
-    for group in plan.waiting:
-        trial = group.like
-        seconds = _about(estimator.seconds(trial), estimator.is_measured(trial))
-        table.add_row(
-            trial.task, trial.model, trial.objective, _setting(trial), str(group.num_trials), "0",
-            str(group.num_trials), seconds, style="dim",
-        )  # fmt: skip
+        numbers = (str(len(group)), str(num_done), str(len(group) - num_done))
+        table.add_row(*name, _grid(group), *numbers, _about(estimator, group[0]))
+    for name, group in _by_model(waiting.like for waiting in plan.waiting):
+        num_trials = sum(waiting.num_trials for waiting in plan.waiting if waiting.like in group)
+        if num_trials:
+            numbers = (str(num_trials), "0", str(num_trials))
+            table.add_row(*name, _grid(group), *numbers, _about(estimator, group[0]), style="dim")
     console.print(table)
-    later = sum(group.num_trials for group in plan.waiting)
+
+    num_later = sum(group.num_trials for group in plan.waiting)
+    num_unique = len(plan.unique_trials()) + num_later
+    num_asked = len(plan.trials) + num_later + sum(group.num_shared for group in plan.waiting)
+    shared = f", {num_asked - num_unique} shared between parts of the sweep" if num_asked > num_unique else ""
     console.print(
-        f"{len(plan.unique_trials()) + later} trials: {len(plan.unique_trials()) - len(waiting)} in the ledger {store}, "
-        f"{len(waiting) + later} to run."
+        f"{num_unique} trials{shared}: {len(plan.unique_trials()) - len(waiting)} in the ledger {store}, "
+        f"{len(waiting) + num_later} to run."
     )
-    for needs in dict.fromkeys(group.needs for group in plan.waiting):
-        console.print(f"Dim rows follow once there is {needs}.")
+    needs = list(dict.fromkeys(group.needs for group in plan.waiting))
+    if needs:
+        console.print(f"Dim rows follow once these are chosen: {', '.join(needs)}.", style="dim")
     for reason in plan.stopped:
         console.print(f"[yellow]Stopped:[/] {reason}")
-    if work.expected:
-        total = f"{duration(work.low)} to {duration(work.high)}, expected {duration(work.expected)}"
-        if slots:
-            total += f" of work; {duration(work.expected / slots)} with {slots} at a time"
-        source = "from runs in the ledger" if all(map(estimator.is_measured, waiting)) else "from arithmetic, a guess"
-        console.print(f"Time: {total} ({source}).")
+    if not work.expected:
+        return
+    measured = all(map(estimator.is_measured, waiting))
+    source = "measured in runs of the ledger" if measured else "a guess from arithmetic, until there are runs"
+    wall = f", {duration(work.expected / slots)} with {slots} at a time" if slots else ""
+    console.print(f"Time: {_span(work)}{wall}; {source}.")
+    if not measured and estimator.device == "cpu":
+        gpu = Estimator(pd.DataFrame(columns=ESTIMATOR_COLUMNS), estimator.tasks.values(), device="cuda")
+        work = _work(plan, waiting, gpu)
+        console.print(
+            f"On L40S GPUs: {_gpu_hours(work)}, {duration(work.expected / 120)} with 120 of them; a guess too."
+        )
+    if price is not None:
+        low, expected, high = (value / 3600 * price for value in (work.low, work.expected, work.high))
+        console.print(f"Price: {expected:,.0f} ({low:,.0f} to {high:,.0f}) at {price:g} a GPU-hour.")
 
 
-def _by_setting(trials: Iterable[Trial]) -> Iterable[tuple[tuple[str, str, str, str], list[Trial]]]:
-    def key(trial: Trial) -> tuple[str, str, str, str]:
-        return trial.task, trial.model, trial.objective, _setting(trial)
+def _span(work: Seconds) -> str:
+    return f"{duration(work.expected)} of work ({duration(work.low)} to {duration(work.high)})"
+
+
+def _gpu_hours(work: Seconds) -> str:
+    low, expected, high = (value / 3600 for value in (work.low, work.expected, work.high))
+    return f"{expected:,.0f} GPU-hours ({low:,.0f} to {high:,.0f})"
+
+
+def _by_model(trials: Iterable[Trial]) -> list[tuple[tuple[str, str, str], list[Trial]]]:
+    def key(trial: Trial) -> tuple[str, str, str]:
+        return trial.task, trial.model, trial.objective
 
     return [(name, list(group)) for name, group in groupby(sorted(trials, key=key), key=key)]
 
 
-def _setting(trial: Trial) -> str:
-    names = ("p_target", "lambda_select", "alpha")
-    return " ".join(f"{name}={getattr(trial, name):g}" for name in names if getattr(trial, name) is not None)
+def _grid(trials: list[Trial]) -> str:
+    """What varies among trials, such as `6 lambda_select x 10 seeds`."""
+    counts = {name: len({getattr(trial, name) for trial in trials}) for name in ("p_target", "lambda_select", "alpha")}
+    parts = [f"{count} {name}" for name, count in counts.items() if count > 1]
+    return " x ".join([*parts, f"{len({trial.seed for trial in trials})} seeds"])
 
 
-def _about(seconds: Seconds, is_measured: bool) -> str:
-    return duration(seconds.expected) if is_measured else f"{duration(seconds.low)} - {duration(seconds.high)}"
+def _about(estimator: Estimator, trial: Trial) -> str:
+    seconds = estimator.seconds(trial)
+    return duration(seconds.expected) if estimator.is_measured(trial) else f"~{duration(seconds.expected)}"
 
 
 def _local_gpus() -> int:
     """GPUs of this machine, without paying for an import of torch where there is no driver."""
-    if not os.path.exists("/dev/nvidiactl") and "CUDA_VISIBLE_DEVICES" not in os.environ:  # noqa: PTH110
+    if not Path("/dev/nvidiactl").exists():
         return 0
     import torch
 
