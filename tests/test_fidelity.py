@@ -1,0 +1,466 @@
+"""What the paper leaves open: every point, as the paper's text has it and as the authors' code does.
+
+Where both do the same, the test runs under both presets. Steps of training are computed a second time here, from the
+equations and the run's own random streams.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+from rekd.data import Data, Split
+from rekd.method import (
+    gumbel_noise,
+    gumbel_softmax,
+    prediction_distillation_loss,
+    prediction_loss,
+    rationale_distillation_loss,
+)
+from rekd.models import Generator, RationaleModel
+from rekd.streams import Streams
+from rekd.tasks import load_task
+from rekd.train import DeviceSamples, crop_flip, evaluate
+from rekd.trial import FIDELITY, Trial
+
+PRESETS = ("paper", "authors")
+both_presets = pytest.mark.parametrize("fidelity", PRESETS)
+
+
+def one_step(objective: str = "rekd", *, fidelity: str, **fields) -> Trial:
+    """A trial whose first epoch is a single step that changes nothing, without dropout: what it reports can be computed."""
+    values = {"epochs": 1, "batch_size": 96, "learning_rate": 1e-12, "dropout": 0.0, **fields}
+    return tiny.trial(objective, fidelity=fidelity, **values)
+
+
+@dataclass
+class Step:
+    """A first step of training, computed from the equations."""
+
+    inputs: dict[str, Tensor]
+    rows: Tensor
+    labels: Tensor
+    selection_logits: Tensor
+    noise: Tensor
+    mask: Tensor
+    logits: Tensor
+    teacher_noise: Tensor
+
+
+@torch.no_grad()
+def by_hand(trial: Trial) -> Step:
+    """Draws in the order of the loop: data order, augmentation, student noise, teacher noise."""
+    pool, streams = tiny.SAMPLES[trial.model](), Streams(trial.seed, kind=trial.random_streams, device=tiny.CPU)
+    model = tiny.model_for(trial, streams).train()
+    with streams.training():
+        train_rows = torch.arange(128)[torch.arange(128) % 4 != 0]
+        rows = train_rows[torch.randperm(96, generator=streams.data_order)]
+        inputs = {name: torch.from_numpy(array)[rows] for name, array in pool.arrays.items()}
+        if trial.augmentation == "crop_flip":
+            inputs["image"] = crop_flip(inputs["image"], generator=streams.data_order)
+        selection_logits = model.generator(inputs)
+        noise = gumbel_noise(selection_logits.shape, generator=streams.student_noise)
+        scores = selection_logits + noise
+        mask = (scores[..., 1] > scores[..., 0]).float()
+        logits = model.predictor(inputs, mask)
+        teacher_noise = gumbel_noise(noise.shape, generator=streams.teacher_noise)
+    labels = torch.from_numpy(pool.labels)[rows]
+    return Step(inputs, rows, labels, selection_logits, noise, mask, logits, teacher_noise)
+
+
+def teacher_of(trial: Trial, image_teacher: tiny.MadeTeacher):
+    """As a sweep gives it: with its model where it predicts anew."""
+    options = {"student_mask": trial.teacher_sees == "student_mask", "augmented": trial.augmentation != "none"}
+    return image_teacher.for_training(**options, model=image_teacher.model if any(options.values()) else None)
+
+
+def test_every_point_of_the_presets_is_tested_here():
+    assert (
+        set(FIDELITY["paper"])
+        == set(FIDELITY["authors"])
+        == {
+            "evaluation_mask",
+            "selection_loss_form",
+            "teacher_sees",
+            "heads",
+            "split",
+            "augmentation",
+            "best_epoch_rule",
+            "random_streams",
+        }
+    )
+
+
+# --- Mask at evaluation ---------------------------------------------------------------------------------------------
+
+
+def evaluation_ratio(trial: Trial, model: RationaleModel) -> float:
+    samples = DeviceSamples(tiny.images(), tiny.CPU)
+    return evaluate(model, samples, trial, streams=Streams(trial.seed, device=tiny.CPU))["rationale_ratio"]
+
+
+def test_paper_evaluates_the_argmax_of_the_logits():
+    model, trial = tiny.build("vit", num_classes=2), tiny.trial()
+    with torch.no_grad():
+        logits = model.generator({"image": torch.from_numpy(tiny.images().arrays["image"])})
+    argmax = (logits[..., 1] > logits[..., 0]).double().mean().item()
+    assert evaluation_ratio(trial, model) == pytest.approx(argmax)
+    assert evaluation_ratio(replace(trial, seed=99), model) == pytest.approx(argmax)  # nothing is drawn
+
+
+def test_authors_evaluate_a_sample():
+    model, trial = tiny.build("vit", num_classes=2), tiny.trial(fidelity="authors")
+    with torch.no_grad():
+        logits = model.generator({"image": torch.from_numpy(tiny.images(128).arrays["image"])})
+    noise = gumbel_noise(logits.shape, generator=Streams(3, device=tiny.CPU).evaluation_noise())
+    sampled = ((logits + noise)[..., 1] > (logits + noise)[..., 0]).double().mean().item()
+    assert evaluation_ratio(trial, model) == pytest.approx(sampled)
+    argmax = (logits[..., 1] > logits[..., 0]).double().mean().item()
+    assert evaluation_ratio(trial, model) != pytest.approx(argmax)
+    assert evaluation_ratio(replace(trial, seed=99), model) != pytest.approx(sampled)
+
+
+# --- L_select over a batch ------------------------------------------------------------------------------------------
+
+
+@both_presets
+def test_selection_loss_over_a_batch(fidelity):
+    """paper: mean of the squares. authors: square of the mean. In training, and on dev in the same form."""
+    trial = one_step("re", fidelity=fidelity)
+    difference = by_hand(trial).mask.sum(dim=1) - 16 * 0.15
+    forms = {"paper": difference.square().mean().item(), "authors": difference.mean().square().item()}
+    assert forms["paper"] > 1.05 * forms["authors"]
+    record = tiny.run(trial).records[0]
+    assert record["train_selection_loss"] == pytest.approx(forms[fidelity], rel=1e-5)
+
+    model = tiny.build("vit", num_classes=2)
+    samples, streams = DeviceSamples(tiny.images(), tiny.CPU), Streams(3, device=tiny.CPU)
+    with torch.no_grad():
+        generator = streams.evaluation_noise() if fidelity == "authors" else None
+        difference = model.predict(samples.inputs, sampled_by=generator).mask.sum(dim=1) - 16 * 0.15
+    forms = {"paper": difference.square().mean().item(), "authors": difference.mean().square().item()}
+    assert evaluate(model, samples, trial, streams=streams)["selection_loss"] == pytest.approx(
+        forms[fidelity], rel=1e-5
+    )
+
+
+# --- What the teacher's predictor sees ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("teacher_sees", ["teacher_mask", "student_mask"])
+def test_the_teacher_predicts_under_its_own_rationale_or_the_students(teacher_sees, image_teacher):
+    trial = one_step(fidelity="paper", teacher_sees=teacher_sees)
+    assert FIDELITY["paper"]["teacher_sees"] == "teacher_mask"
+    assert FIDELITY["authors"]["teacher_sees"] == "student_mask"
+    step = by_hand(trial)
+    with torch.no_grad():
+        own = image_teacher.model.predict(step.inputs)
+        logits = {
+            "teacher_mask": own.logits,
+            "student_mask": image_teacher.model.predictor(step.inputs, step.mask),
+            "everything": image_teacher.model.predictor(step.inputs),
+        }
+    losses = {
+        name: prediction_distillation_loss(step.logits, each, temperature=5.0).item() for name, each in logits.items()
+    }
+    record = tiny.run(trial, teacher=teacher_of(trial, image_teacher)).records[0]
+    assert record["train_prediction_distillation_loss"] == pytest.approx(losses.pop(teacher_sees), rel=1e-4)
+    for other in losses.values():
+        assert record["train_prediction_distillation_loss"] != pytest.approx(other, rel=1e-2)
+
+
+# --- The teacher generator's noise; KL for features -----------------------------------------------------------------
+
+
+@both_presets
+def test_the_teachers_noise_is_fresh_and_features_are_summed(fidelity, image_teacher):
+    trial = one_step(fidelity=fidelity)
+    step = by_hand(trial)
+    with torch.no_grad():
+        teacher_logits = image_teacher.model.predict(step.inputs).selection_logits
+    fresh, shared, none = (
+        rationale_distillation_loss(step.selection_logits, step.noise, teacher_logits, noise, temperature=5.0).item()
+        for noise in (step.teacher_noise, step.noise, 0 * step.noise)
+    )
+    record = tiny.run(trial, teacher=teacher_of(trial, image_teacher)).records[0]
+    assert record["train_rationale_distillation_loss"] == pytest.approx(fresh, rel=1e-4)
+    assert record["train_rationale_distillation_loss"] != pytest.approx(shared, rel=1e-2)
+    assert record["train_rationale_distillation_loss"] != pytest.approx(none, rel=1e-2)
+
+    student, teacher = (
+        gumbel_softmax(logits, noise, temperature=5.0)
+        for logits, noise in ((step.selection_logits, step.noise), (teacher_logits, step.teacher_noise))
+    )
+    each = (teacher * (teacher / student).log()).sum(dim=-1)  # one divergence a feature
+    assert record["train_rationale_distillation_loss"] == pytest.approx(each.sum(dim=1).mean().item(), rel=1e-3)
+    assert record["train_rationale_distillation_loss"] == pytest.approx(16 * each.mean().item(), rel=1e-3)
+    correlation = torch.corrcoef(torch.stack((step.noise.flatten(), step.teacher_noise.flatten())))[0, 1]
+    assert abs(correlation) < 0.1
+
+
+# --- Which positions may be selected; L -----------------------------------------------------------------------------
+
+
+@both_presets
+def test_all_positions_may_be_selected_padding_too_and_the_ratio_over_real_tokens_is_reported(fidelity):
+    trial = one_step("re", fidelity=fidelity, model="bert")
+    pool = tiny.texts()
+    streams = Streams(trial.seed, kind=trial.random_streams, device=tiny.CPU)
+    model = tiny.model_for(trial, streams).eval()
+    samples = DeviceSamples(pool, tiny.CPU)
+    generator = streams.evaluation_noise() if fidelity == "authors" else None
+    with torch.no_grad():
+        assert model.generator(samples.inputs).shape == (128, 8, 2)
+        mask = model.predict(samples.inputs, sampled_by=generator).mask
+    result = evaluate(model, samples, trial, streams=streams)
+    assert result["rationale_ratio"] == pytest.approx((mask.sum(dim=1) / 8).mean().item(), rel=1e-5)
+    assert result["selection_loss"] > 0
+    valid = torch.from_numpy(pool.arrays["valid"])
+    assert result["token_ratio"] == pytest.approx(((mask * valid).sum(1) / valid.sum(1)).mean().item(), rel=1e-5)
+
+    with torch.no_grad():  # made to select everything, it selects padding and the first token as well
+        last = [module for module in model.generator.head if isinstance(module, nn.Linear)][-1]
+        last.bias[1] = 50
+        everything = model.predict(samples.inputs, sampled_by=generator).mask
+    assert (valid == 0).any()
+    assert everything.min() == 1
+
+
+# --- Where the mask acts --------------------------------------------------------------------------------------------
+
+
+@both_presets
+@torch.no_grad()
+def test_the_mask_of_a_vit_acts_on_patches_before_cls_and_positions(fidelity):
+    heads = FIDELITY[fidelity]["heads"]
+    model, inputs = tiny.build("vit", heads=heads), tiny.tensors("vit")
+    mask = (torch.rand(4, 16, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    encoder = model.predictor.backbone.encoder
+    patches = encoder.embeddings.patch_embeddings((inputs["image"] / 255 - 0.5) / 0.5) * mask[..., None]
+    cls = encoder.embeddings.cls_token.expand(4, -1, -1)
+    positions = encoder.embeddings.position_embeddings
+
+    def rest(hidden: Tensor) -> Tensor:
+        for layer in encoder.layers:
+            hidden = layer(hidden)
+        hidden = hidden if heads == "authors" else encoder.layernorm(hidden)
+        return model.predictor.head(hidden[:, 0])
+
+    before_positions = torch.cat((cls, patches), dim=1) + positions
+    after_positions = torch.cat((cls + positions[:, :1], patches + positions[:, 1:] * mask[..., None]), dim=1)
+    torch.testing.assert_close(model.predictor(inputs, mask), rest(before_positions))
+    assert not torch.allclose(model.predictor(inputs, mask), rest(after_positions), atol=1e-3)
+
+
+@both_presets
+@torch.no_grad()
+def test_the_mask_of_a_bert_acts_on_words_before_positions_and_layernorm_and_attention_stays(fidelity):
+    model, inputs = tiny.build("bert", heads=FIDELITY[fidelity]["heads"]), tiny.tensors("bert")
+    mask = (torch.rand(4, 8, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    encoder = model.predictor.backbone.encoder
+    words = encoder.embeddings.word_embeddings(inputs["input_ids"]) * mask[..., None]
+
+    def rest(words: Tensor, attention: Tensor) -> Tensor:
+        return model.predictor.head(encoder(inputs_embeds=words, attention_mask=attention).pooler_output)
+
+    logits = model.predictor(inputs, mask)
+    torch.testing.assert_close(logits, rest(words, inputs["valid"]))
+    assert not torch.allclose(logits, rest(words, inputs["valid"] * mask), atol=1e-3)  # not hidden from attention
+    normed = encoder.embeddings(input_ids=inputs["input_ids"])
+    late = encoder.encoder(normed * mask[..., None]).last_hidden_state  # after positions and LayerNorm
+    assert not torch.allclose(logits, model.predictor.head(encoder.pooler(late)), atol=1e-3)
+
+
+# --- Heads ----------------------------------------------------------------------------------------------------------
+
+
+def linear_shapes(head: nn.Module) -> list[tuple[int, int]]:
+    return [(module.in_features, module.out_features) for module in head.modules() if isinstance(module, nn.Linear)]
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_paper_heads_are_one_linear_map(family):
+    model = tiny.build(family)
+    assert linear_shapes(model.generator.head) == [(16, 2)]
+    assert linear_shapes(model.predictor.head) == [(16, 3)]
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("family", tiny.TEXT_FAMILIES)
+def test_authors_heads_of_a_text_generator_are_an_mlp_on_frozen_words(family):
+    model = tiny.build(family, heads="authors")
+    layers = [type(layer) for layer in model.generator.head]
+    assert layers == [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
+    assert linear_shapes(model.generator.head) == [(16, 256), (256, 2)]
+    assert linear_shapes(model.predictor.head) == [(16, 3)]
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert frozen == ["generator.backbone.encoder.embeddings.word_embeddings.weight"]
+
+
+@pytest.mark.parametrize("heads", ["linear", "authors"])
+def test_training_moves_the_words_of_a_berts_generator_unless_they_are_frozen(heads):
+    trial = tiny.trial(model="bert", epochs=1, heads=heads)
+    before = tiny.model_for(trial, Streams(trial.seed, device=tiny.CPU)).state_dict()
+    after = tiny.run(trial).weights
+    name = "backbone.encoder.embeddings.word_embeddings.weight"
+    assert torch.equal(before[f"generator.{name}"], after[f"generator.{name}"]) == (heads == "authors")
+    assert not torch.equal(before[f"predictor.{name}"], after[f"predictor.{name}"])
+    positions = "generator.backbone.encoder.embeddings.position_embeddings.weight"
+    assert not torch.equal(before[positions], after[positions])
+
+
+@pytest.mark.parametrize("family", tiny.IMAGE_FAMILIES)
+@torch.no_grad()
+def test_authors_vit_predictor_has_no_final_layernorm_and_its_generator_has(family):
+    ours, theirs = (tiny.build(family, heads=heads) for heads in ("linear", "authors"))
+    theirs.load_state_dict(ours.state_dict())
+    inputs = tiny.tensors(family)
+    assert torch.equal(ours.generator(inputs), theirs.generator(inputs))
+    assert not torch.allclose(ours.predictor(inputs), theirs.predictor(inputs), atol=1e-3)
+    for model, moved in ((ours, True), (theirs, False)):
+        before = model.predictor(inputs)
+        model.predictor.backbone.encoder.layernorm.bias.add_(1)
+        assert torch.equal(model.predictor(inputs), before) != moved
+
+
+# --- Dropout --------------------------------------------------------------------------------------------------------
+
+
+@both_presets
+@pytest.mark.parametrize(("family", "dropout"), [("vit", 0.1), ("bert", 0.5)])
+def test_dropout_is_on_the_heads_and_a_backbone_keeps_its_own(family, dropout, fidelity):
+    trial = tiny.trial(model=family, dropout=dropout, fidelity=fidelity)
+    model = tiny.model_for(trial, Streams(3, device=tiny.CPU))
+    for part in (model.generator, model.predictor):
+        on_head = [module.p for module in part.head.modules() if isinstance(module, nn.Dropout)]
+        of_backbone = {module.p for module in part.backbone.modules() if isinstance(module, nn.Dropout)}
+        assert on_head == [dropout]
+        assert of_backbone == {0.1 if family == "bert" else 0.0}  # what their configurations say
+    assert isinstance(model.generator, Generator)
+
+
+@both_presets
+@pytest.mark.parametrize(("task", "dropout", "weight_decay"), [("cifar10", 0.1, 1e-3), ("imdb", 0.5, 0.0)])
+def test_the_papers_tasks_have_its_dropout_temperature_and_weight_decay(task, dropout, weight_decay, fidelity):
+    loaded = load_task(task)
+    for model in (loaded.teacher, *loaded.students):
+        trial = loaded.trial("re", model, seed=2026, fidelity=fidelity)
+        assert (trial.dropout, trial.weight_decay, trial.learning_rate, trial.batch_size) == (
+            dropout,
+            weight_decay,
+            1e-5,
+            32,
+        )
+        assert (trial.temperature_initial, trial.temperature_final, trial.temperature_every) == (5.0, 0.1, 100)
+        assert trial.epochs == 35
+        assert loaded.trial("cls", model, seed=2026, fidelity=fidelity).epochs == 20
+        assert trial.fidelity == fidelity
+
+
+# --- Temperature ----------------------------------------------------------------------------------------------------
+
+
+@both_presets
+def test_the_temperature_of_both_is_equation_10_in_steps_with_a_floor(fidelity):
+    trial = one_step("re", fidelity=fidelity, epochs=4, temperature_every=2)
+    temperatures = [record["temperature"] for record in tiny.run(trial).records]
+    assert temperatures == pytest.approx([5.0, 5.0, (5.0 * 0.1) ** 0.5, (5.0 * 0.1) ** 0.5])
+    assert temperatures[-1] > 0.1
+
+
+# --- Split ----------------------------------------------------------------------------------------------------------
+
+
+def data_of(labels: np.ndarray) -> Data:
+    split = Split({"image": np.zeros((len(labels), 1, 4, 4), np.uint8)}, labels)
+    return Data(
+        kind="image",
+        num_classes=2,
+        class_names=None,
+        pool=split,
+        test=split,
+        dev_indices=None,
+        dev_fraction=0.2,
+        fingerprint="x",
+    )
+
+
+def test_papers_split_is_fixed_and_stratified_and_the_authors_is_drawn_with_the_seed():
+    labels = np.repeat([0, 1], [30, 70]).astype(np.int64)
+    data = data_of(labels)
+    fixed = {seed: data.train_dev(FIDELITY["paper"]["split"], seed) for seed in range(2026, 2036)}
+    drawn = {seed: data.train_dev(FIDELITY["authors"]["split"], seed) for seed in range(2026, 2036)}
+    for train, dev in (*fixed.values(), *drawn.values()):
+        assert (len(train), len(dev)) == (80, 20)
+        assert not np.intersect1d(train, dev).size
+
+    assert all(np.array_equal(*pair) for pair in zip(fixed[2026], fixed[2027], strict=True))
+    assert np.bincount(labels[fixed[2026][1]]).tolist() == [6, 14]
+    assert not np.array_equal(drawn[2026][1], drawn[2027][1])
+    assert any(np.bincount(labels[dev]).tolist() != [6, 14] for _, dev in drawn.values())
+
+    # So with `authors` a student is judged on samples that its teacher was trained on. `tests/test_run.py`: reported.
+    assert np.isin(drawn[2027][1], drawn[2026][0]).mean() > 0.5
+    assert np.isin(fixed[2027][1], fixed[2026][0]).mean() == 0
+
+
+# --- Augmentation ---------------------------------------------------------------------------------------------------
+
+
+@both_presets
+def test_paper_trains_on_images_as_they_are_and_authors_on_crops_and_flips(fidelity):
+    trial = one_step("re", fidelity=fidelity)
+    step = by_hand(trial)
+    originals = torch.from_numpy(tiny.images().arrays["image"])[step.rows]
+    assert torch.equal(step.inputs["image"], originals) == (fidelity == "paper")
+    assert tiny.run(trial).records[0]["train_prediction_loss"] == pytest.approx(
+        prediction_loss(step.logits, step.labels).item(), rel=1e-4
+    )
+
+
+def test_crops_of_32_pixels_have_a_padding_of_4():
+    image = torch.ones(2000, 1, 32, 32, dtype=torch.uint8)
+    views = crop_flip(image, generator=torch.Generator().manual_seed(0))
+    empty_rows = (views.sum(dim=(1, 3)) == 0).sum(dim=1)
+    empty_columns = (views.sum(dim=(1, 2)) == 0).sum(dim=1)
+    for empty in (empty_rows, empty_columns):
+        assert sorted(empty.unique().tolist()) == [0, 1, 2, 3, 4]
+        assert abs((empty == 0).double().mean() - 1 / 9) < 0.03  # 9 offsets, each as likely
+    ramp = torch.arange(32, dtype=torch.uint8).view(1, 1, 1, 32).repeat(2000, 1, 32, 1)
+    flipped = crop_flip(ramp, generator=torch.Generator().manual_seed(0))[:, 0, 16]
+    assert abs((flipped[:, 10] > flipped[:, 20]).double().mean() - 0.5) < 0.05
+
+
+@both_presets
+def test_dev_and_texts_are_never_augmented(fidelity):
+    plain = tiny.trial(fidelity=fidelity, augmentation="none", epochs=1, learning_rate=1e-12)
+    pairs = [tiny.run(replace(plain, augmentation=each)).records[0]["dev_loss"] for each in ("none", "crop_flip")]
+    assert pairs[0] == pytest.approx(pairs[1], rel=1e-6)
+    text = replace(plain, model="bert")
+    assert tiny.run(text).numbers == tiny.run(replace(text, augmentation="crop_flip")).numbers
+
+
+# --- Best epoch -----------------------------------------------------------------------------------------------------
+
+
+@both_presets
+def test_of_epochs_that_tie_paper_takes_the_first_and_authors_the_last(fidelity):
+    """No step of this run changes the model, so that all its epochs are equally good."""
+    run = tiny.run(one_step("re", fidelity=fidelity, epochs=4))
+    assert len({round(record["dev_loss"], 3) for record in run.records}) == 1
+    losses = [record["dev_loss"] for record in run.records]
+    assert run.trained.best_epoch == {"paper": losses.index(min(losses)) + 1, "authors": 4}[fidelity]
+
+
+# --- Random streams -------------------------------------------------------------------------------------------------
+
+
+@both_presets
+def test_papers_re_and_rekd_of_one_seed_are_paired_and_the_authors_are_not(fidelity, image_teacher):
+    trials = [tiny.trial(objective, fidelity=fidelity, epochs=2) for objective in ("re", "rekd")]
+    re = tiny.run(trials[0])
+    rekd = tiny.run(replace(trials[1], alpha=1.0), teacher=teacher_of(trials[1], image_teacher))
+    assert tiny.same_tensors(re.weights, rekd.weights) == (fidelity == "paper")
