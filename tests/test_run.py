@@ -1,0 +1,337 @@
+"""One trial from its supplies to its row in the ledger, on tasks in the formats of the paper's."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import stand_ins
+import tiny
+import torch
+from transformers import AutoTokenizer
+
+from rekd.checkpoint import Checkpoints
+from rekd.ledger import EPOCHS_SCHEMA, Ledger
+from rekd.models import RationaleModel
+from rekd.run import describe, run_trial
+from rekd.store import Store
+from rekd.supplies import Supplies
+from rekd.tasks import Task, load_task
+from rekd.teacher import Targets
+from rekd.trial import Trial
+
+CLOCKS = ("train_seconds", "finished_at", "attempt")
+
+
+@pytest.fixture(scope="module")
+def image_task(tmp_path_factory) -> Task:
+    return load_task(stand_ins.save_image_task(tmp_path_factory.mktemp("image")))
+
+
+@pytest.fixture(scope="module")
+def text_task(tmp_path_factory) -> Task:
+    return load_task(stand_ins.save_text_task(tmp_path_factory.mktemp("text")))
+
+
+@pytest.fixture(scope="module")
+def tasks(image_task, text_task) -> dict[str, Task]:
+    return {"image": image_task, "text": text_task}
+
+
+def run(trial: Trial, task: Task, store: Store, *, stop_after: int | None = None) -> list[dict[str, Any]]:
+    """Runs a trial with supplies of its own, as a new process does; `stop_after` epochs it is dropped."""
+    steps = run_trial(trial, task=task, store=store, supplies=Supplies(store, device=tiny.CPU))
+    records = []
+    for record in steps:
+        records.append(record)
+        if len(records) == stop_after:
+            steps.close()
+    return records
+
+
+def row_of(trial: Trial, store: Store) -> dict[str, Any]:
+    (row,) = Ledger(store).trials([trial.digest]).to_pylist()
+    return row
+
+
+def without_clocks(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in CLOCKS}
+
+
+@pytest.fixture(scope="module")
+def taught(tasks, tmp_path_factory):
+    """By kind: a store with a finished teacher and a finished student, and both trials."""
+    done = {}
+    for kind, task in tasks.items():
+        store = Store(tmp_path_factory.mktemp(f"{kind}-store"))
+        teacher = task.trial("re", task.teacher, seed=2029)
+        run(teacher, task, store)
+        student = task.trial("rekd", task.students[-1], seed=2026, teacher_digest=teacher.digest)
+        run(student, task, store)
+        done[kind] = (store, teacher, student)
+    return done
+
+
+KINDS = ("image", "text")
+
+
+# --- From supplies to the ledger ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_finished_trial_is_a_row_with_its_epochs_and_a_model(kind, tasks, taught):
+    store, teacher, student = taught[kind]
+    for trial in (teacher, student):
+        row = row_of(trial, store)
+        assert (row["status"], row["error"], row["fidelity"]) == ("ok", "", "paper")
+        epochs = Ledger(store).epochs([trial.digest]).to_pandas()
+        assert epochs["epoch"].tolist() == [1, 2] == list(range(1, row["num_epochs"] + 1))
+        assert row["best_epoch"] == epochs["dev_loss"].argmin() + 1
+        best = epochs.iloc[row["best_epoch"] - 1]
+        assert all(row[name] == best[name] for name in ("dev_loss", "dev_accuracy", "dev_rationale_ratio"))
+        assert all(0 <= row[name] <= 1 for name in row if name.endswith(("accuracy", "ratio", "distinct_masks")))
+        assert row["num_features"] == {"image": 16, "text": 24}[kind]
+        assert row["device"] == "cpu"
+        assert "torch" in row["versions"]
+        assert store.names_in(store.running_folder(trial.digest)) == []  # its checkpoints are gone
+        model = RationaleModel.load(Path(store.model_folder(trial.digest)))
+        assert sum(parameter.numel() for parameter in model.parameters()) == row["num_parameters"]
+    assert 0 <= row_of(student, store)["dev_teacher_overlap"] <= 1
+    assert row_of(teacher, store)["dev_teacher_overlap"] is None
+    assert (row_of(student, store)["dev_token_ratio"] == row_of(student, store)["dev_rationale_ratio"]) == (
+        kind == "image"
+    )
+
+
+def test_records_are_yielded_as_they_are_written(image_task, store):
+    trial = image_task.trial("cls", "vit-tiny", seed=2026)
+    records = run(trial, image_task, store)
+    assert [set(record) <= set(EPOCHS_SCHEMA.names) for record in records] == [True, True]
+    written = Ledger(store).epochs().to_pylist()
+    assert [row["dev_loss"] for row in written] == [record["dev_loss"] for record in records]
+    row = row_of(trial, store)
+    assert row["dev_rationale_ratio"] == 1.0  # the whole input
+    assert row["test_sufficiency"] is None
+    assert row["dev_loss"] == min(record["dev_loss"] for record in records)
+
+
+def test_the_model_that_is_kept_is_the_one_that_was_tested(image_task, taught):
+    store, _, student = taught["image"]
+    model = RationaleModel.load(Path(store.model_folder(student.digest)))
+    test = Supplies(store, device=tiny.CPU).data(image_task).test
+    with torch.no_grad():
+        prediction = model.predict({"image": torch.from_numpy(test.arrays["image"])})
+    row = row_of(student, store)
+    accuracy = (prediction.logits.argmax(-1).numpy() == test.labels).mean()
+    assert row["test_accuracy"] == pytest.approx(accuracy)
+    assert row["test_rationale_ratio"] == pytest.approx(prediction.mask.mean().item(), rel=1e-5)
+    assert row["test_distinct_masks"] == pytest.approx(len(prediction.mask.unique(dim=0)) / len(test))
+
+
+def test_a_text_model_is_kept_with_its_tokenizer(text_task, taught):
+    store, _, student = taught["text"]
+    kept = AutoTokenizer.from_pretrained(store.model_folder(student.digest))
+    source = AutoTokenizer.from_pretrained(text_task.tokenizer_source[0])
+    assert kept("A great film.")["input_ids"] == source("A great film.")["input_ids"]
+    assert "tokenizer.json" not in store.names_in(taught["image"][0].model_folder(taught["image"][2].digest))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rationales_to_look_at_are_of_the_same_samples_for_every_trial(kind, taught):
+    store, teacher, student = taught[kind]
+    samples = pq.read_table(store.samples_file(student.task_digest)).to_pylist()
+    for trial in (teacher, student):
+        rationales = pq.read_table(store.rationales_file(trial.digest)).to_pylist()
+        assert [row["sample"] for row in rationales] == [row["sample"] for row in samples]
+        assert {len(row["mask"]) for row in rationales} == {row_of(trial, store)["num_features"]}
+    counts = np.bincount([row["label"] for row in samples])
+    assert counts.tolist() == [4] * {"image": 10, "text": 2}[kind]
+    for row in samples:
+        if kind == "image":
+            assert row["image"].startswith(b"\x89PNG")
+            assert row["rows"] * row["columns"] == 16
+        else:
+            words = [row["text"][start:end] for start, end in row["spans"] if end]
+            assert "".join(words) == row["text"].replace(" ", "")
+            assert len(row["spans"]) == len(row["tokens"]) == 24
+
+
+# --- Attempts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trial_that_was_stopped_goes_on_and_its_row_is_the_same(kind, tasks, taught, tmp_path):
+    finished, teacher, student = taught[kind]
+    for trial in (teacher, student):
+        store = Store(tmp_path / trial.digest)
+        if trial is student:  # the teacher's own, as another machine finds it
+            for name in ("config.json", "model.safetensors"):
+                content = finished.read(f"{finished.model_folder(teacher.digest)}/{name}")
+                store.write(f"{store.model_folder(teacher.digest)}/{name}", content)
+            store.write(store.trial_file(teacher.digest), finished.read(finished.trial_file(teacher.digest)))
+        run(trial, tasks[kind], store, stop_after=1)
+        assert Ledger(store).trials([trial.digest]).num_rows == 0
+        assert len(store.names_in(store.running_folder(trial.digest))) == 1
+        run(trial, tasks[kind], store)
+        row, expected = row_of(trial, store), row_of(trial, finished)
+        assert without_clocks(row) == without_clocks(expected)
+        assert (row["attempt"], expected["attempt"]) == (2, 1)
+        left, right = (RationaleModel.load(Path(s.model_folder(trial.digest))) for s in (store, finished))
+        assert tiny.same_tensors(left.state_dict(), right.state_dict())
+
+
+def test_a_trial_beside_others_and_with_shared_supplies_is_the_same(image_task, taught, tmp_path):
+    """Two trials in one process, epoch by epoch, from one copy of the data and the teacher."""
+    finished, teacher, student = taught["image"]
+    store = Store(finished.root)
+    again = Store(tmp_path)
+    supplies = Supplies(store, device=tiny.CPU)
+    threads = torch.get_num_threads()
+    other = replace(student, seed=2027)
+    steps = [run_trial(each, task=image_task, store=again, supplies=supplies) for each in (student, other)]
+    for _ in range(3):
+        for step in steps:
+            next(step, None)
+    assert without_clocks(row_of(student, again)) == without_clocks(row_of(student, store))
+    assert row_of(other, again)["dev_loss"] != row_of(student, again)["dev_loss"]
+    assert not supplies.teacher(teacher.digest).training
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.usefixtures("global_stream_is_untouched")
+@pytest.mark.parametrize("fidelity", ["paper", "authors"])
+def test_a_trial_leaves_the_callers_stream_alone(fidelity, image_task, store):
+    run(image_task.trial("re", "vit-tiny", seed=2026, epochs=1, fidelity=fidelity), image_task, store)
+
+
+# --- Trials that do not end well ------------------------------------------------------------------------------------
+
+
+def test_a_diverged_trial_is_a_row_with_epoch_and_reason_and_has_no_model(image_task, store):
+    trial = image_task.trial("re", "vit-tiny", seed=2026, learning_rate=1e30)
+    run(trial, image_task, store)
+    row = row_of(trial, store)
+    assert row["status"] == "diverged"
+    assert row["error"].startswith("train_loss was nan in epoch ")
+    assert row["test_accuracy"] is None
+    assert Ledger(store).epochs().num_rows == row["num_epochs"] >= 1
+    assert Ledger(store).done() == {trial.digest}
+    assert store.names_in(store.model_folder(trial.digest)) == []
+
+
+def test_an_error_is_a_row_that_runs_again(image_task, store, caplog):
+    trial = image_task.trial("rekd", "vit-tiny", seed=2026, teacher_digest="0123")
+    run(trial, image_task, store)
+    row = row_of(trial, store)
+    assert row["status"] == "failed"
+    assert row["error"].startswith("ValueError: The trial 0123 has no checkpoint")
+    assert Ledger(store).done() == set()
+    assert Ledger(store).epochs().num_rows == 0
+
+
+def test_what_a_user_can_change_is_said_with_the_error():
+    assert describe(MemoryError()).endswith(
+        "The trial does not fit: give it more of a GPU (--gpus-per-trial 1) or a smaller batch_size."
+    )
+    assert describe(ValueError("one line\nand more")) == "ValueError: one line"
+    assert describe(KeyError()) == "KeyError"
+
+
+def test_a_teacher_that_selects_among_other_features_is_refused(image_task, taught, tmp_path):
+    """A student of another patch size."""
+    store, teacher, _ = taught["image"]
+    other = {**tiny.CONFIGS["vit"], "image_size": 32, "patch_size": 4, "num_channels": 3}
+    model = replace(image_task.models["vit-tiny"], source=None, config=other)
+    task = replace(image_task, models={**image_task.models, "vit-tiny": model})
+    trial = task.trial("rekd", "vit-tiny", seed=2026, teacher_digest=teacher.digest)
+    run(trial, task, store)
+    assert row_of(trial, store)["error"] == (
+        "ValueError: The teacher selects among 16 features, the student vit-tiny among 64. "
+        "Give both the same patch and image size."
+    )
+
+
+def test_targets_of_other_data_are_not_used(image_task, taught, tmp_path):
+    """The same teacher on another data set has targets of its own."""
+    store, teacher, _ = taught["image"]
+    other = load_task(stand_ins.save_image_task(tmp_path, "cifar100"))
+    supplies = Supplies(store, device=tiny.CPU)
+    first, second = (supplies.targets(task, teacher.digest) for task in (image_task, other))
+    assert first.data_fingerprint != second.data_fingerprint
+    assert len(store.names_in(f"{store.root}/targets")) == 2
+    with pytest.raises(ValueError, match="targets belong to the data"):
+        first.check(teacher_digest=teacher.digest, data_fingerprint=second.data_fingerprint)
+
+
+def test_targets_are_computed_once_and_again_where_they_are_damaged(image_task, taught, tmp_path, caplog):
+    finished, teacher, _ = taught["image"]
+    store = Store(tmp_path)
+    for name in ("config.json", "model.safetensors"):
+        store.write(
+            f"{store.model_folder(teacher.digest)}/{name}",
+            finished.read(f"{finished.model_folder(teacher.digest)}/{name}"),
+        )
+    first = Supplies(store, device=tiny.CPU).targets(image_task, teacher.digest)
+    path = Path(store.targets_file(first.fingerprint))
+    written = path.stat().st_mtime_ns
+    second = Supplies(store, device=tiny.CPU).targets(image_task, teacher.digest)
+    assert path.stat().st_mtime_ns == written
+    path.write_bytes(path.read_bytes()[:-7])
+    with caplog.at_level(logging.WARNING):
+        third = Supplies(store, device=tiny.CPU).targets(image_task, teacher.digest)
+    assert "are damaged" in caplog.text
+    for targets in (second, third):
+        assert np.array_equal(targets.logits, first.logits)
+        assert np.array_equal(targets.selection_difference, first.selection_difference)
+    assert Targets.load(store, teacher_digest=teacher.digest, data_fingerprint=first.data_fingerprint) is not None
+
+
+# --- What a row reports ---------------------------------------------------------------------------------------------
+
+
+def test_how_much_of_dev_the_teacher_was_trained_on_is_reported(image_task, taught, tmp_path):
+    """0 with the paper's fixed split; with the authors' split by seed it is most of it."""
+    store, teacher, student = taught["image"]
+    assert row_of(student, store)["dev_teacher_train_share"] == 0
+    assert row_of(teacher, store)["dev_teacher_train_share"] is None
+
+    theirs = Store(tmp_path)
+    teacher = image_task.trial("re", "vit-base", seed=2029, epochs=1, fidelity="authors")
+    student = image_task.trial(
+        "rekd", "vit-tiny", seed=2026, epochs=1, fidelity="authors", teacher_digest=teacher.digest
+    )
+    for trial in (teacher, student):
+        run(trial, image_task, theirs)
+    data = Supplies(theirs, device=tiny.CPU).data(image_task)
+    teacher_train, dev = data.train_dev("by_seed", 2029)[0], data.train_dev("by_seed", 2026)[1]
+    row = row_of(student, theirs)
+    assert (row["status"], row["fidelity"]) == ("ok", "authors")
+    assert row["dev_teacher_train_share"] == pytest.approx(len(np.intersect1d(dev, teacher_train)) / len(dev))
+    assert row["dev_teacher_train_share"] > 0.5
+
+
+def test_the_authors_preset_runs_on_texts_and_counts_trainable_parameters(text_task, store):
+    teacher = text_task.trial("re", "bert-base", seed=2029, epochs=1, fidelity="authors")
+    student = text_task.trial(
+        "rekd", "bert-mini", seed=2026, epochs=1, fidelity="authors", teacher_digest=teacher.digest
+    )
+    for trial in (teacher, student):
+        run(trial, text_task, store)
+        row = row_of(trial, store)
+        assert (row["status"], row["error"]) == ("ok", "")
+        model = RationaleModel.load(Path(store.model_folder(trial.digest)))
+        frozen = model.generator.backbone.encoder.get_input_embeddings().weight.numel()
+        assert row["num_parameters"] == sum(parameter.numel() for parameter in model.parameters()) - frozen
+
+
+def test_a_checkpoint_of_a_finished_trial_is_not_left_behind(image_task, store):
+    trial = image_task.trial("re", "vit-tiny", seed=2026)
+    steps = run_trial(trial, task=image_task, store=store, supplies=Supplies(store, device=tiny.CPU))
+    next(steps)
+    assert Checkpoints(store, trial.digest).latest()[1]["epoch"] == 1
+    list(steps)
+    assert Checkpoints(store, trial.digest).latest() is None
+    assert not store.exists(store.running_folder(trial.digest))
