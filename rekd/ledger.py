@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
@@ -14,6 +15,9 @@ from rekd.store import Store
 from rekd.trial import Trial, canonical_json, plain_type
 
 logger = logging.getLogger(__name__)
+
+WORTHWHILE = 100
+"""Trials in files of their own from which on they are worth a compact copy: reading them takes 0.2 s."""
 
 Status = Literal["ok", "diverged", "failed"]
 
@@ -126,11 +130,11 @@ class Ledger:
 
     def trials(self, digests: Sequence[str] | None = None) -> pa.Table:
         """One row a trial, sorted by digest; of the given digests only, where they are given."""
-        return self._read(self.store.trials_folder, TRIALS_SCHEMA, digests)
+        return self._read("trials", TRIALS_SCHEMA, digests).sort_by("digest")
 
     def epochs(self, digests: Sequence[str] | None = None) -> pa.Table:
         """One row an epoch of a finished trial, sorted by digest and epoch."""
-        table = self._read(self.store.epochs_folder, EPOCHS_SCHEMA, digests)
+        table = self._read("epochs", EPOCHS_SCHEMA, digests)
         return table.sort_by([("digest", "ascending"), ("epoch", "ascending")])
 
     def done(self) -> set[str]:
@@ -138,13 +142,43 @@ class Ledger:
         table = self.trials().select(["digest", "status"]).to_pydict()
         return {digest for digest, status in zip(table["digest"], table["status"], strict=True) if status != "failed"}
 
-    def _read(self, folder: str, schema: pa.Schema, digests: Sequence[str] | None) -> pa.Table:
+    def compact(self, *, at_least: int = WORTHWHILE) -> None:
+        """Copies rows that will not change (`ok` and `diverged`) into one file a table, which is read 100 times faster.
+
+        Nothing is deleted: the files of single trials stay what the ledger is, and another writer is not disturbed.
+        Nothing happens with fewer than `at_least` trials that are not in there yet.
+        """
+        known = len(self._read_compact("trials", TRIALS_SCHEMA))
+        if len(self.store.names_in(self.store.trials_folder)) - known < at_least:
+            return
+        trials = self.trials()
+        final = trials.filter(pc.not_equal(trials["status"], "failed"))
+        epochs = self.epochs()
+        epochs = epochs.filter(pc.is_in(epochs["digest"], value_set=final["digest"].combine_chunks()))
+        # Epochs first, as in `write`: a trial that is compact has its epochs there.
+        for name, table in (("epochs", epochs), ("trials", final)):
+            self.store.write(self.store.compact_file(name), _as_parquet(table))
+
+    def _read(self, name: str, schema: pa.Schema, digests: Sequence[str] | None) -> pa.Table:
+        folder = f"{self.store.root}/{name}"
+        compact = self._read_compact(name, schema)
+        known = set(compact["digest"].unique().to_pylist())
         if digests is None:
-            names = self.store.names_in(folder)
-            paths = [f"{folder}/{name}" for name in names if name.endswith(".parquet")]
+            wanted = [name.removesuffix(".parquet") for name in self.store.names_in(folder)]
         else:
-            named = [f"{folder}/{digest}.parquet" for digest in sorted(set(digests))]
-            paths = [path for path in named if self.store.exists(path)]
+            wanted = sorted(set(digests))
+            compact = compact.filter(pc.is_in(compact["digest"], value_set=pa.array(wanted, pa.string())))
+        paths = [f"{folder}/{digest}.parquet" for digest in wanted if digest not in known]
+        if digests is not None:
+            paths = [path for path in paths if self.store.exists(path)]
+        return pa.concat_tables([compact, self._read_files(paths, schema)])
+
+    def _read_compact(self, name: str, schema: pa.Schema) -> pa.Table:
+        path = self.store.compact_file(name)
+        table = self._read_or_set_aside(path, schema) if self.store.exists(path) else None
+        return schema.empty_table() if table is None else table
+
+    def _read_files(self, paths: list[str], schema: pa.Schema) -> pa.Table:
         if not paths:
             return schema.empty_table()
         try:
@@ -170,7 +204,7 @@ class Ledger:
             if not self.store.exists(path):
                 return None
             moved = self.store.set_aside(path)
-            logger.warning("%s could not be read (%s). It is now %s; its trial will run again.", path, error, moved)
+            logger.warning("%s could not be read (%s). It is now %s; what is lost with it runs again.", path, error, moved)
             return None
 
 
@@ -192,6 +226,10 @@ def _check_names(footer: pq.FileMetaData) -> None:
 
 
 def _parquet(records: list[dict[str, Any]], schema: pa.Schema) -> bytes:
+    return _as_parquet(pa.Table.from_pylist(records, schema=schema))
+
+
+def _as_parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(records, schema=schema), sink, write_page_checksum=True)
+    pq.write_table(table, sink, write_page_checksum=True)
     return sink.getvalue().to_pybytes()

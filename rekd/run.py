@@ -25,7 +25,7 @@ from rekd.tasks import Task
 from rekd.teacher import Teacher
 from rekd.texts import load_tokenizer
 from rekd.train import DeviceSamples, Trained, evaluate, one_thread, train
-from rekd.trial import Trial
+from rekd.trial import Trial, canonical_json
 
 
 def run_trial(
@@ -39,6 +39,7 @@ def run_trial(
     ledger = Ledger(store)
     checkpoints = Checkpoints(store, trial.digest)
     device = supplies.device
+    store.write(store.running_trial_file(trial.digest), canonical_json(asdict(trial)).encode())
     try:
         with one_thread(device):
             data = supplies.data(task)

@@ -42,6 +42,10 @@ class Store:
         """One Parquet file a finished trial, one row an epoch."""
         return f"{self.root}/epochs"
 
+    def compact_file(self, table: str) -> str:
+        """The rows of many trials in one file, `trials` or `epochs`: what is read first, because it is read fast."""
+        return f"{self.root}/compact/{table}.parquet"
+
     @property
     def set_aside_folder(self) -> str:
         """Files that could not be read, kept for whoever wants to know why."""
@@ -65,6 +69,10 @@ class Store:
     def running_folder(self, digest: str) -> str:
         """Checkpoints of a trial that has not ended."""
         return f"{self.root}/running/{digest}"
+
+    def running_trial_file(self, digest: str) -> str:
+        """Which trial it is, as JSON."""
+        return f"{self.running_folder(digest)}/trial.json"
 
     def targets_file(self, fingerprint: str) -> str:
         """What a teacher says of a task's train and dev splits."""

@@ -74,6 +74,7 @@ def run_sweep(
                 ),
             )
             tuner.fit()
+    conductor.ledger.compact()
     return conductor.swept()
 
 
