@@ -152,9 +152,8 @@ class Ledger:
         if len(self.store.names_in(self.store.trials_folder)) - known < at_least:
             return
         trials = self.trials()
-        final = trials.filter(pc.not_equal(trials["status"], "failed"))
-        epochs = self.epochs()
-        epochs = epochs.filter(pc.is_in(epochs["digest"], value_set=final["digest"].combine_chunks()))
+        final = trials.filter(pc.field("status") != "failed")
+        epochs = self.epochs().filter(pc.field("digest").isin(final["digest"].to_pylist()))
         # Epochs first, as in `write`: a trial that is compact has its epochs there.
         for name, table in (("epochs", epochs), ("trials", final)):
             self.store.write(self.store.compact_file(name), _as_parquet(table))
@@ -167,7 +166,7 @@ class Ledger:
             wanted = [name.removesuffix(".parquet") for name in self.store.names_in(folder)]
         else:
             wanted = sorted(set(digests))
-            compact = compact.filter(pc.is_in(compact["digest"], value_set=pa.array(wanted, pa.string())))
+            compact = compact.filter(pc.field("digest").isin(wanted))
         paths = [f"{folder}/{digest}.parquet" for digest in wanted if digest not in known]
         if digests is not None:
             paths = [path for path in paths if self.store.exists(path)]
