@@ -43,6 +43,8 @@ class Backbone(nn.Module):
     """The `model_type`s that this class serves."""
     optional_parts: ClassVar[dict[str, Any]] = {}
     """Constructor arguments that leave out what is not used."""
+    encoder: Any
+    """A `PreTrainedModel`. Any, because the names of its parts are its family's own."""
 
     def __init__(self, encoder: PreTrainedModel) -> None:
         super().__init__()
@@ -87,6 +89,8 @@ class ViTBackbone(Backbone):
     kind = "image"
     families = ("vit",)
     optional_parts = {"add_pooling_layer": False}
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, encoder: PreTrainedModel, *, image_mean: list[float], image_std: list[float]) -> None:
         super().__init__(encoder)

@@ -153,7 +153,7 @@ class Ledger:
             return
         trials = self.trials()
         final = trials.filter(pc.field("status") != "failed")
-        epochs = self.epochs().filter(pc.field("digest").isin(final["digest"].to_pylist()))
+        epochs = self.epochs().filter(pc.field("digest").isin(pa.array(final["digest"].to_pylist(), pa.string())))
         # Epochs first, as in `write`: a trial that is compact has its epochs there.
         for name, table in (("epochs", epochs), ("trials", final)):
             self.store.write(self.store.compact_file(name), _as_parquet(table))
@@ -166,7 +166,7 @@ class Ledger:
             wanted = [name.removesuffix(".parquet") for name in self.store.names_in(folder)]
         else:
             wanted = sorted(set(digests))
-            compact = compact.filter(pc.field("digest").isin(wanted))
+            compact = compact.filter(pc.field("digest").isin(pa.array(wanted, pa.string())))
         paths = [f"{folder}/{digest}.parquet" for digest in wanted if digest not in known]
         if digests is not None:
             paths = [path for path in paths if self.store.exists(path)]
@@ -203,7 +203,9 @@ class Ledger:
             if not self.store.exists(path):
                 return None
             moved = self.store.set_aside(path)
-            logger.warning("%s could not be read (%s). It is now %s; what is lost with it runs again.", path, error, moved)
+            logger.warning(
+                "%s could not be read (%s). It is now %s; what is lost with it runs again.", path, error, moved
+            )
             return None
 
 

@@ -141,7 +141,6 @@ class RationaleModel(nn.Module):
         state = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         if isinstance(backbone, ViTBackbone):
-            mean, std = backbone.get_buffer("mean"), backbone.get_buffer("std")
             processor = {
                 "image_processor_type": "ViTImageProcessor",
                 "do_resize": True,
@@ -151,8 +150,8 @@ class RationaleModel(nn.Module):
                 "size": dict(
                     zip(("height", "width"), backbone.encoder.embeddings.patch_embeddings.image_size, strict=True)
                 ),
-                "image_mean": (mean.flatten() / 255).tolist(),
-                "image_std": (std.flatten() / 255).tolist(),
+                "image_mean": (backbone.mean.flatten() / 255).tolist(),
+                "image_std": (backbone.std.flatten() / 255).tolist(),
             }
             (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2))
         if tokenizer is not None:

@@ -154,7 +154,9 @@ class Teacher:
     ) -> tuple[Float[Tensor, "batch feature 2"], Float[Tensor, "batch class"]]:
         """Selection logits and predictor logits for samples of the pool; `inputs` are the views that the student sees."""
         if self.augmented:
+            assert self.model is not None
             prediction = self.model.predict(inputs)
+            assert prediction.selection_logits is not None  # `compute_targets` refused a classifier
             selection_logits, logits = prediction.selection_logits, prediction.logits
         else:
             difference = self.difference[indices]
@@ -162,5 +164,6 @@ class Teacher:
             selection_logits = torch.stack((torch.zeros_like(difference), difference), dim=-1)
             logits = self.logits[indices]
         if self.student_mask:
+            assert self.model is not None
             logits = self.model.predictor(inputs, student_mask)
         return selection_logits, logits

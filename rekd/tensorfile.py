@@ -44,5 +44,5 @@ def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
     for name in sorted(tensors):
         value = tensors[name]
         checksum.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        checksum.update(value.reshape(-1).view(torch.uint8).numpy())
+        checksum.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return checksum.hexdigest()

@@ -118,6 +118,7 @@ def train(
     while run.epoch < trial.epochs and not run.diverged:
         started = time.perf_counter()
         totals: dict[str, Tensor] = {}
+        temperature = None
         model.train()
         with streams.training():
             order = torch.randperm(len(train_samples), generator=streams.data_order).to(device)
@@ -176,6 +177,8 @@ def _losses(
         l_pred = prediction_loss(model.predictor(inputs), labels)
         return {"loss": l_pred, "prediction_loss": l_pred}
 
+    assert trial.p_target is not None  # `Trial` asks re and rekd for both
+    assert trial.lambda_select is not None
     selection_logits = model.generator(inputs)
     noise = gumbel_noise(selection_logits.shape, generator=streams.student_noise, device=selection_logits.device)
     mask = straight_through(gumbel_softmax(selection_logits, noise, temperature=temperature))
@@ -193,6 +196,8 @@ def _losses(
     if teacher is None:
         return losses
 
+    assert trial.alpha is not None  # and rekd for these
+    assert trial.lambda_rationale is not None
     teacher_selection_logits, teacher_logits = teacher(pool_rows, inputs, mask.detach())
     teacher_noise = gumbel_noise(noise.shape, generator=streams.teacher_noise, device=noise.device)
     l_rationale = rationale_distillation_loss(
@@ -217,7 +222,9 @@ def evaluate(model: RationaleModel, samples: DeviceSamples, trial: Trial, *, str
     was_training = model.training
     model.eval()
     generator = streams.evaluation_noise() if trial.evaluation_mask == "sampled" else None
-    sums = dict.fromkeys(("prediction", "correct", "squares", "differences", "ratio", "token_ratio"), 0.0)
+    sums: dict[str, Tensor | float] = dict.fromkeys(
+        ("prediction", "correct", "squares", "differences", "ratio", "token_ratio"), 0.0
+    )
     for rows in torch.arange(len(samples), device=samples.labels.device).split(BATCH):
         inputs, labels = samples.take(rows)
         prediction = model.predict(inputs, sampled_by=generator)
@@ -311,10 +318,10 @@ def _divergence(records: list[dict[str, Any]], *, num_features: int) -> str:
     for name in ("train_loss", "dev_loss"):
         if not math.isfinite(last[name]):
             return f"{name} was {last[name]} in epoch {last['epoch']}"
-    ratios = [record.get("train_rationale_ratio") for record in records[-COLLAPSED_EPOCHS:]]
-    if len(ratios) < COLLAPSED_EPOCHS or ratios[-1] is None:
+    recent = records[-COLLAPSED_EPOCHS:]
+    if len(recent) < COLLAPSED_EPOCHS or "train_rationale_ratio" not in last:  # cls has no generator
         return ""
-    selected = [ratio * num_features for ratio in ratios]
+    selected = [record["train_rationale_ratio"] * num_features for record in recent]
     since = f"in epochs {last['epoch'] - COLLAPSED_EPOCHS + 1} to {last['epoch']}"
     if all(count < COLLAPSED_FEATURES for count in selected):
         return f"the generator selected nothing {since}"

@@ -228,7 +228,7 @@ def _as_declared(name: str, annotation: Any, value: Any) -> Any:
     if value is None and type(None) in get_args(annotation):
         return None
     kind = plain_type(annotation)
-    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+    if value is None or isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise ValueError(f"{name} is of type {kind.__name__}, got {value!r} of type {type(value).__name__}.")
     value = kind(value)
     if kind is float:
