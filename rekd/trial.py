@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 Objective = Literal["cls", "re", "rekd"]
@@ -152,7 +153,7 @@ class Trial:
         if self.lambda_rationale is not None:
             _require(self.lambda_rationale >= 0, "lambda_rationale", self.lambda_rationale, "0 or more")
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits that name this trial, the same on every machine and in every year."""
         return digest_of({"schema": SCHEMA_VERSION, **asdict(self)})

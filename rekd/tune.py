@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -112,6 +113,9 @@ class _Conductor(Searcher):
         """The next trial as a plain dictionary; None for "not now"; FINISHED when no result can bring another one."""
         if self.interrupted:
             return Searcher.FINISHED
+        # A large plan takes a third of a second: it may have a twentieth of the time, unless slots wait for it.
+        if self.stale and (not self.queue or time.monotonic() - self.planned_at > 20 * self.plan_seconds):
+            self._replan()
         if not self.queue:
             return None if self.live else Searcher.FINISHED
         if len(self.live) >= self.slots:
@@ -144,7 +148,7 @@ class _Conductor(Searcher):
         first = row.iloc[0]
         loss = None if pd.isna(first["dev_loss"]) else float(first["dev_loss"])
         self.progress.end(trial, status=first["status"], dev_loss=loss, error=first["error"])
-        self._replan()
+        self.stale = True
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher to restore a run from it; here the ledger is what a later run starts from."""
@@ -160,9 +164,12 @@ class _Conductor(Searcher):
         """See `__getstate__`."""
 
     def swept(self) -> Swept:
+        if self.stale:
+            self._replan()
         return Swept.of(self.plan, self.results, num_trained=self.num_trained, interrupted=self.interrupted)
 
     def _replan(self) -> None:
+        started = time.monotonic()
         self.plan = self.plan_function(self.results)
         self.estimator = Estimator(self.results, self.tasks.values(), device=self.device)
         waiting = [trial for trial in to_run(self.plan, self.results) if trial.digest not in self.given]
@@ -172,8 +179,10 @@ class _Conductor(Searcher):
         work = [self.estimator.seconds(trial).expected for trial in [*self.queue, *self.live.values()]]
         work += [self.estimator.seconds(group.like).expected * group.num_trials for group in self.plan.waiting]
         self.progress.expect(
-            num_total=self.num_trained + len(work) - len(self.plan.waiting) + later, work_left=sum(work)
+            num_total=self.num_trained + len(self.queue) + len(self.live) + later, work_left=sum(work)
         )
+        self.stale, self.planned_at = False, time.monotonic()
+        self.plan_seconds = self.planned_at - started
 
     def _is_supplied(self, trial: Trial) -> bool:
         """Whether what a trial needs is in the object store; asks for it where it is not."""
