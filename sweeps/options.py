@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -136,8 +135,3 @@ def run_command(sweep: Callable[..., int]) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
     app.command()(command)
     app()
-
-
-def store_path(uri: str) -> Path | None:
-    """The folder of a local store."""
-    return None if "://" in uri else Path(uri)

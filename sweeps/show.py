@@ -1,6 +1,8 @@
 """What a sweep prints and draws when it has ended."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -163,3 +165,37 @@ def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
     for row in text.to_numpy().tolist():
         table.add_row(*row)
     console.print(table)
+
+
+def show_search(path: Path) -> Callable[[Swept, list[Task], Store, Console], None]:
+    """The best settings of every study, those within the tolerance first."""
+
+    def show(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
+        import optuna
+
+        if path.exists():
+            for name in optuna.get_all_study_names(f"sqlite:///{path}"):
+                console.print(_best_table(optuna.load_study(study_name=name, storage=f"sqlite:///{path}")))
+            console.print(f"Studies: {path} (`optuna-dashboard sqlite:///{path}`)", soft_wrap=True)
+
+    return show
+
+
+def _best_table(study: Any, most: int = 10) -> Table:
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+    table = Table(title=f"{study.study_name}, best of {len(ended)}", title_justify="left")
+    names = sorted({name for trial in ended for name in trial.params})
+    for name in ("", *names, "dev loss", "dev ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    order = sorted(ended, key=lambda trial: (any(value > 0 for value in trial.constraints.values()), trial.value))
+    for rank, trial in enumerate(order[:most]):
+        feasible = all(value <= 0 for value in trial.constraints.values())
+        ratio = trial.user_attrs.get("dev_rationale_ratio", float("nan"))
+        table.add_row(
+            "→" if rank == 0 and feasible else "" if feasible else "off",
+            *(f"{trial.params[name]:.3g}" for name in names),
+            f"{trial.value:.4f}",
+            f"{ratio:.1%}",
+            style="" if feasible else "dim",
+        )
+    return table

@@ -6,6 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -137,9 +138,9 @@ def _print_plan(
     price: float | None,
 ) -> None:
     undone = {trial.digest for trial in waiting}
-    table = Table(title="Plan", title_justify="left")
+    table = Table(title="Plan", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("task", "model", "", "grid"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for name in ("trials", "done", "to run", "each takes"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, group in _by_model(plan.unique_trials().values()):
@@ -172,7 +173,7 @@ def _print_plan(
     source = "measured in runs of the ledger" if measured else "a guess from arithmetic, until there are runs"
     wall = f", {duration(work.expected / slots)} with {slots} at a time" if slots else ""
     console.print(f"Time: {_span(work)}{wall}; {source}.")
-    if not measured and estimator.device == "cpu":
+    if not measured and estimator.device == "cpu" and work.expected > TOO_LONG:
         gpu = Estimator(pd.DataFrame(columns=ESTIMATOR_COLUMNS), estimator.tasks.values(), device="cuda")
         work = _work(plan, waiting, gpu)
         console.print(
@@ -202,8 +203,9 @@ def _by_model(trials: Iterable[Trial]) -> list[tuple[tuple[str, str, str], list[
 def _grid(trials: list[Trial]) -> str:
     """What varies among trials, such as `6 lambda_select x 10 seeds`."""
     counts = {name: len({getattr(trial, name) for trial in trials}) for name in ("p_target", "lambda_select", "alpha")}
-    parts = [f"{count} {name}" for name, count in counts.items() if count > 1]
-    return " x ".join([*parts, f"{len({trial.seed for trial in trials})} seeds"])
+    counts["seed"] = len({trial.seed for trial in trials})
+    parts = [f"{count} {name.removesuffix('_select')}s" for name, count in counts.items() if count > 1]
+    return " x ".join(parts)
 
 
 def _about(estimator: Estimator, trial: Trial) -> str:

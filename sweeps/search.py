@@ -1,0 +1,166 @@
+"""Beyond the paper's grids: Optuna over continuous ranges, with the ratio's tolerance as a constraint."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import optuna
+import pandas as pd
+import typer
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from rekd.plan import Plan, Waiting
+from rekd.tasks import Task
+from rekd.trial import REKD_FIELDS, Trial
+from sweeps.options import Options, run_command
+from sweeps.show import show_search
+from sweeps.stages import Choice, Stage, add_teacher, rows_of
+from sweeps.start import start
+
+RANGES: Mapping[str, FloatDistribution] = {
+    "lambda_select": FloatDistribution(1e-5, 1e-1, log=True),
+    "alpha": FloatDistribution(0.0, 1.0),
+    "lambda_rationale": FloatDistribution(0.05, 5.0, log=True),
+    "learning_rate": FloatDistribution(1e-6, 1e-2, log=True),
+}
+
+TOLERANCE = 0.01
+"""One percentage point, as in C.1."""
+
+CONSTRAINT = "ratio off target beyond tolerance, basis points"
+
+
+def search(
+    options: Options,
+    settings: Annotated[int, typer.Option(min=1, help="Settings to try, each with every seed.")] = 30,
+    over: Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(RANGES)}.")] = "lambda_select,alpha",
+    at_a_time: Annotated[int, typer.Option(min=1, help="Settings that are tried side by side.")] = 4,
+    objective: Annotated[str, typer.Option(help="rekd, or re without a teacher.")] = "rekd",
+) -> int:
+    """Searches settings of the students: lowest mean dev loss over seeds, within a point of p_target. Resumable."""
+    tasks = options.tasks(("cifar10",))
+    names = [name.strip() for name in over.split(",")]
+    for name in names:
+        if name not in RANGES:
+            raise ValueError(f"--over names {name!r}, which has no range. Ranges: {', '.join(RANGES)}.")
+        if objective == "re" and name in REKD_FIELDS:
+            raise ValueError(f"--over names {name}, which RE does not use. Search it with --objective rekd.")
+    if objective not in ("re", "rekd"):
+        raise ValueError(f"--objective is re or rekd, got {objective!r}.")
+    ranges = {name: RANGES[name] for name in names}
+    studies: dict[tuple[str, str], _Study] = {}
+
+    def plan(results: pd.DataFrame) -> Plan:
+        plan = Plan()
+        for task in tasks:
+            stage = Stage(task=task, options=options, results=results, plan=plan)
+            teacher = add_teacher(stage) if objective == "rekd" else Choice(value="")
+            for model in options.students_of(task):
+                study = studies.setdefault(
+                    (task.name, model), _Study(task, model, objective, ranges, options, settings, at_a_time)
+                )
+                study.add_to(stage, teacher)
+        return plan
+
+    return start(plan, tasks, options, show=show_search(_storage(options)))
+
+
+def _storage(options: Options) -> Path:
+    """Optuna's own storage, which its dashboard opens: beside a local store, else in this folder."""
+    folder = Path() if "://" in options.store else Path(options.store)
+    return folder.resolve() / "search.db"
+
+
+@dataclass
+class _Study:
+    """One model's search. Optuna's storage remembers which settings were tried; the ledger, what came of them."""
+
+    task: Task
+    model: str
+    objective: str
+    ranges: Mapping[str, FloatDistribution]
+    options: Options
+    num_settings: int
+    at_a_time: int
+
+    def __post_init__(self) -> None:
+        self._study: optuna.Study | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the study: what is searched. Another range or another objective is another study."""
+        return f"{self.task.name} {self.model} {self.objective} over {', '.join(self.ranges)}"
+
+    def add_to(self, stage: Stage, teacher: Choice) -> None:
+        """Tells Optuna what has ended, and adds the trials of the settings that it asks for."""
+        if not teacher.is_made or self.options.dry_run:
+            example = self._trials(stage, {}, "not chosen yet")
+            needs = "sampler's choice" if teacher.is_made else teacher.what
+            count = len(example) * self.num_settings
+            what = f"Search of {self.model} on {self.task.name}"
+            if teacher.is_made or teacher.pending:
+                waiting = Waiting(what=what, num_trials=count, needs=needs, like=example[0])
+                stage.plan.waiting.append(waiting)
+            else:
+                stage.plan.stopped.append(f"{what}: no teacher. {teacher.why}")
+            return
+        study = self._open()
+        for asked in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._tell(study, asked, rows_of(stage.results, self._trials(stage, asked.params, teacher.value)))
+        while self._num_open(study) < self.at_a_time and len(study.get_trials(deepcopy=False)) < self.num_settings:
+            study.ask(dict(self.ranges))
+        for asked in study.get_trials(deepcopy=False):
+            stage.plan.trials += self._trials(stage, asked.params, teacher.value)
+        num_unasked = self.num_settings - len(study.get_trials(deepcopy=False))
+        if num_unasked > 0:
+            like = self._trials(stage, {}, teacher.value)
+            waiting = Waiting(
+                what=f"Search of {self.model} on {self.task.name}",
+                num_trials=num_unasked * len(like),
+                needs="sampler's choice",
+                like=like[0],
+            )
+            stage.plan.waiting.append(waiting)
+
+    def _trials(self, stage: Stage, params: Mapping[str, float], teacher_digest: str) -> list[Trial]:
+        overrides = {"teacher_digest": teacher_digest} if self.objective == "rekd" else {}
+        objective = "rekd" if self.objective == "rekd" else "re"
+        return stage.trials(objective, self.model, **overrides, **params)
+
+    def _open(self) -> optuna.Study:
+        if self._study is None:
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
+            path = _storage(self.options)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._study = optuna.create_study(
+                study_name=self.name,
+                storage=f"sqlite:///{path}",
+                sampler=optuna.samplers.TPESampler(seed=0, multivariate=True, constant_liar=True),
+                direction="minimize",
+                load_if_exists=True,
+            )
+        return self._study
+
+    def _num_open(self, study: optuna.Study) -> int:
+        return len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+    def _tell(self, study: optuna.Study, asked: FrozenTrial, rows: pd.DataFrame) -> None:
+        """The mean over seeds, once all have ended; a setting of which a seed diverged is told as failed."""
+        if len(rows) < len(self.options.seeds_of(self.task)):
+            return
+        if (rows["status"] != "ok").any():
+            study.tell(asked.number, state=TrialState.FAIL)
+            return
+        ratio, p_target = rows["dev_rationale_ratio"].mean(), rows["p_target"].iloc[0]
+        off_target = abs(round(ratio * 10_000) - round(p_target * 10_000))
+        trial = optuna.trial.Trial(study, asked._trial_id)
+        trial.set_constraint(CONSTRAINT, off_target - math.floor(TOLERANCE * 10_000 + 0.5))
+        trial.set_user_attr("dev_rationale_ratio", float(ratio))
+        study.tell(asked.number, float(rows["dev_loss"].mean()))
+
+
+if __name__ == "__main__":
+    run_command(search)
