@@ -19,13 +19,15 @@ MOST_ROWS = 12
 
 
 def duration(seconds: float) -> str:
-    """A time for people: `42 s`, `3 min`, `2 h 05 min`, `12 days`."""
+    """A time for people: `42 s`, `3 min`, `2 h 05 min`, `33 h`, `12 days`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
-    if seconds < 3 * 86400:
+    if seconds < 10 * 3600:
         return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+    if seconds < 3 * 86400:
+        return f"{seconds / 3600:.0f} h"
     return f"{seconds / 86400:.0f} days"
 
 

@@ -139,19 +139,21 @@ def _print_plan(
 ) -> None:
     undone = {trial.digest for trial in waiting}
     table = Table(title="Plan", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("task", "model", "", "grid"):
+    for name in ("", "grid"):
         table.add_column(name, no_wrap=True)
     for name in ("trials", "done", "to run", "each takes"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name, group in _by_model(plan.unique_trials().values()):
-        num_done = sum(trial.digest not in undone for trial in group)
-        numbers = (str(len(group)), str(num_done), str(len(group) - num_done))
-        table.add_row(*name, _grid(group), *numbers, _about(estimator, group[0]))
+    rows = [(name, group, len(group), sum(trial.digest not in undone for trial in group), "")
+            for name, group in _by_model(plan.unique_trials().values())]  # fmt: skip
     for name, group in _by_model(waiting.like for waiting in plan.waiting):
         num_trials = sum(waiting.num_trials for waiting in plan.waiting if waiting.like in group)
         if num_trials:
-            numbers = (str(num_trials), "0", str(num_trials))
-            table.add_row(*name, _grid(group), *numbers, _about(estimator, group[0]), style="dim")
+            rows.append((name, group, num_trials, 0, "dim"))
+    for task in dict.fromkeys(name[0] for name, *_ in rows):
+        table.add_row(f"[bold]{task}[/]")
+        for (_, model, objective), group, num_trials, num_done, style in (row for row in rows if row[0][0] == task):
+            numbers = (str(num_trials), str(num_done), str(num_trials - num_done))
+            table.add_row(f"  {objective} {model}", _grid(group), *numbers, _about(estimator, group[0]), style=style)
     console.print(table)
 
     num_later = sum(group.num_trials for group in plan.waiting)
