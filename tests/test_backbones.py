@@ -222,7 +222,9 @@ def test_an_unknown_family_lists_those_that_have_an_adapter(tmp_path):
 
 
 def test_a_source_that_is_not_there_says_what_to_give_instead(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere of a model is not there. Give one that was written by save_pretrained"):
+    with pytest.raises(
+        ValueError, match=r"nowhere of a model is not there. Give one that was written by save_pretrained"
+    ):
         load_backbone(str(tmp_path / "nowhere"))
 
 

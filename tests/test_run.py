@@ -174,7 +174,7 @@ def test_a_trial_that_was_stopped_goes_on_and_its_row_is_the_same(kind, tasks, t
             store.write(store.trial_file(teacher.digest), finished.read(finished.trial_file(teacher.digest)))
         run(trial, tasks[kind], store, stop_after=1)
         assert Ledger(store).trials([trial.digest]).num_rows == 0
-        assert len(store.names_in(store.running_folder(trial.digest))) == 1
+        assert "epoch-00001.safetensors" in store.names_in(store.running_folder(trial.digest))
         run(trial, tasks[kind], store)
         row, expected = row_of(trial, store), row_of(trial, finished)
         assert without_clocks(row) == without_clocks(expected)
