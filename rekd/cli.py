@@ -14,7 +14,9 @@ from rekd.store import Store
 from rekd.tasks import load_task
 from rekd.trial import Objective
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
+app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__, rich_markup_mode=None
+)
 
 
 @app.command()

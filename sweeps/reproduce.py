@@ -134,7 +134,8 @@ class _Branch:
         if not lambda_select.is_made:
             return Choice(pending=lambda_select.pending, what=what, why=f"It has no lambda_select. {lambda_select.why}")
         candidates = stage.trials("re", self.task.teacher, lambda_select=lambda_select.value)
-        stage.plan.trials += candidates
+        if "re" not in self.stages:  # else the stage asks for them
+            stage.plan.trials += candidates
         return choose_teacher(self.results, candidates, task=self.task.name, seed=self.options.teacher_seed)
 
     def _add_distilled(self, stage: Stage, student: str, lambda_select: Choice, teacher: Choice) -> None:

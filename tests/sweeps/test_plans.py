@@ -1,0 +1,186 @@
+"""What the sweeps ask for: the paper's grids, choices that wait for their results, branches that stop alone."""
+
+from dataclasses import asdict
+
+import pandas as pd
+import pytest
+
+from analysis import load_trials
+from rekd.ledger import TRIALS_SCHEMA
+from rekd.plan import Plan, to_run
+from sweeps import alpha_sweep, lambda_sweep, p_target_sweep, reproduce, seed_sweep
+from sweeps.options import Options
+
+SWEEPS = {
+    "alpha": (alpha_sweep, alpha_sweep.alpha_sweep),
+    "lambda": (lambda_sweep, lambda_sweep.lambda_sweep),
+    "p_target": (p_target_sweep, p_target_sweep.p_target_sweep),
+    "seed": (seed_sweep, seed_sweep.seed_sweep),
+    "reproduce": (reproduce, reproduce.reproduce),
+}
+
+NOTHING = load_trials("/nonexistent/store")
+
+
+@pytest.fixture
+def plan_of(monkeypatch):
+    """The plan function of a sweep, and nothing started."""
+
+    def plan_of(name, options=None, **grids):
+        module, sweep = SWEEPS[name]
+        caught = {}
+        monkeypatch.setattr(module, "start", lambda plan, tasks, options, **how: caught.update(plan=plan) or 0)
+        assert sweep(options or Options(), **grids) == 0
+        return caught["plan"]
+
+    return plan_of
+
+
+def size(plan: Plan) -> int:
+    return len(plan.unique_trials()) + sum(waiting.num_trials for waiting in plan.waiting)
+
+
+def asked(plan: Plan) -> int:
+    later = sum(waiting.num_trials + waiting.num_shared for waiting in plan.waiting)
+    return len(plan.trials) + later
+
+
+def finished(trials, dev_loss=lambda trial: 1.0, ratio=lambda trial: trial.p_target, status="ok") -> pd.DataFrame:
+    """Rows of `trials` as if these had been run."""
+    rows = [
+        {"digest": trial.digest, **asdict(trial), "status": status, "dev_loss": dev_loss(trial)}
+        | {"dev_rationale_ratio": ratio(trial) if trial.p_target else 1.0, "train_seconds": 1.0, "num_epochs": 1}
+        for trial in trials
+    ]
+    return pd.DataFrame(rows).reindex(columns=TRIALS_SCHEMA.names)
+
+
+def run_to_the_end(plan_function, **how) -> tuple[Plan, pd.DataFrame]:
+    """Gives every trial a result as soon as it is asked for, until nothing more is."""
+    results = NOTHING
+    for _ in range(10):
+        plan = plan_function(results)
+        waiting = to_run(plan, results)
+        if not waiting:
+            return plan, results
+        results = (
+            pd.concat([results, finished(waiting, **how)], ignore_index=True)
+            if len(results)
+            else finished(waiting, **how)
+        )
+    raise AssertionError("the plan does not end")
+
+
+@pytest.mark.parametrize(
+    ("name", "num_trials"),
+    # Tables 6 and 7: two tasks, of each 10 teachers, 2 students of 10 RE and 4 x 10 REKD runs. Tables 4 and 5: six
+    # models, 6 values, 10 seeds. Table 8: three models, 8 values and CLS. Tables 1-3: three tasks of 3 + 3 + 2 rows.
+    [("alpha", 2 * (10 + 2 * (10 + 40))), ("lambda", 6 * 6 * 10), ("p_target", 3 * 9 * 10), ("seed", 3 * 8 * 10)],
+)
+def test_without_a_task_a_sweep_is_the_papers(plan_of, name, num_trials):
+    assert size(plan_of(name)(NOTHING)) == num_trials
+
+
+def test_the_whole_paper_is_880_trials_of_1030(plan_of):
+    plan = plan_of("reproduce")(NOTHING)
+    assert (size(plan), asked(plan)) == (880, 1030)
+
+
+def test_the_plan_ends_with_as_many_trials_as_it_announced(plan_of):
+    plan, results = run_to_the_end(plan_of("reproduce"))
+    assert (len(plan.unique_trials()), len(plan.trials)) == (880, 1030)
+    assert not plan.waiting
+    assert not plan.stopped
+    assert results["digest"].is_unique
+
+
+def test_students_wait_for_their_teacher_and_then_all_learn_from_it(plan_of):
+    function = plan_of("alpha", Options(task=["digits"], seeds=(1, 2)))
+    before = function(NOTHING)
+    assert {trial.objective for trial in before.trials} == {"re"}
+    assert {waiting.needs for waiting in before.waiting} == {"teacher of digits"}
+    results = finished(before.trials, dev_loss=lambda trial: trial.seed)  # seed 1 is the better one
+    after = function(results)
+    (teacher,) = {trial.teacher_digest for trial in after.trials if trial.objective == "rekd"}
+    row = results[results["digest"] == teacher].iloc[0]
+    assert (row["model"], row["seed"]) == ("vit-teacher", 1)
+    assert not after.waiting
+
+
+def test_a_teacher_may_be_asked_for_by_its_seed(plan_of):
+    function = plan_of("alpha", Options(task=["digits"], seeds=(1, 2), teacher_seed=2))
+    trials = function(NOTHING).trials
+    ended = [trial for trial in trials if trial.model == "vit-teacher" and trial.seed == 2]
+    plan = function(finished(ended))  # the other seed need not have ended
+    assert {trial.teacher_digest for trial in plan.trials if trial.objective == "rekd"} == {ended[0].digest}
+
+
+def test_a_teacher_seed_that_is_not_run_is_refused(plan_of):
+    function = plan_of("alpha", Options(task=["digits"], seeds=(1, 2), teacher_seed=3))
+    with pytest.raises(ValueError, match=r"--teacher-seed 3 is none of the teacher's seeds on digits: 1, 2"):
+        function(NOTHING)
+
+
+def test_a_branch_without_an_eligible_setting_stops_alone(plan_of):
+    function = plan_of("reproduce", Options(task=["digits"], seeds=(1,)))
+
+    def ratio(trial):
+        return 0.9 if trial.model == "vit-student" else trial.p_target
+
+    plan, _ = run_to_the_end(function, ratio=ratio)
+    assert all("vit-student" in reason for reason in plan.stopped)
+    assert any("lambda_select of vit-student" in reason for reason in plan.stopped)
+    # The teacher's own branch went on: its p_target sweep is there.
+    assert (
+        len({trial.p_target for trial in plan.trials if trial.model == "vit-teacher" and trial.objective == "re"}) > 6
+    )
+    assert not [trial for trial in plan.trials if trial.objective == "rekd"]
+
+
+def test_a_stage_starts_when_what_it_needs_is_there_not_when_the_whole_stage_is(plan_of):
+    function = plan_of("reproduce", Options(task=["cifar10"], seeds=(1,)))
+    tuning = [trial for trial in function(NOTHING).trials if trial.model == "vit-tiny" and trial.objective == "re"]
+    plan = function(finished(tuning))
+    assert any(trial.model == "vit-tiny" and trial.p_target == 0.75 for trial in plan.trials)
+    assert not any(trial.model == "vit-base" and trial.p_target == 0.75 for trial in plan.trials)
+
+
+def test_cifar100_takes_lambda_select_from_cifar10(plan_of):
+    function = plan_of("reproduce", Options(task=["cifar10", "cifar100"], seeds=(1,)))
+    plan, _ = run_to_the_end(function, dev_loss=lambda trial: abs((trial.lambda_select or 0) - 5e-3))
+    chosen = {trial.lambda_select for trial in plan.trials if trial.task == "cifar100" and trial.objective != "cls"}
+    assert chosen == {5e-3}
+
+
+def test_only_and_until_leave_stages_out(plan_of):
+    options = Options(task=["cifar10"], seeds=(1,))
+    only = plan_of("reproduce", options, only=["cls"])(NOTHING)
+    assert {trial.objective for trial in only.trials} == {"cls"}
+    until, _ = run_to_the_end(plan_of("reproduce", options, until="re"))
+    assert {trial.objective for trial in until.trials} == {"cls", "re"}
+    assert {trial.p_target for trial in until.trials if trial.objective == "re"} == {0.15}
+
+
+def test_given_choices_take_the_place_of_the_rules(plan_of):
+    options = Options(task=["cifar10"], seeds=(1,))
+    function = plan_of("reproduce", options, only=["re"], lambda_select=["vit-tiny=0.3"])
+    chosen = [trial.lambda_select for trial in function(NOTHING).trials if trial.model == "vit-tiny"]
+    assert chosen == [0.3]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lambda_select": ["vit-huge=1"]}, "names the model 'vit-huge'. Models: vit-base, vit-small, vit-tiny"),
+        ({"alpha": ["vit-tiny"]}, "is MODEL=VALUE such as vit-tiny=0.05, got 'vit-tiny'"),
+        ({"only": ["cls"], "until": "re"}, "--only and --until exclude each other"),
+    ],
+)
+def test_bad_choices_are_refused(plan_of, given, message):
+    with pytest.raises(ValueError, match=message):
+        plan_of("reproduce", Options(task=["cifar10"]), **given)
+
+
+def test_two_tasks_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="told apart by name, got digits, digits"):
+        Options(task=["digits", "digits"]).tasks(())
