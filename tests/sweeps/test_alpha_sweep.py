@@ -111,7 +111,7 @@ def test_ctrl_c_keeps_what_has_ended_and_says_how_to_go_on(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seeds", "2030-2026"], "2030-2026"),
+        (["--seeds", "2030-2026"], "seeds from 2030 to 2026 are none"),
         (["--seeds", "1,1"], "twice"),
         (["--alphas", "0,half"], "a grid is numbers with commas between"),
         (["--alphas", "1.5"], "alpha is a share in [0, 1], got 1.5"),
