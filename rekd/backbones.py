@@ -49,6 +49,12 @@ class Backbone(nn.Module):
     def __init__(self, encoder: PreTrainedModel) -> None:
         super().__init__()
         self.encoder = encoder
+        self.precision = "float32"
+
+    def arithmetic(self) -> torch.autocast:
+        """The context in which the two halves run: `precision` float32, or bfloat16 with float32 weights."""
+        device = next(self.encoder.parameters()).device
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
 
     @property
     def config(self) -> Any:

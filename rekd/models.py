@@ -39,8 +39,9 @@ class Generator(nn.Module):
         _initialise(self.head, backbone)
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch feature 2"]:
-        contextual = self.backbone.contextualise(self.backbone.embed(inputs), inputs)
-        return self.head(contextual.features)
+        with self.backbone.arithmetic():
+            contextual = self.backbone.contextualise(self.backbone.embed(inputs), inputs)
+        return self.head(contextual.features.float())
 
 
 class Predictor(nn.Module):
@@ -57,11 +58,13 @@ class Predictor(nn.Module):
         self, inputs: Inputs, mask: Float[Tensor, "batch feature"] | None = None
     ) -> Float[Tensor, "batch class"]:
         """`mask` None keeps every feature, which is plain classification (CLS)."""
-        embeddings = self.backbone.embed(inputs)
-        if mask is not None:
-            # A product, not `where`: the gradient of an unselected feature's mask is what teaches its selection.
-            embeddings = embeddings * mask.unsqueeze(-1)
-        return self.head(self.backbone.contextualise(embeddings, inputs, final_norm=self.final_norm).summary)
+        with self.backbone.arithmetic():
+            embeddings = self.backbone.embed(inputs)
+            if mask is not None:
+                # A product, not `where`: the gradient of an unselected feature's mask is what teaches its selection.
+                embeddings = embeddings * mask.unsqueeze(-1)
+            contextual = self.backbone.contextualise(embeddings, inputs, final_norm=self.final_norm)
+        return self.head(contextual.summary.float())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,7 @@ class RationaleModel(nn.Module):
         num_classes: int,
         dropout: float,
         heads: str = "linear",
+        precision: str = "float32",
         source: str | None = None,
         config: Mapping[str, Any] | None = None,
         revision: str | None = None,
@@ -103,8 +107,21 @@ class RationaleModel(nn.Module):
             generator = Generator(backbone, dropout=dropout, heads=heads)
         backbone = load_backbone(source, config=config, revision=revision)
         predictor = Predictor(backbone, num_classes=num_classes, dropout=dropout, heads=heads)
-        description = {"objective": objective, "num_classes": num_classes, "dropout": dropout, "heads": heads}
-        return cls(generator, predictor, description=description)
+        model = cls(
+            generator,
+            predictor,
+            description={
+                "objective": objective,
+                "num_classes": num_classes,
+                "dropout": dropout,
+                "heads": heads,
+                "precision": precision,
+            },
+        )
+        for module in (generator, predictor):
+            if module is not None:
+                module.backbone.precision = precision
+        return model
 
     @property
     def kind(self) -> str:
@@ -188,7 +205,8 @@ class RationaleModel(nn.Module):
 
         Raises ValueError where the weights are not those of the config.
         """
-        description = {name: config[name] for name in ("objective", "num_classes", "dropout", "heads")}
+        names = ("objective", "num_classes", "dropout", "heads", "precision")
+        description = {name: config[name] for name in names}
         with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced at once
             model = cls.build(**description, config=config["backbone"])
         try:

@@ -77,6 +77,7 @@ def build_model(trial: Trial, task: Task, data: Data, streams: Streams) -> Ratio
             num_classes=data.num_classes,
             dropout=trial.dropout,
             heads=trial.heads,
+            precision=trial.precision,
             source=reference.source,
             config=reference.config,
             revision=reference.revision,

@@ -69,6 +69,8 @@ class Trial:
     """AdamW's learning rate, above 0."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay, 0 or more (Appendix C.3: 0 for BERT, 1e-3 for ViT)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the backbones' arithmetic. Weights, losses and the Gumbel part are float32 either way."""
     dropout: float = 0.0
     """Dropout on the heads, in [0, 1) (Appendix C.3: 0.5 for BERT, 0.1 for ViT); backbones keep their own."""
 
@@ -112,6 +114,7 @@ class Trial:
         for field in fields(self):
             object.__setattr__(self, field.name, _as_declared(field.name, field.type, getattr(self, field.name)))
         _one_of("objective", self.objective, get_args(Objective))
+        _one_of("precision", self.precision, ("float32", "bfloat16"))
         for name, preset in FIDELITY["paper"].items():
             _one_of(name, getattr(self, name), (preset, FIDELITY["authors"][name]))
 

@@ -75,6 +75,9 @@ class Options:
     fidelity: Annotated[
         Literal["paper", "authors"], typer.Option(help="How open points are settled: by the text or by the code.")
     ] = "paper"
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None, typer.Option(help="Of the backbones, where not the task's own.")
+    ] = None
     teacher_seed: Annotated[
         int | None, typer.Option(min=0, help="Teacher of this seed, whatever the rule says (the paper: 2029, 2031).")
     ] = None
@@ -102,7 +105,8 @@ class Options:
 
     def overrides(self) -> dict[str, Any]:
         """Fields of `Trial` that were set for all trials."""
-        return {} if self.epochs is None else {"epochs": self.epochs}
+        given = {"epochs": self.epochs, "precision": self.precision}
+        return {name: value for name, value in given.items() if value is not None}
 
     def _named(self, task: Task, choices: tuple[str, ...]) -> tuple[str, ...]:
         for name in self.models or ():

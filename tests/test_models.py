@@ -201,3 +201,32 @@ def test_damaged_weights_are_refused(tmp_path, damage):
         file.write_bytes(content[:-10] if damage == "truncated" else b"\xff" + content[1:])
     with pytest.raises(ValueError, match=r"model\.safetensors could not be read"):
         RationaleModel.load(tmp_path)
+
+
+# --- Precision ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["vit", "bert"])
+def test_bfloat16_is_the_backbones_arithmetic_and_no_more(family):
+    inputs = tiny.tensors(family)
+    exact, rounded = tiny.build(family), tiny.build(family)
+    for module in (rounded.generator, rounded.predictor):
+        assert module is not None
+        module.backbone.precision = "bfloat16"
+    assert all(parameter.dtype == torch.float32 for parameter in rounded.parameters())
+    mask = torch.ones(4, rounded.num_features(inputs), requires_grad=True)
+    logits = rounded.predictor(inputs, mask)
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, exact.predictor(inputs, mask))
+    torch.testing.assert_close(logits, exact.predictor(inputs, mask), rtol=0.1, atol=0.15)
+    (gradient,) = torch.autograd.grad(logits.sum(), mask)
+    assert gradient.dtype == torch.float32
+    assert gradient.isfinite().all()
+
+
+def test_a_saved_model_keeps_its_precision(tmp_path):
+    model = RationaleModel.build(
+        objective="re", num_classes=3, dropout=0.1, precision="bfloat16", config=tiny.CONFIGS["vit"]
+    )
+    model.save(tmp_path)
+    assert RationaleModel.load(tmp_path).predictor.backbone.precision == "bfloat16"

@@ -51,7 +51,7 @@ def test_digests_are_equal_exactly_where_fields_are(left, right):
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Trial)])
 def test_every_field_is_part_of_the_digest(name):
-    others = {"teacher_sees": "student_mask", "objective": None}
+    others = {"teacher_sees": "student_mask", "objective": None, "precision": "bfloat16"}
     if name in FIDELITY["authors"]:
         other = FIDELITY["authors"][name]
     elif isinstance(value := getattr(REKD_TRIAL, name), str):

@@ -1,0 +1,87 @@
+"""The README's commands run, at toy size, and its links lead somewhere."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BASH = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line.split("  #")[0].strip() for block in BASH for line in block.splitlines()]
+TABLE = re.findall(r"^\| `(python sweeps/\w+\.py)`", README, re.MULTILINE)
+TOY = "--task digits --seeds 2026,2027 --epochs 1 --alphas 0.3 --teacher-seed 2026 --local"
+
+
+def run(command: str, folder: Path) -> str:
+    words = shlex.split(command.replace("results", str(folder / "results")))
+    assert words[0] == "python", command
+    ended = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with `results` of the demo's command, two seeds of one epoch."""
+    folder = tmp_path_factory.mktemp("readme")
+    run(f"python sweeps/alpha_sweep.py {TOY} --store results", folder)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "an-image.png")
+    return folder
+
+
+def test_make_demo_is_the_command_that_the_readme_names():
+    assert "make demo" in COMMANDS
+    assert "sweeps/alpha_sweep.py --task digits" in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python ")])
+def test_every_command_runs(folder, command):
+    if "rekd train" in command:
+        command += " --epochs 1 --store results"
+    if "DIGEST" in command:
+        digest = sorted(path.name for path in (folder / "results" / "models").iterdir())[0]
+        command = command.replace("DIGEST", digest).replace("an-image.png", str(folder / "an-image.png"))
+    assert run(command, folder).strip()
+
+
+@pytest.mark.parametrize("command", TABLE)
+def test_every_sweep_of_the_table_has_help_and_a_plan_for_digits(tmp_path, command):
+    assert "--task" in run(f"{command} --help", tmp_path)
+    assert "to run" in run(f"{command} --task digits --dry-run --store results", tmp_path)
+
+
+def test_only_make_and_python_are_asked_for():
+    assert {command.split()[0] for command in COMMANDS} <= {"make", "python"}
+    assert len(TABLE) == 5
+
+
+def test_the_task_file_is_one_that_loads(tmp_path):
+    from rekd.tasks import load_task
+
+    (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    data = tmp_path / "data" / "reviews"
+    data.mkdir(parents=True)
+    for name in ("train", "test"):
+        (data / f"{name}.csv").write_text("review,stars\ngood,4\nbad,0\n")
+    (tmp_path / "reviews.toml").write_text(text)
+    task = load_task(tmp_path / "reviews.toml")
+    assert task.trial("re", "small", seed=1).p_target == 0.10
+
+
+@pytest.mark.parametrize("document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
+def test_links_lead_somewhere(document):
+    for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if not link.startswith("https://"):
+            assert (document.parent / link).exists(), link
+
+
+def test_the_tree_is_the_tree():
+    (tree,) = re.findall(r"## Where things are\n\n```\n(.*?)```", README, re.DOTALL)
+    for line in tree.splitlines():
+        assert (ROOT / line.split()[0]).is_dir(), line
