@@ -5,7 +5,6 @@ The ledger holds the results all the same; nothing is read back from here.
 
 import importlib.util
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ray.air.integrations.wandb import WandbLoggerCallback
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.logger import TBXLoggerCallback
+from ray.tune.result import TRAINING_ITERATION
 
 from rekd.ledger import EPOCHS_SCHEMA
 from rekd.store import Store
@@ -22,7 +22,7 @@ from rekd.store import Store
 PROJECT = "rekd"
 """MLflow's experiment and W&B's project, where their own environment variables name no other."""
 
-_LOGGED = frozenset(EPOCHS_SCHEMA.names) | {"training_iteration"}
+SQLITE = "sqlite:///"
 
 
 def make_loggers(names: Sequence[str], store: Store) -> list[Callback]:
@@ -44,23 +44,21 @@ def _mlflow(store: Store) -> Callback:
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         folder = _local_folder("mlflow", store, "or set MLFLOW_TRACKING_URI to that of a server")
-        uri = f"sqlite:///{folder}/mlflow.db"
+        uri = f"{SQLITE}{folder}/mlflow.db"
     return _MLflow(uri, experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
 
 
 def _wandb(store: Store) -> Callback:
     _require_package("wandb")
-    import wandb
+    import wandb  # type: ignore[import-not-found]
 
     offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
     if not offline and not os.environ.get("WANDB_API_KEY") and not wandb.api.api_key:
         raise ValueError(
             "--log wandb has no login. Use `wandb login` or WANDB_API_KEY; WANDB_MODE=offline does without network."
         )
-    project = os.environ.get("WANDB_PROJECT", PROJECT)
-    if os.environ.get("WANDB_DIR") or not store.is_local:
-        return _WandB(project)
-    return _WandB(project, dir=store.log_folder("wandb"))
+    where: dict[str, Any] = {"dir": store.logs_folder} if store.is_local and not os.environ.get("WANDB_DIR") else {}
+    return _WandB(os.environ.get("WANDB_PROJECT", PROJECT), **where)
 
 
 def _require_package(name: str) -> None:
@@ -75,18 +73,10 @@ def _local_folder(name: str, store: Store, instead: str) -> str:
         raise ValueError(
             f"--log {name} writes to a folder of this machine, and the store is {store}. Give a local --store, {instead}."
         )
-    return store.log_folder(name)
+    return f"{store.logs_folder}/{name}"
 
 
-class _EpochsOnly:
-    """Logs the columns of an epoch; Tune's result repeats the whole trial and its own clocks beside them."""
-
-    def log_trial_result(self, iteration: int, trial: TuneTrial, result: dict[str, Any]) -> None:
-        logged = {name: value for name, value in result.items() if name in _LOGGED}
-        super().log_trial_result(iteration, trial, logged)  # type: ignore[misc]
-
-
-class _TensorBoard(_EpochsOnly, TBXLoggerCallback):
+class _TensorBoard(TBXLoggerCallback):
     """Writes into the store, a folder a trial, so that TensorBoard shows a sweep that runs or was killed.
 
     Tune's own folder for it is a temporary one, copied to where results are when the sweep ends.
@@ -94,22 +84,39 @@ class _TensorBoard(_EpochsOnly, TBXLoggerCallback):
 
     def __init__(self, folder: str) -> None:
         super().__init__()
-        self.folder = folder
-        make = self._summary_writer_cls
-        self._summary_writer_cls = lambda logdir, **how: make(f"{folder}/{Path(logdir).name}", **how)
+        writer = self._summary_writer_cls
+        self._summary_writer_cls = lambda logdir, **how: writer(f"{folder}/{Path(logdir).name}", **how)
+
+    def log_trial_result(self, iteration: int, trial: TuneTrial, result: dict[str, Any]) -> None:
+        super().log_trial_result(iteration, trial, _of_epoch(result))
 
 
-class _MLflow(_EpochsOnly, MLflowLoggerCallback):
-    """Makes the folder of a local database when the sweep starts, and lets its migrations be silent."""
-
+class _MLflow(MLflowLoggerCallback):
     def setup(self, *arguments: Any, **how: Any) -> None:
+        """Makes the folder of a local database; MLflow itself does not."""
+        if self.tracking_uri and self.tracking_uri.startswith(SQLITE):
+            Path(self.tracking_uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
         super().setup(*arguments, **how)
 
+    def log_trial_result(self, iteration: int, trial: TuneTrial, result: dict[str, Any]) -> None:
+        """One request an epoch: Ray's own makes two a number, and the driver waits for each."""
+        import mlflow  # type: ignore[import-not-found]
 
-class _WandB(_EpochsOnly, WandbLoggerCallback):
-    """Makes the folder when the sweep starts: without it, W&B takes a temporary one."""
+        metrics = {name: value for name, value in _of_epoch(result).items() if value is not None}
+        mlflow.log_metrics(metrics, step=metrics.pop(TRAINING_ITERATION), run_id=self._trial_runs[trial])
 
+
+class _WandB(WandbLoggerCallback):
     def setup(self, *arguments: Any, **how: Any) -> None:
+        """Makes the folder: where there is none, W&B takes a temporary one."""
         if "dir" in self.kwargs:
             Path(self.kwargs["dir"]).mkdir(parents=True, exist_ok=True)
         super().setup(*arguments, **how)
+
+    def log_trial_result(self, iteration: int, trial: TuneTrial, result: dict[str, Any]) -> None:
+        super().log_trial_result(iteration, trial, _of_epoch(result))
+
+
+def _of_epoch(result: dict[str, Any]) -> dict[str, Any]:
+    """The columns of an epoch; Tune's result repeats the whole trial and has clocks of its own beside them."""
+    return {name: result[name] for name in (*EPOCHS_SCHEMA.names, TRAINING_ITERATION) if name in result}

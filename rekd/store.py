@@ -56,6 +56,11 @@ class Store:
         """Figures and the report."""
         return f"{self.root}/figures"
 
+    @property
+    def logs_folder(self) -> str:
+        """What `--log` writes for other programs, a folder each."""
+        return f"{self.root}/logs"
+
     def trial_file(self, digest: str) -> str:
         return f"{self.trials_folder}/{digest}.parquet"
 

@@ -127,12 +127,9 @@ def train(
                 inputs, labels = train_samples.take(rows)
                 if trial.augmentation == "crop_flip" and "image" in inputs:
                     inputs = {**inputs, "image": crop_flip(inputs["image"], generator=streams.data_order)}
-                losses = _losses(trial, model, teacher, inputs, labels, pool_rows[rows], temperature, streams)
-                optimizer.zero_grad()
-                losses["loss"].backward()
-                optimizer.step()
+                batch = step(trial, model, optimizer, inputs, labels, pool_rows[rows], temperature, streams, teacher)
                 run.step += 1
-                for name, value in losses.items():  # on the device: reading a value here would stop it every step
+                for name, value in batch.items():  # on the device: reading a value here would stop it every step
                     totals[name] = totals.get(name, 0) + value.detach()
         run.epoch += 1
 
@@ -162,17 +159,39 @@ def train(
     return Trained(model.eval(), run.records, run.best_epoch, run.diverged, seconds)
 
 
-def _losses(
+def step(
     trial: Trial,
     model: RationaleModel,
-    teacher: Teacher | None,
+    optimizer: torch.optim.Optimizer,
     inputs: Inputs,
     labels: Tensor,
     pool_rows: Tensor,
     temperature: float | None,
     streams: Streams,
+    teacher: Teacher | None = None,
 ) -> dict[str, Tensor]:
-    """Every loss of one batch, under the paper's names; `loss` is the one to minimise."""
+    """One optimisation step. Returns the batch's losses (`losses`), on the device."""
+    batch = losses(trial, model, inputs, labels, pool_rows, temperature, streams, teacher)
+    optimizer.zero_grad()
+    batch["loss"].backward()
+    optimizer.step()
+    return batch
+
+
+def losses(
+    trial: Trial,
+    model: RationaleModel,
+    inputs: Inputs,
+    labels: Tensor,
+    pool_rows: Tensor,
+    temperature: float | None,
+    streams: Streams,
+    teacher: Teacher | None = None,
+) -> dict[str, Tensor]:
+    """Every loss of one batch, under the paper's names; `loss` is the one to minimise.
+
+    `pool_rows` says where the batch's samples stand in the pool, for the teacher; `temperature` is None for cls.
+    """
     if model.generator is None or temperature is None:
         l_pred = prediction_loss(model.predictor(inputs), labels)
         return {"loss": l_pred, "prediction_loss": l_pred}
@@ -187,14 +206,14 @@ def _losses(
     l_pred = prediction_loss(logits, labels)
     l_select = selection_loss(mask, p_target=trial.p_target, form=trial.selection_loss_form)
     l_re = re_loss(l_pred, l_select, lambda_select=trial.lambda_select)
-    losses = {
+    terms = {
         "loss": l_re,
         "prediction_loss": l_pred,
         "selection_loss": l_select,
         "rationale_ratio": rationale_ratio(mask).mean(),
     }
     if teacher is None:
-        return losses
+        return terms
 
     assert trial.alpha is not None  # and rekd for these
     assert trial.lambda_rationale is not None
@@ -207,10 +226,10 @@ def _losses(
     l_kd = distillation_loss(
         l_rationale, l_prediction, lambda_rationale=trial.lambda_rationale, temperature=temperature
     )
-    losses["loss"] = rekd_loss(l_re, l_kd, alpha=trial.alpha)
-    losses["rationale_distillation_loss"] = l_rationale
-    losses["prediction_distillation_loss"] = l_prediction
-    return losses
+    terms["loss"] = rekd_loss(l_re, l_kd, alpha=trial.alpha)
+    terms["rationale_distillation_loss"] = l_rationale
+    terms["prediction_distillation_loss"] = l_prediction
+    return terms
 
 
 @torch.no_grad()

@@ -65,7 +65,13 @@ def run_sweep(
         with tempfile.TemporaryDirectory() as scratch, progress:
             tuner = tune.Tuner(
                 tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),
-                tune_config=tune.TuneConfig(search_alg=conductor, num_samples=-1, reuse_actors=True),
+                tune_config=tune.TuneConfig(
+                    search_alg=conductor,
+                    num_samples=-1,
+                    reuse_actors=True,
+                    trial_name_creator=_digest,
+                    trial_dirname_creator=_digest,
+                ),
                 run_config=tune.RunConfig(
                     name="sweep",
                     storage_path=scratch,  # nothing is restored from it: the ledger is what lasts
@@ -178,9 +184,7 @@ class _Conductor(Searcher):
         later = sum(group.num_trials for group in self.plan.waiting)
         work = [self.estimator.seconds(trial).expected for trial in [*self.queue, *self.live.values()]]
         work += [self.estimator.seconds(group.like).expected * group.num_trials for group in self.plan.waiting]
-        self.progress.expect(
-            num_total=self.num_trained + len(self.queue) + len(self.live) + later, work_left=sum(work)
-        )
+        self.progress.expect(num_total=self.num_trained + len(self.queue) + len(self.live) + later, work_left=sum(work))
         self.stale, self.planned_at = False, time.monotonic()
         self.plan_seconds = self.planned_at - started
 
@@ -215,6 +219,11 @@ def _trainable(config: dict[str, Any], **shared: Any) -> None:
     from rekd.worker import train_and_report
 
     train_and_report(Trial(**config), **shared)
+
+
+def _digest(tune_trial: Any) -> str:
+    """What a trial is called in Tune and its loggers: the same name as in the ledger."""
+    return Trial(**tune_trial.config).digest
 
 
 def _gpus_per_trial(asked: float | None, cluster: Cluster) -> float:

@@ -1,0 +1,1 @@
+"""Figures for speed and scale, each beside an alternative in the same run."""
