@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ray.air.constants import TRAINING_ITERATION
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.air.integrations.wandb import WandbLoggerCallback
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.logger import TBXLoggerCallback
-from ray.tune.result import TRAINING_ITERATION
 
 from rekd.ledger import EPOCHS_SCHEMA
 from rekd.store import Store

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 import typer
@@ -47,6 +48,14 @@ Grid = Annotated[Any, typer.Option(parser=parse_grid, metavar="VALUES", help="Va
 """The annotation of a sweep's own grid."""
 
 
+class LoggerName(StrEnum):
+    """Programs that `rekd.loggers` makes a callback for."""
+
+    TENSORBOARD = "tensorboard"
+    MLFLOW = "mlflow"
+    WANDB = "wandb"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options that all sweeps share. A field's annotation is its command-line option."""
@@ -80,6 +89,9 @@ class Options:
     ] = None
     teacher_seed: Annotated[
         int | None, typer.Option(min=0, help="Teacher of this seed, whatever the rule says (the paper: 2029, 2031).")
+    ] = None
+    log: Annotated[
+        list[LoggerName] | None, typer.Option(help="Log epochs there too, beside the ledger; repeatable.")
     ] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and start nothing.")] = False
     yes: Annotated[bool, typer.Option("--yes", help="Start even where it takes very long on this machine.")] = False

@@ -79,6 +79,11 @@ def _run(
     from rekd.cluster import connect, disconnect  # Ray and torch take seconds, and a finished sweep needs neither
     from rekd.tune import run_sweep
 
+    callbacks = []
+    if options.log:
+        from rekd.loggers import make_loggers  # loads W&B, where that is installed
+
+        callbacks = make_loggers(options.log, store)
     cluster = connect(options.address, local=options.local)
     try:
         console.print(f"Running on {cluster.description}. Results go to {store}.")
@@ -96,6 +101,7 @@ def _run(
             progress=Progress(console),
             gpus_per_trial=options.gpus_per_trial,
             max_concurrent=options.max_concurrent,
+            callbacks=callbacks,
         )
     finally:
         disconnect()
