@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from rekd.backbones import ViTBackbone
+from rekd.hub import quiet
 from rekd.models import Prediction, RationaleModel
 
 
@@ -65,7 +66,8 @@ class Explainer:
         if self.model.kind == "text":
             from transformers import AutoTokenizer
 
-            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+            with quiet():  # of a warning that `rekd` is no model type of the library's
+                self.tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def __call__(self, inputs: Sequence[str]) -> list[Explanation]:
         """One explanation an input: texts for a text model, paths of image files for an image model.
