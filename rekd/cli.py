@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 from rekd.ledger import Ledger
@@ -64,7 +65,7 @@ def train(
             f"test ratio {row['test_rationale_ratio']:.1%}. Model: {place.model_folder(trial.digest)}"
         )
         return
-    console.print(f"[red]{row['status']}:[/] {row['error']}")
+    console.print(f"[red]{row['status']}:[/] {escape(row['error'])}")
     raise typer.Exit(1)
 
 
@@ -106,5 +107,5 @@ def explain(
 
 
 def _bad_input(error: ValueError) -> typer.Exit:
-    Console(stderr=True).print(f"[red]Error:[/] {error}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     return typer.Exit(2)

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -74,7 +75,7 @@ class Progress:
         self.num_done += 1
         self.num_failed += status == "failed"
         if status != "ok":
-            self.say(f"[yellow]{trial}: {status}.[/] {error}")
+            self.say(f"[yellow]{trial}: {status}.[/] {escape(error)}")
         key = (trial.task, trial.model, trial.objective)
         if status == "ok" and dev_loss is not None and dev_loss < self.best.get(key, (float("inf"), trial))[0]:
             self.best[key] = (dev_loss, trial)

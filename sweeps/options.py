@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from rekd.task_file import seeds_in
 from rekd.tasks import Task, load_task
@@ -139,7 +140,7 @@ def run_command(sweep: Callable[..., int]) -> None:
         try:
             status = sweep(options, **arguments)
         except ValueError as error:
-            Console(stderr=True).print(f"[red]Error:[/] {error}", highlight=False, soft_wrap=True)
+            Console(stderr=True).print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
             status = 2
         raise typer.Exit(status)
 

@@ -8,17 +8,20 @@ from pathlib import Path
 import pandas as pd
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from analysis import load_trials
 from rekd.estimate import COLUMNS as ESTIMATOR_COLUMNS
 from rekd.estimate import Estimator, Seconds
+from rekd.launched import find
 from rekd.plan import Plan, PlanFunction, Swept, to_run
 from rekd.progress import Progress, duration
+from rekd.remote import Command, hand_over
 from rekd.store import Store
 from rekd.tasks import Task
 from rekd.trial import Trial
-from sweeps.options import Options
+from sweeps.options import RESULTS, Options
 
 TOO_LONG = 12 * 3600.0
 """Seconds on a machine without a GPU beyond which a sweep wants to be asked for twice."""
@@ -34,6 +37,9 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
     Raises ValueError on bad input, before anything is started or written.
     """
     console = Console(highlight=False)
+    named = options.local or options.address or os.environ.get("RAY_ADDRESS")
+    if not named and not options.dry_run and (launched := find()) is not None:
+        return hand_over(launched, Command.typed(launched, store=options.store, default_store=RESULTS), console.print)
     store = Store(options.store)
     results = load_trials(store)
     current = plan(results)
@@ -111,10 +117,10 @@ def _report(swept: Swept, tasks: list[Task], store: Store, console: Console, sho
     if len(swept.results):
         show(swept, tasks, store, console)
     for reason in swept.plan.stopped:
-        console.print(f"[yellow]Stopped:[/] {reason}")
+        console.print(f"[yellow]Stopped:[/] {escape(reason)}")
     for _, row in swept.failed.iterrows():
         console.print(
-            f"[red]Failed:[/] {row['digest']} {row['task']} {row['model']} seed {row['seed']}: {row['error']}"
+            f"[red]Failed:[/] {row['digest']} {row['task']} {row['model']} seed {row['seed']}: {escape(row['error'])}"
         )
     num_missing = len(swept.missing) + sum(group.num_trials for group in swept.plan.waiting)
     if swept.interrupted:
@@ -174,7 +180,7 @@ def _print_plan(
     if needs:
         console.print(f"Dim rows follow once these are chosen: {', '.join(needs)}.", style="dim")
     for reason in plan.stopped:
-        console.print(f"[yellow]Stopped:[/] {reason}")
+        console.print(f"[yellow]Stopped:[/] {escape(reason)}")
     if not work.expected:
         return
     measured = all(map(estimator.is_measured, waiting))

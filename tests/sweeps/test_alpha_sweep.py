@@ -117,6 +117,7 @@ def test_ctrl_c_keeps_what_has_ended_and_says_how_to_go_on(tmp_path):
         (["--alphas", "1.5"], "alpha is a share in [0, 1], got 1.5"),
         (["--models", "vit-huge"], "--models names 'vit-huge'"),
         (["--task", "digit"], "digits"),
+        (["--task", "[/none].toml"], "[/none].toml cannot be read"),
         (["--teacher-seed", "1"], "--teacher-seed 1 is none of"),
         (["--epochs", "0"], "epochs"),
     ],
