@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,13 @@ def run_sweep(
     gpus_per_trial: float | None = None,
     max_concurrent: int | None = None,
     callbacks: Sequence[tune.Callback] = (),
+    trainable: Callable[..., None] | None = None,
 ) -> Swept:
     """Runs what a plan asks for and the ledger does not have, until the plan has nothing more to ask.
 
     A trial starts as soon as the results that it depends on are there. One that `failed` in an earlier run is tried
-    again. Raises ValueError where more GPUs are asked for than the cluster has.
+    again. `trainable` takes the place of training, for measurements: called with a trial's fields and what trials share,
+    it writes the ledger. Raises ValueError where more GPUs are asked for than the cluster has.
     """
     function = plan if callable(plan) else fixed_plan(plan)
     gpus = _gpus_per_trial(gpus_per_trial, cluster)
@@ -55,8 +57,8 @@ def run_sweep(
     )
     if conductor.has_work():
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
-        trainable = tune.with_parameters(
-            _trainable,
+        function_of_trial = tune.with_parameters(
+            trainable or _trainable,
             tasks=conductor.tasks,
             store_uri=store.uri_for_workers,
             directory=conductor.shelf.directory,
@@ -64,7 +66,7 @@ def run_sweep(
         )
         with tempfile.TemporaryDirectory() as scratch, progress:
             tuner = tune.Tuner(
-                tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),
+                tune.with_resources(function_of_trial, {"cpu": 1, "gpu": gpus}),
                 tune_config=tune.TuneConfig(
                     search_alg=conductor,
                     num_samples=-1,
@@ -144,7 +146,7 @@ class _Conductor(Searcher):
         if trial is None or self.interrupted:
             return
         row = self.ledger.trials([trial.digest]).to_pandas()
-        if row.empty or error:
+        if row.empty or (error and row.iloc[0]["status"] == "failed"):
             reason = f"its process ended {MAX_FAILURES + 1} times without a result, such as by a lost node or by memory"
             self.ledger.write(trial, Outcome(status="failed", error=reason))
             row = self.ledger.trials([trial.digest]).to_pandas()
