@@ -1,0 +1,197 @@
+"""What running a trial costs beyond the trial: ours, Ray Tune as it comes, and plain Ray actors that pull trials.
+
+`python -m benchmarks.sweep startup` times stub trials on 12 logical slots; `driver` shows how the driver's time and
+memory grow with the number of trials, half of them done already or none; `again` asks for a finished sweep once more.
+"""
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from rich.console import Console
+
+from rekd.cluster import connect
+from rekd.ledger import Ledger, Outcome
+from rekd.plan import Plan
+from rekd.progress import Progress
+from rekd.store import Store
+from rekd.tasks import load_task
+from rekd.trial import Trial
+from rekd.tune import run_sweep
+
+SECONDS = 0.3
+"""Of a stub trial."""
+
+
+def trials(count: int) -> list[Trial]:
+    first = load_task("digits").trial("re", "vit-student", seed=0)
+    return [replace(first, seed=seed) for seed in range(count)]
+
+
+def work(trial: Trial, store: Store, slot: str = "") -> None:
+    """A stub trial: it waits, and writes the ledger. `device` says which process it was."""
+    time.sleep(SECONDS)
+    outcome = Outcome(status="ok", dev_loss=1.0, train_seconds=SECONDS, num_epochs=1, device=slot or str(os.getpid()))
+    Ledger(store).write(trial, outcome, [{"epoch": 1, "dev_loss": 1.0}])
+
+
+def stub(config: dict[str, Any], *, store_uri: str, **shared: Any) -> None:
+    work(Trial(**config), Store(store_uri))
+    tune.report({"epoch": 1, "dev_loss": 1.0, "dev_rationale_ratio": 0.1})
+
+
+def ours(wanted: list[Trial], store: Store, slots: int) -> None:
+    cluster = connect(local=True, num_cpus=slots)
+    with Path(os.devnull).open("w") as nowhere:
+        progress = Progress(Console(file=nowhere))
+        run_sweep(
+            lambda results: Plan(trials=wanted), store, tasks=[load_task("digits")], cluster=cluster, progress=progress,
+            max_concurrent=slots, trainable=stub,
+        )  # fmt: skip
+
+
+def tune_as_it_comes(wanted: list[Trial], store: Store, slots: int, **config: Any) -> None:
+    from dataclasses import asdict
+
+    connect(local=True, num_cpus=slots)
+    uri = store.uri_for_workers
+    grid = {"trial": tune.grid_search([asdict(trial) for trial in wanted])}
+
+    def run(config: dict[str, Any]) -> None:
+        work(Trial(**config["trial"]), Store(uri))
+        tune.report({"dev_loss": 1.0})
+
+    with tempfile.TemporaryDirectory() as scratch:
+        tuner = tune.Tuner(
+            run,
+            param_space=grid,
+            tune_config=tune.TuneConfig(**config),
+            run_config=tune.RunConfig(storage_path=scratch, verbose=0),
+        )
+        tuner.fit()
+
+
+def plain_actors(wanted: list[Trial], store: Store, slots: int) -> None:
+    connect(local=True, num_cpus=slots)
+    uri = store.uri_for_workers
+
+    @ray.remote(num_cpus=1)
+    class Puller:
+        def run(self, trial: Trial) -> None:
+            work(trial, Store(uri))
+
+    pool = ray.util.ActorPool([Puller.remote() for _ in range(slots)])
+    for _ in pool.map_unordered(lambda actor, trial: actor.run.remote(trial), wanted):
+        pass
+
+
+RUNNERS = {
+    "rekd": ours,
+    "plain Ray actors": plain_actors,
+    "Tune, reused actors": lambda *arguments: tune_as_it_comes(*arguments, reuse_actors=True),
+    "Tune as it comes": tune_as_it_comes,
+}
+
+
+def measured(runner: Any, wanted: list[Trial], slots: int, store: Store | None = None) -> dict[str, float]:
+    """Wall seconds without Ray's own start, driver CPU seconds, busy slots, peak memory of the driver in MB."""
+    connect(local=True, num_cpus=slots)
+    with tempfile.TemporaryDirectory() as scratch:
+        store = store or Store(scratch)
+        before = len(Ledger(store).done())
+        started, cpu = time.perf_counter(), time.process_time()
+        runner(wanted, store, slots)
+        wall, cpu = time.perf_counter() - started, time.process_time() - cpu
+        table = Ledger(store).trials()
+        done = table.num_rows - before
+        slots_used = len(set(table["device"].to_pylist()))
+    ray.shutdown()
+    return {
+        "wall": wall,
+        "overhead": (wall - done * SECONDS / slots) / max(done, 1),
+        "driver": cpu,
+        "processes": slots_used,
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def startup(count: int, slots: int) -> None:
+    print(f"{count} stub trials of {SECONDS} s on {slots} slots")
+    for name, runner in RUNNERS.items():
+        figures = measured(runner, trials(count), slots)
+        print(
+            f"{name:20s} {1000 * figures['overhead']:6.0f} ms a trial beyond its work; wall {figures['wall']:.1f} s; "
+            f"{figures['processes']:.0f} processes; driver {1000 * figures['driver'] / count:.0f} ms CPU a trial",
+            flush=True,
+        )
+
+
+def driver(counts: list[int], slots: int) -> None:
+    for count in counts:
+        for share in (0.0, 0.5):
+            with tempfile.TemporaryDirectory() as scratch:
+                store = Store(scratch)
+                wanted = trials(count)
+                for trial in wanted[: int(count * share)]:
+                    Ledger(store).write(trial, Outcome(status="ok", dev_loss=1.0), [{"epoch": 1}])
+                figures = measured(ours, wanted, slots, store)
+            run = count - int(count * share)
+            print(
+                f"{count} trials, {int(100 * share)} % done: driver {figures['driver']:.1f} s CPU, "
+                f"{1000 * figures['driver'] / run:.0f} ms a trial that runs, {figures['memory']:.0f} MB; "
+                f"wall {figures['wall']:.0f} s",
+                flush=True,
+            )
+
+
+def again(count: int) -> None:
+    import subprocess
+    import sys
+
+    with tempfile.TemporaryDirectory() as scratch:
+        ledger = Ledger(scratch)
+        task = load_task("digits")
+        for seed in range(count):
+            trial = task.trial("cls", "vit-student", seed=seed)
+            ledger.write(trial, Outcome(status="ok", dev_loss=1.0, test_accuracy=0.9, test_rationale_ratio=1.0), [])
+        for label in ("files of single trials", "compact"):
+            command = [
+                sys.executable,
+                "-m",
+                "sweeps.reproduce",
+                "--task",
+                "digits",
+                "--only",
+                "cls",
+                "--models",
+                "vit-student",
+            ]
+            started = time.perf_counter()
+            subprocess.run([*command, "--seeds", f"0-{count - 1}", "--store", scratch], check=True, capture_output=True)
+            print(f"a finished sweep of {count} trials, {label}: answered in {time.perf_counter() - started:.1f} s")
+            ledger.compact()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("startup", "driver", "again"))
+    parser.add_argument("--trials", type=int, nargs="*")
+    parser.add_argument("--slots", type=int, default=12)
+    options = parser.parse_args()
+    if options.what == "startup":
+        startup((options.trials or [120])[0], options.slots)
+    elif options.what == "driver":
+        driver(options.trials or [100, 1000, 3000], options.slots)
+    else:
+        again((options.trials or [1000])[0])
+
+
+if __name__ == "__main__":
+    main()
