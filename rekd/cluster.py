@@ -51,10 +51,22 @@ def connect(address: str | None = None, *, local: bool = False, num_cpus: int | 
                     f"No Ray cluster answers at {address}: {error}. Start one with `ray up cluster.yaml`, or use --local."
                 ) from error
     logging.getLogger("ray").setLevel(logging.ERROR)
-    resources = ray.cluster_resources()
-    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    cpus, gpus = (max(_there_is(name), _there_can_be(name)) for name in ("CPU", "GPU"))
     where = f"the cluster at {address}" if address else "this machine"
     return Cluster(description=f"{where}: {cpus:.0f} CPUs, {gpus:.0f} GPUs", num_cpus=cpus, num_gpus=gpus)
+
+
+def _there_is(resource: str) -> float:
+    import ray
+
+    return ray.cluster_resources().get(resource, 0)
+
+
+def _there_can_be(resource: str) -> float:
+    """What a cluster that rents its machines as they are needed can grow to; 0 where it does not grow."""
+    from ray._private.state import state  # Ray asks itself here too; its public functions only know what is there
+
+    return (state.get_max_resources_from_cluster_config() or {}).get(resource, 0)
 
 
 def disconnect() -> None:

@@ -1,136 +1,28 @@
-"""A sweep on a cluster that `ray up` started: the cluster is found by its file, reached through SSH, handed the same
-command as a Ray job, and followed until the job has ended.
-"""
+"""A sweep as a job of a cluster that `ray up` started: handed over, followed, and met again."""
 
 import asyncio
-import contextlib
 import hashlib
 import json
-import os
 import shlex
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from rekd.launched import ROOT, Launched, Tunnel
 from rekd.messages import one_line
 
-ROOT = Path(__file__).parents[1]
-"""The working tree, which the job gets a copy of."""
+NOT_SENT = (".git", ".venv", "results", "tests")
+"""What the job's copy of the working tree leaves out, beside what .gitignore names."""
 
-FILES = ("cluster.yaml", "clusters/on_premises.yaml")
-"""The cluster files that are looked at, in this order, by their path in the working tree."""
-
-NOT_SET = "CHANGE-ME"
-"""Stands in a cluster file where only its user knows the value. A file that has one left was never started."""
-
-NOT_SENT = (".git", ".venv", "results", ".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache__", "tests", "build", "dist")
-"""What the copy leaves out, beside what .gitignore names."""
-
-DASHBOARD_PORT = 8265
-TOKEN_FILE = "~/.rekd/token"
-PATIENCE = 20.0
-"""Seconds in which an SSH connection has to be there."""
-
-RECONNECTS = 5
-"""Times that a lost connection is tried again before the job is left to itself."""
+RECONNECTS = 6
+"""Times that a lost connection is tried again, over two minutes, before the job is left to itself."""
 
 LINES_AGAIN = 20
-"""Lines of what a running job has said already that are shown on coming back to it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Launched:
-    """A cluster that `ray up` started from a file on this machine."""
-
-    file: str
-    """Path of the file in the working tree."""
-    head: str
-    """Address of the head, as seen from here."""
-    config: dict[str, Any] = field(repr=False)
-    """What the file says."""
-
-    @property
-    def store(self) -> str | None:
-        """Where the cluster keeps results unless told otherwise."""
-        return (self.config.get("metadata") or {}).get("store")
-
-    @property
-    def workers(self) -> list[str]:
-        """Machines that stay when the cluster ends; none where they are rented."""
-        return list(self.config["provider"].get("worker_ips", ()))
-
-    def ssh(self, *options: str) -> list[str]:
-        """The beginning of a command that runs another one on the head's machine."""
-        auth = self.config.get("auth", {})
-        command = ["ssh", *options, "-o", "BatchMode=yes", "-o", f"ConnectTimeout={PATIENCE:.0f}"]
-        command += ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4", "-o", "ControlPath=none"]
-        command += ["-o", "LogLevel=ERROR"]
-        if self.config["provider"]["type"] == "local":
-            command += ["-o", "StrictHostKeyChecking=accept-new"]
-        else:  # rented machines have no lasting identity, and their addresses come back with other keys
-            command += ["-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={os.devnull}"]
-        if "ssh_private_key" in auth:
-            command += ["-i", str(Path(auth["ssh_private_key"]).expanduser()), "-o", "IdentitiesOnly=yes"]
-        if "ssh_proxy_command" in auth:
-            command += ["-o", f"ProxyCommand={auth['ssh_proxy_command']}"]
-        return [*command, f"{auth['ssh_user']}@{self.head}" if "ssh_user" in auth else self.head]
-
-    def inside(self, command: str) -> str:
-        """A shell command as the head's machine has to be given it to run where Ray is: in the container, if there is one."""
-        container = (self.config.get("docker") or {}).get("container_name")
-        return f"docker exec {shlex.quote(container)} sh -c {shlex.quote(command)}" if container else command
-
-
-def find() -> Launched | None:
-    """The cluster that one of `FILES` started, if there is one. Raises ValueError where that cannot be told."""
-    for file in FILES:
-        found = launched_from(file)
-        if found is not None:
-            return found
-    return None
-
-
-def launched_from(file: str) -> Launched | None:
-    """The cluster that this file started; None where there is none. Raises ValueError where that cannot be told."""
-    path = ROOT / file
-    if not path.exists():
-        return None
-    text = path.read_text()
-    import yaml
-
-    try:
-        config = yaml.safe_load(text)
-        provider = config["provider"]["type"]
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is not a cluster file: {one_line(error)}. Mend it, or use --local.") from error
-    if NOT_SET in json.dumps(config) or (provider == "local" and "head_ip" not in config["provider"]):
-        return None
-    if provider == "aws":
-        try:
-            import boto3  # noqa: F401  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            return None  # nor could `ray up` have started it from here
-    from ray.autoscaler.sdk import configure_logging, get_head_node_ip
-
-    configure_logging(log_style="record", verbosity=0)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            head = get_head_node_ip(str(path))
-    except RuntimeError:
-        return None
-    except Exception as error:  # whatever the cloud's own library raises
-        raise ValueError(
-            f"Whether {file} has started a cluster cannot be told: {one_line(error)} --local runs on this machine."
-        ) from error
-    return Launched(file=file, head=head, config=config)
+"""Lines of what a job has said already that are shown on coming back to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,25 +30,24 @@ class Command:
     """A sweep's command as the cluster is to run it."""
 
     script: str
+    """Path in the working tree."""
     arguments: tuple[str, ...]
     store: str
 
     @classmethod
-    def typed(cls, store: str | None, cluster: Launched, *, default_store: str) -> "Command":
-        """The command that this process was started by. Raises ValueError where the cluster could not run it."""
-        script = Path(sys.argv[0]).resolve()
+    def typed(cls, cluster: Launched, *, store: str, default_store: str) -> "Command":
+        """The command that started this process. Raises ValueError where the cluster could not run it."""
+        script, arguments = Path(sys.argv[0]).resolve(), sys.argv[1:]
         if not script.is_relative_to(ROOT) or script.suffix != ".py":
             raise ValueError(
-                f"{cluster.file} has started a cluster, which takes scripts of {ROOT} only, got {sys.argv[0]}. "
-                "Use --local, or name a cluster by --address."
+                f"{cluster.file} has started a cluster, which takes commands such as `python sweeps/alpha_sweep.py`, not "
+                f"{sys.argv[0]}. Use --local, or name a cluster with --address."
             )
-        arguments = list(sys.argv[1:])
         if store == default_store:
-            store = cluster.store
-            if store is None:
-                raise ValueError(f"{cluster.file} has no metadata.store, where results go. Add it, or name a --store.")
-            arguments += ["--store", store]
-        elif store is None or ("://" not in store and not Path(store).is_absolute()):
+            if not cluster.store:
+                raise ValueError(f"{cluster.file} does not say where results go. Set metadata.store, or use --store.")
+            store, arguments = cluster.store, [*arguments, "--store", cluster.store]
+        elif "://" not in store and not Path(store).is_absolute():
             raise ValueError(
                 f"--store {store} is a folder of this machine, which the cluster of {cluster.file} does not see. Name a "
                 "folder that its machines share, by its full path, or a URI such as s3://bucket/folder."
@@ -165,97 +56,91 @@ class Command:
 
     @property
     def submission_id(self) -> str:
-        """The same for the same command and store, so that a second one meets the first."""
+        """Of the same command on the same store the same, so that typing it again meets the running job."""
         named = json.dumps([self.script, self.arguments, self.store])
         return f"sweep-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
 
-    @property
-    def entrypoint(self) -> str:
-        return shlex.join(["python", self.script, *self.arguments])
 
+def hand_over(cluster: Launched, command: Command, say: Callable[[str], None]) -> int:
+    """Runs the command as a job of the cluster, or comes back to it where it runs; returns its exit status.
 
-@dataclass
-class Tunnel:
-    """Ray's dashboard on the head's loopback, at a port of this machine's loopback, and the token that it asks for.
-
-    One SSH process, which ends with this one however that ends: it lives as long as its standard input.
+    Ctrl-C and a lost connection leave the job running. Raises ValueError where the cluster does not answer.
     """
-
-    cluster: Launched
-    port: int = 0
-    token: str = ""
-
-    def __enter__(self) -> "Tunnel":
-        self.port = _free_port()
-        forward = f"127.0.0.1:{self.port}:127.0.0.1:{DASHBOARD_PORT}"
-        command = self.cluster.ssh("-o", "ExitOnForwardFailure=yes", "-L", forward)
-        remote = f"{self.cluster.inside(f'cat {TOKEN_FILE}')}; echo; exec cat"
-        self._errors: IO[bytes] = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            [*command, remote],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            start_new_session=True,  # Ctrl-C is for us; we end it in good time
-        )
-        assert self._process.stdout is not None
-        self.token = self._process.stdout.readline().decode().strip()
-        if not self.token:
-            time.sleep(0.2)  # what it died of is about to be written
-            self.__exit__()
-            self._errors.seek(0)
-            raise ConnectionError(one_line(self._errors.read().decode(errors="replace") or "SSH has ended"))
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
-        try:
-            self._process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-
-    def client(self) -> Any:
-        """Ray's job client. Raises ConnectionError where no Ray answers, PermissionError where the token is wrong."""
-        os.environ.pop("RAY_API_SERVER_ADDRESS", None)  # would go before the address
-        from ray.job_submission import JobSubmissionClient
-
-        try:
-            return JobSubmissionClient(
-                f"http://127.0.0.1:{self.port}", headers={"Authorization": f"Bearer {self.token}"}
-            )
-        except RuntimeError as error:
-            raise PermissionError(one_line(error)) from error
-
-
-def hand_over(cluster: Launched, command: Command, say: Any) -> int:
-    """Runs a command as a job of the cluster, or comes back to it where it runs already; its exit status is ours.
-
-    `say` prints a line. Ctrl-C leaves the job alone. Raises ValueError where the cluster does not answer.
-    """
+    say(f"Running on the cluster of {cluster.file} (head {cluster.head}), as its job {command.submission_id}.")
+    job = _Job(command, say)
+    failures = 0
     try:
-        with Tunnel(cluster) as tunnel:
-            client = tunnel.client()
-            seen = _submit(client, cluster, command, say)
-            followed = _follow(client, command.submission_id, seen)
-    except (ConnectionError, PermissionError) as error:
-        raise ValueError(
-            f"{cluster.file} has started a cluster, but its head {cluster.head} does not answer: {one_line(error)}. "
-            f"Start it again with `ray up -y {cluster.file}`, forget it with `ray down -y {cluster.file}`, or use --local."
-        ) from error
-    except KeyboardInterrupt:
-        _left_alone(cluster, command, say)
-        return 1
-    for attempt in range(RECONNECTS):
-        if followed.status is not None:
-            return followed.status
-        time.sleep(2**attempt)
-        with contextlib.suppress(ConnectionError, PermissionError), Tunnel(cluster) as tunnel:
-            followed = _follow(tunnel.client(), command.submission_id, followed.seen)
-    if followed.status is None:
+        while failures <= RECONNECTS:
+            try:
+                with Tunnel(cluster) as tunnel:
+                    return job.follow(tunnel.client())
+            except (OSError, RuntimeError) as error:
+                if not job.is_handed_over:
+                    raise ValueError(
+                        f"The head {cluster.head} of {cluster.file} does not answer: {one_line(error)}. Start the cluster "
+                        f"again with `ray up -y {cluster.file}`, forget it with `python -m rekd down {cluster.file}`, or "
+                        "use --local."
+                    ) from error
+                failures += 1
+                time.sleep(2**failures)
         say(f"[yellow]The head {cluster.head} does not answer any more.[/]")
-        _left_alone(cluster, command, say)
+    except KeyboardInterrupt:
+        pass
+    stop = f"{cluster.stop_command(command.submission_id)}"
+    say(
+        f"\nNo longer following. The job goes on as long as the cluster is up, and results go to {command.store}. Type the "
+        f"same command to follow it again. To stop it: {stop}"
+    )
+    return 1
+
+
+class _Job:
+    """The command on the cluster, and how much of its output has been printed here."""
+
+    def __init__(self, command: Command, say: Callable[[str], None]) -> None:
+        self.command, self.say = command, say
+        self.is_handed_over = False
+        self.num_shown = 0  # characters of its output
+
+    def follow(self, client: Any) -> int:
+        """Prints what the job says until it has ended; returns its exit status."""
+        if not self.is_handed_over:
+            self._hand_over(client)
+        asyncio.run(self._print_output(client))
+        while not (details := client.get_job_info(self.command.submission_id)).status.is_terminal():
+            time.sleep(0.2)  # the output ends a moment before the job does
+        if details.driver_exit_code in (0, 1, 2):
+            return details.driver_exit_code
+        self.say(f"[red]The job has ended as {details.status.value}:[/] {one_line(details.message)}")
         return 1
-    return followed.status
+
+    def _hand_over(self, client: Any) -> None:
+        submission_id = self.command.submission_id
+        known = {job.submission_id: job for job in client.list_jobs()}.get(submission_id)
+        if known is not None and not known.status.is_terminal():
+            said = client.get_job_logs(submission_id)
+            self.num_shown = len(said) - sum(map(len, said.splitlines(keepends=True)[-LINES_AGAIN:]))
+            self.say("It is running already; this is what it said last.")
+        else:
+            if known is not None:
+                client.delete_job(submission_id)  # an ended job keeps its name otherwise; what it did is in the ledger
+            client.submit_job(
+                entrypoint=shlex.join(["python", self.command.script, *self.command.arguments]),
+                submission_id=submission_id,
+                runtime_env={
+                    "working_dir": str(ROOT),
+                    "excludes": list(NOT_SENT),
+                    "env_vars": {"COLUMNS": str(shutil.get_terminal_size().columns)},
+                },
+            )
+        self.is_handed_over = True
+
+    async def _print_output(self, client: Any) -> None:
+        """What is new of the output, as it comes; the stream starts at its beginning each time."""
+        num_old = self.num_shown
+        async for text in client.tail_job_logs(self.command.submission_id):
+            new = text[num_old:]
+            num_old -= len(text) - len(new)
+            self.num_shown += len(new)
+            sys.stdout.write(new)
+            sys.stdout.flush()

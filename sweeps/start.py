@@ -26,6 +26,13 @@ from sweeps.options import RESULTS, Options
 TOO_LONG = 12 * 3600.0
 """Seconds on a machine without a GPU beyond which a sweep wants to be asked for twice."""
 
+BASES = {
+    "arithmetic": "a guess from arithmetic; --calibrate times a few steps of each model",
+    "calibration": "from a few steps of each model, timed just now",
+    "ledger": "measured in runs of the ledger",
+}
+"""What an estimate rests on, for people."""
+
 Show = Callable[[Swept, list[Task], Store, Console], None]
 """Prints a sweep's results and writes its pictures."""
 
@@ -49,6 +56,12 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
     num_gpus = 0 if on_cluster else _local_gpus()
     slots = options.max_concurrent or (None if on_cluster else num_gpus or os.cpu_count() or 1)
     estimator = Estimator(results, tasks, device="cuda" if on_cluster or num_gpus else "cpu")
+    if options.calibrate:
+        from rekd.calibrate import calibrate
+
+        likes = [*waiting, *(group.like for group in current.waiting)]
+        unknown = [trial for trial in likes if estimator.basis([trial]) != "ledger"]
+        estimator = Estimator(results, tasks, device=estimator.device, steps=calibrate(tasks, unknown))
     work = _work(current, waiting, estimator)
     if options.dry_run:
         _print_plan(console, current, waiting, estimator, work, slots, store, price)
@@ -183,11 +196,11 @@ def _print_plan(
         console.print(f"[yellow]Stopped:[/] {escape(reason)}")
     if not work.expected:
         return
-    measured = all(map(estimator.is_measured, waiting))
-    source = "measured in runs of the ledger" if measured else "a guess from arithmetic, until there are runs"
+    basis = estimator.basis([*waiting, *(group.like for group in plan.waiting)])
+    source = BASES[basis]
     wall = f", {duration(work.expected / slots)} with {slots} at a time" if slots else ""
     console.print(f"Time: {_span(work)}{wall}; {source}.")
-    if not measured and estimator.device == "cpu" and work.expected > TOO_LONG:
+    if basis == "arithmetic" and estimator.device == "cpu" and work.expected > TOO_LONG:
         gpu = Estimator(pd.DataFrame(columns=ESTIMATOR_COLUMNS), estimator.tasks.values(), device="cuda")
         work = _work(plan, waiting, gpu)
         console.print(
@@ -224,7 +237,7 @@ def _grid(trials: list[Trial]) -> str:
 
 def _about(estimator: Estimator, trial: Trial) -> str:
     seconds = estimator.seconds(trial)
-    return duration(seconds.expected) if estimator.is_measured(trial) else f"~{duration(seconds.expected)}"
+    return ("~" if estimator.basis([trial]) == "arithmetic" else "") + duration(seconds.expected)
 
 
 def _local_gpus() -> int:

@@ -1,0 +1,227 @@
+"""A cluster that `ray up` started from a file: finding it, reaching it through SSH, taking it down."""
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rekd.messages import one_line
+
+ROOT = Path(__file__).parents[1]
+"""The working tree."""
+
+FILES = ("cluster.yaml", "clusters/on_premises.yaml")
+"""The cluster files that are looked at, in this order, by their path in the working tree."""
+
+NOT_SET = "CHANGE-ME"
+"""Stands in a cluster file where only its user knows the value. A file that has one left has started nothing."""
+
+DASHBOARD_PORT = 8265
+TOKEN_FILE = "~/.rekd/token"
+PATIENCE = 20
+"""Seconds in which an SSH connection has to be there."""
+
+# Run on each machine that stays. The environment and the results stay too: the next `ray up` is quick, and nothing is lost.
+CLEAN = (
+    "~/.rekd/venv/bin/ray stop --force > /dev/null 2>&1; "
+    f"rm -f {TOKEN_FILE} ~/ray_bootstrap_key.pem ~/ray_bootstrap_config.yaml; "
+    '[ ! -d /tmp/ray ] || find /tmp/ray -depth -user "$(id -u)" -delete'
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launched:
+    """A cluster that `ray up` started from a file on this machine."""
+
+    file: str
+    """Path of the file in the working tree."""
+    head: str
+    """Address of the head, as seen from here."""
+    config: dict[str, Any] = field(repr=False)
+    """What the file says."""
+
+    @property
+    def store(self) -> str | None:
+        """Where the cluster keeps results unless told otherwise."""
+        return (self.config.get("metadata") or {}).get("store")
+
+    @property
+    def stays(self) -> bool:
+        """Whether the machines are there when the cluster is not."""
+        return self.config["provider"]["type"] == "local"
+
+    def ssh(self, command: str, *options: str) -> list[str]:
+        """What runs a shell command on the head's machine."""
+        auth = self.config.get("auth") or {}
+        words = ["ssh", *options, *_options(f"ConnectTimeout={PATIENCE}", "ControlPath=none")]
+        words += _options("ServerAliveInterval=15", "ServerAliveCountMax=4")
+        if self.stays:
+            words += _options("StrictHostKeyChecking=accept-new")
+        else:  # a rented machine's address comes back with the next machine's key
+            words += _options("StrictHostKeyChecking=no", f"UserKnownHostsFile={os.devnull}")
+        if "ssh_private_key" in auth:
+            words += ["-i", str(Path(auth["ssh_private_key"]).expanduser()), *_options("IdentitiesOnly=yes")]
+        if "ssh_proxy_command" in auth:
+            words += _options(f"ProxyCommand={auth['ssh_proxy_command']}")
+        return [*words, f"{auth['ssh_user']}@{self.head}" if "ssh_user" in auth else self.head, command]
+
+    def where_ray_is(self, command: str) -> str:
+        """A shell command for the head's machine, so that it runs in Ray's container, where there is one."""
+        container = (self.config.get("docker") or {}).get("container_name")
+        return f"docker exec {shlex.quote(container)} sh -c {shlex.quote(command)}" if container else command
+
+    def stop_command(self, submission_id: str) -> str:
+        """What a user types to end a job."""
+        environment = f"PATH=~/.rekd/venv/bin:$PATH RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={TOKEN_FILE}"
+        return f"ray exec {self.file} '{environment} ray job stop {submission_id}'"
+
+
+def find() -> Launched | None:
+    """The cluster that one of `FILES` started, if there is one. Raises ValueError where that cannot be told."""
+    return next((found for found in map(launched_from, FILES) if found is not None), None)
+
+
+def launched_from(file: str) -> Launched | None:
+    """The cluster that this file started; None where there is none. Raises ValueError where that cannot be told."""
+    path = ROOT / file
+    if not path.exists():
+        return None
+    config = _config(path, file)
+    provider = config["provider"]["type"]
+    if NOT_SET in json.dumps(config) or (provider == "local" and "head_ip" not in config["provider"]):
+        return None
+    if provider == "aws" and not _is_installed("boto3"):
+        return None  # nor could `ray up` have started it from here
+    from ray.autoscaler.sdk import configure_logging, get_head_node_ip
+
+    configure_logging(log_style="record", verbosity=0)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            head = get_head_node_ip(str(path))
+    except RuntimeError:
+        return None
+    except Exception as error:  # whatever the cloud's own library raises
+        raise ValueError(
+            f"Whether {file} has started a cluster cannot be told: {one_line(error)} --local runs on this machine."
+        ) from error
+    return Launched(file=file, head=head, config=config)
+
+
+class Tunnel:
+    """The dashboard on the head's loopback, at a port of this machine's loopback, and the token that it asks for.
+
+    One SSH process. It lives as long as its standard input, so it ends with this process however that ends.
+    """
+
+    def __init__(self, cluster: Launched) -> None:
+        """Raises ConnectionError where SSH does not get there, or there is no token."""
+        self.port = _free_port()
+        forward = ("-L", f"127.0.0.1:{self.port}:127.0.0.1:{DASHBOARD_PORT}", *_options("ExitOnForwardFailure=yes"))
+        token = cluster.where_ray_is(f"cat {TOKEN_FILE}")
+        with tempfile.TemporaryFile() as errors:
+            self._process = subprocess.Popen(
+                cluster.ssh(f"{token}; echo; exec cat", *forward, *_options("BatchMode=yes", "LogLevel=ERROR")),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C is for us; we end it in good time
+            )
+            assert self._process.stdout is not None
+            try:
+                self.token = self._process.stdout.readline().decode().strip()
+            finally:
+                if not getattr(self, "token", ""):
+                    self.close()
+            if not self.token:
+                errors.seek(0)
+                raise ConnectionError(one_line(errors.read().decode(errors="replace") or "SSH has ended"))
+
+    def __enter__(self) -> "Tunnel":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            stream.close()
+        try:
+            self._process.wait(timeout=3)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def client(self) -> Any:
+        """Ray's job client. Raises ConnectionError or RuntimeError where no Ray answers or the token is not its own."""
+        os.environ.pop("RAY_API_SERVER_ADDRESS", None)  # would go before the address
+        from ray.job_submission import JobSubmissionClient
+
+        address = f"http://127.0.0.1:{self.port}"
+        return JobSubmissionClient(address, headers={"Authorization": f"Bearer {self.token}"})
+
+
+def take_down(file: str, say: Callable[[str], None]) -> bool:
+    """`ray down`, and then what it leaves: processes, keys, tokens and logs on machines that stay, and the state here.
+
+    Returns whether all of it is gone. Raises ValueError on a file that cannot be read.
+    """
+    path = ROOT / file
+    config = _config(path, file)
+    if config["provider"]["type"] == "local" and "head_ip" not in config["provider"]:
+        raise ValueError(f"{file} names no machines (provider.head_ip), so it has started nothing.")
+    is_gone = subprocess.run([sys.executable, "-m", "ray.scripts.scripts", "down", "-y", str(path)]).returncode == 0
+    if config["provider"]["type"] != "local":
+        return is_gone
+    cluster = Launched(file=file, head=str(config["provider"]["head_ip"]), config=config)
+    # The workers are reached from the head, with the key that Ray put there: from here they need not be reachable.
+    user = (config.get("auth") or {}).get("ssh_user")
+    options = " ".join(_options("BatchMode=yes", "StrictHostKeyChecking=accept-new", f"ConnectTimeout={PATIENCE}"))
+    for worker in [*config["provider"]["worker_ips"], None]:
+        target = f"{user}@{worker}" if user else worker
+        onward = f"ssh -i ~/ray_bootstrap_key.pem {options} {shlex.quote(str(target))} {shlex.quote(CLEAN)}"
+        command = cluster.ssh(CLEAN if worker is None else onward, *_options("BatchMode=yes", "LogLevel=ERROR"))
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode:
+            is_gone = False
+            say(f"{worker or cluster.head} could not be cleaned up: {one_line(done.stderr)}")
+    temporary = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray"
+    for suffix in ("state", "lock"):
+        (temporary / f"cluster-{config['cluster_name']}.{suffix}").unlink(missing_ok=True)
+    return is_gone
+
+
+def _config(path: Path, file: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        config = yaml.safe_load(path.read_text())
+        assert isinstance(config["provider"]["type"], str)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AssertionError) as error:
+        raise ValueError(f"{file} is not a cluster file of Ray's: {one_line(error)}.") from error
+    return config
+
+
+def _options(*settings: str) -> list[str]:
+    return [word for setting in settings for word in ("-o", setting)]
+
+
+def _is_installed(module: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(module) is not None
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
