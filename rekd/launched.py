@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import shlex
 import signal
@@ -103,6 +104,7 @@ def launched_from(file: str) -> Launched | None:
         return None  # nor could `ray up` have started it from here
     from ray.autoscaler.sdk import configure_logging, get_head_node_ip
 
+    logging.getLogger("ray").setLevel(logging.ERROR)
     configure_logging(log_style="record", verbosity=0)
     try:
         with contextlib.redirect_stdout(sys.stderr):

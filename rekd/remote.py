@@ -55,7 +55,7 @@ class Command:
         return cls(script=script.relative_to(ROOT).as_posix(), arguments=tuple(arguments), store=store)
 
     @property
-    def submission_id(self) -> str:
+    def name(self) -> str:
         """Of the same command on the same store the same, so that typing it again meets the running job."""
         named = json.dumps([self.script, self.arguments, self.store])
         return f"sweep-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
@@ -66,7 +66,7 @@ def hand_over(cluster: Launched, command: Command, say: Callable[[str], None]) -
 
     Ctrl-C and a lost connection leave the job running. Raises ValueError where the cluster does not answer.
     """
-    say(f"Running on the cluster of {cluster.file} (head {cluster.head}), as its job {command.submission_id}.")
+    say(f"Running on the cluster of {cluster.file}, head {cluster.head}.")
     job = _Job(command, say)
     failures = 0
     try:
@@ -75,7 +75,7 @@ def hand_over(cluster: Launched, command: Command, say: Callable[[str], None]) -
                 with Tunnel(cluster) as tunnel:
                     return job.follow(tunnel.client())
             except (OSError, RuntimeError) as error:
-                if not job.is_handed_over:
+                if not job.submission_id:
                     raise ValueError(
                         f"The head {cluster.head} of {cluster.file} does not answer: {one_line(error)}. Start the cluster "
                         f"again with `ray up -y {cluster.file}`, forget it with `python -m rekd down {cluster.file}`, or "
@@ -86,11 +86,11 @@ def hand_over(cluster: Launched, command: Command, say: Callable[[str], None]) -
         say(f"[yellow]The head {cluster.head} does not answer any more.[/]")
     except KeyboardInterrupt:
         pass
-    stop = f"{cluster.stop_command(command.submission_id)}"
-    say(
-        f"\nNo longer following. The job goes on as long as the cluster is up, and results go to {command.store}. Type the "
-        f"same command to follow it again. To stop it: {stop}"
-    )
+    if job.submission_id:
+        say(
+            f"\nNo longer following. The job goes on as long as the cluster is up. Type the same command to follow it again. "
+            f"To stop it: {cluster.stop_command(job.submission_id)}"
+        )
     return 1
 
 
@@ -99,15 +99,15 @@ class _Job:
 
     def __init__(self, command: Command, say: Callable[[str], None]) -> None:
         self.command, self.say = command, say
-        self.is_handed_over = False
+        self.submission_id = ""  # until it runs
         self.num_shown = 0  # characters of its output
 
     def follow(self, client: Any) -> int:
         """Prints what the job says until it has ended; returns its exit status."""
-        if not self.is_handed_over:
+        if not self.submission_id:
             self._hand_over(client)
         asyncio.run(self._print_output(client))
-        while not (details := client.get_job_info(self.command.submission_id)).status.is_terminal():
+        while not (details := client.get_job_info(self.submission_id)).status.is_terminal():
             time.sleep(0.2)  # the output ends a moment before the job does
         if details.driver_exit_code in (0, 1, 2):
             return details.driver_exit_code
@@ -115,30 +115,30 @@ class _Job:
         return 1
 
     def _hand_over(self, client: Any) -> None:
-        submission_id = self.command.submission_id
-        known = {job.submission_id: job for job in client.list_jobs()}.get(submission_id)
-        if known is not None and not known.status.is_terminal():
-            said = client.get_job_logs(submission_id)
+        earlier = [job for job in client.list_jobs() if (job.submission_id or "").startswith(self.command.name)]
+        running = next((job.submission_id for job in earlier if not job.status.is_terminal()), None)
+        if running is not None:
+            said = client.get_job_logs(running)
             self.num_shown = len(said) - sum(map(len, said.splitlines(keepends=True)[-LINES_AGAIN:]))
-            self.say("It is running already; this is what it said last.")
-        else:
-            if known is not None:
-                client.delete_job(submission_id)  # an ended job keeps its name otherwise; what it did is in the ledger
-            client.submit_job(
-                entrypoint=shlex.join(["python", self.command.script, *self.command.arguments]),
-                submission_id=submission_id,
-                runtime_env={
-                    "working_dir": str(ROOT),
-                    "excludes": list(NOT_SENT),
-                    "env_vars": {"COLUMNS": str(shutil.get_terminal_size().columns)},
-                },
-            )
-        self.is_handed_over = True
+            self.say(f"It runs there already, as job {running}. This is what it said last:")
+            self.submission_id = running
+            return
+        submission_id = f"{self.command.name}-{len(earlier) + 1}"  # what ended jobs did is in the ledger
+        client.submit_job(
+            entrypoint=shlex.join(["python", self.command.script, *self.command.arguments]),
+            submission_id=submission_id,
+            runtime_env={
+                "working_dir": str(ROOT),
+                "excludes": list(NOT_SENT),
+                "env_vars": {"COLUMNS": str(shutil.get_terminal_size().columns)},
+            },
+        )
+        self.submission_id = submission_id
 
     async def _print_output(self, client: Any) -> None:
         """What is new of the output, as it comes; the stream starts at its beginning each time."""
         num_old = self.num_shown
-        async for text in client.tail_job_logs(self.command.submission_id):
+        async for text in client.tail_job_logs(self.submission_id):
             new = text[num_old:]
             num_old -= len(text) - len(new)
             self.num_shown += len(new)

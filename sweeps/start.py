@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
     console = Console(highlight=False)
     named = options.local or options.address or os.environ.get("RAY_ADDRESS")
     if not named and not options.dry_run and (launched := find()) is not None:
-        return hand_over(launched, Command.typed(launched, store=options.store, default_store=RESULTS), console.print)
+        command = Command.typed(launched, store=options.store, default_store=RESULTS)
+        return hand_over(launched, command, partial(console.print, soft_wrap=True))
     store = Store(options.store)
     results = load_trials(store)
     current = plan(results)

@@ -7,27 +7,25 @@ import contextlib
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
 
 ROOT = Path(__file__).parents[2]
 VENV = Path(sys.prefix)
 NETWORK = "10.213.77"
+FILE = "clusters/on_premises.yaml"
 SHARED = "/srv/rekd"
 """Where the three hosts see the one folder that they share."""
 
 TOOLS = ("ip", "unshare", "nsenter", "rsync", "ssh", "ssh-keygen", "sshd", "mount")
 
 # Everything is mounted inside the host's own mount namespace and goes with it. $keep is what it sees of this machine's
-# folders under /tmp, /root and the project: the environment, and on the laptop the working tree.
+# folders under /tmp, /root and the project: the environment. The project itself is on the laptop only, as a copy.
 INIT = """
 set -eu
 mount --make-rprivate /
@@ -36,12 +34,13 @@ for folder in tmp root run; do mkdir -p "$base/$folder"; mount --bind "$base/$fo
 chmod 1777 /tmp; mkdir -p /run/sshd
 mount -t tmpfs -o size=2g tmpfs /dev/shm
 mount -t tmpfs tmpfs /srv; mkdir /srv/rekd
-mount -t tmpfs tmpfs "$project"
+if [ -n "$tree" ]; then mount --bind "$tree" "$project"; else mount -t tmpfs tmpfs "$project"; fi
 i=0; for path in $keep; do i=$((i + 1)); mkdir -p "$path"; mount --bind "$base/keep$i" "$path"; done
 if [ -n "$share" ]; then mount --bind "$share" /srv/rekd; fi
 mount --bind "$base/hosts" /etc/hosts
 hostname "$name"
-if [ -n "$share" ]; then exec "$sshd" -D -e -f "$base/sshd_config"; else exec sleep infinity; fi
+touch "$base/ready"
+if [ -n "$share" ]; then exec "$sshd" -D -e -f "$base/sshd_config"; else sleep infinity & wait; fi
 """
 
 SSHD = """
@@ -66,7 +65,21 @@ def missing() -> str:
     tools = [tool for tool in TOOLS if _where(tool) is None]
     if tools:
         return f"needs {', '.join(tools)}"
-    probe = ["unshare", "--net", "--mount", "--pid", "--fork", "--uts", "--ipc", "ip", "link", "add", "probe", "type", "bridge"]
+    probe = [
+        "unshare",
+        "--net",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--uts",
+        "--ipc",
+        "ip",
+        "link",
+        "add",
+        "probe",
+        "type",
+        "bridge",
+    ]
     if subprocess.run(probe, capture_output=True).returncode:
         return "needs a kernel that lets it make namespaces and a bridge"
     return ""
@@ -99,8 +112,10 @@ class Host:
         _ip(*inside, "addr", "add", f"{self.address}/24", "dev", "eth0")
         _ip(*inside, "link", "set", "lo", "up")
         _ip(*inside, "link", "set", "eth0", "up")
-        _ip(*inside, "route", "add", "default", "via", f"{NETWORK}.254")  # nobody: Ray looks up its address by this route
-        keep = [ROOT if self.share is None else VENV]
+        _ip(
+            *inside, "route", "add", "default", "via", f"{NETWORK}.254"
+        )  # nobody: Ray looks up its address by this route
+        keep = [VENV]
         base_python = Path(sys.base_prefix)
         if base_python.is_relative_to("/root") or base_python.is_relative_to("/tmp"):
             keep.append(base_python)
@@ -111,20 +126,27 @@ class Host:
             "name": self.name,
             "project": str(ROOT),
             "share": str(self.share or ""),
+            "tree": "" if self.share else str(self.base / "project"),
             "sshd": _where("sshd"),
         }
+        ready = self.base / "ready"
+        ready.unlink(missing_ok=True)
         command = ["ip", "netns", "exec", self.namespace, "unshare", "--pid", "--fork", "--kill-child", "--mount"]
         command += ["--uts", "--ipc", "--mount-proc", "bash", "-c", INIT]
         with (self.base / "console").open("ab") as console:
             self.process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
             )
-        for _ in range(100):
-            if self.run("test", "-e", "/proc/1/exe", check=False).returncode == 0 and "sh" not in self._comm():
-                break
-            time.sleep(0.05)
-        else:
-            raise RuntimeError(f"{self.name} does not start: {(self.base / 'console').read_text()}")
+        deadline = time.monotonic() + 20
+        while not ready.exists():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} does not start: {(self.base / 'console').read_text()}")
+            time.sleep(0.02)
 
     def cut_power(self) -> None:
         """Every process of it ends at once; its disk stays."""
@@ -149,12 +171,20 @@ class Host:
         spaces = ["--mount", "--uts", "--ipc", "--net", "--pid"]
         return ["nsenter", "--target", str(self._first()), *spaces, f"--wdns={folder}", *clean, *words]
 
-    def run(self, *words: str, check: bool = True, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, check: bool = True, timeout: float = 300, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            self.command(*words, **environment), capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+            self.command(*words, **environment),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
         )
         if check and done.returncode:
-            raise RuntimeError(f"{self.name}: {' '.join(words)} ended with {done.returncode}\n{done.stdout}{done.stderr}")
+            raise RuntimeError(
+                f"{self.name}: {' '.join(words)} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+            )
         return done
 
     def processes(self) -> list[str]:
@@ -170,17 +200,12 @@ class Host:
             raise RuntimeError(f"{self.name} is off: {(self.base / 'console').read_text()}")
         return int(children[0])
 
-    def _comm(self) -> str:
-        return Path(f"/proc/{self._first()}/comm").read_text().replace("sshd", "")
-
 
 @dataclass
 class Network:
     laptop: Host
     head: Host
     workers: list[Host]
-    file: str
-    """The cluster file as the laptop names it."""
     shared: Path
     """The folder that the three hosts share."""
 
@@ -212,7 +237,7 @@ def three_hosts() -> Iterator[Network]:
             )
             _prepare(host, base / "key")
             host.start()
-        yield Network(laptop=made[0], head=made[1], workers=made[2:], file="clusters/on_premises.yaml", shared=shared)
+        yield Network(laptop=made[0], head=made[1], workers=made[2:], shared=shared)
     finally:
         for host in made:
             host.cut_power()
@@ -224,6 +249,9 @@ def _prepare(host: Host, key: Path) -> None:
     """What somebody has to have done on a machine before a cluster file can use it."""
     home = host.base / "root"
     if host.share is None:
+        copied = ["rsync", "-a", "--exclude=.git", "--exclude=.venv", "--filter=:- .gitignore", f"{ROOT}/"]
+        subprocess.run([*copied, str(host.base / "project")], check=True)
+        _fill_in(host.base / "project" / FILE)
         (home / ".ssh").mkdir(mode=0o700)
         shutil.copy(key, home / ".ssh" / "rekd")
         return
@@ -234,6 +262,19 @@ def _prepare(host: Host, key: Path) -> None:
     (home / ".rekd").mkdir()
     (home / ".rekd" / "venv").symlink_to(VENV)
     shutil.copy(ROOT / "constraints.txt", home / ".rekd" / "installed")
+
+
+def _fill_in(file: Path) -> None:
+    """What a user writes into the on-premises file."""
+    text = file.read_text()
+    for old, new in (
+        ("# head_ip: 10.0.0.10", f"head_ip: {NETWORK}.2"),
+        ("# worker_ips: [10.0.0.11, 10.0.0.12]", f"worker_ips: [{NETWORK}.3, {NETWORK}.4]"),
+        ("ssh_user: ubuntu", "ssh_user: root"),
+    ):
+        assert text.count(old) == 1, f"{old} is no longer in {file}"
+        text = text.replace(old, new)
+    file.write_text(text)
 
 
 def _ip(*words: str) -> None:
