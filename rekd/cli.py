@@ -1,4 +1,4 @@
-"""One trial, or one input, from the command line."""
+"""One trial, one input or the end of a cluster, from the command line."""
 
 import json
 from dataclasses import asdict
@@ -104,6 +104,23 @@ def explain(
         if explanation.patches is not None:
             for row in explanation.patches:
                 console.print("".join("██" if kept else "··" for kept in row))
+
+
+@app.command()
+def down(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A cluster file.")] = "cluster.yaml",
+) -> None:
+    """Ends the cluster that `ray up FILE` started, and what `ray down` leaves on machines that stay. Results stay too."""
+    from rekd.launched import take_down
+
+    console = Console(highlight=False)
+    try:
+        is_gone = take_down(file, console.print)
+    except ValueError as error:
+        raise _bad_input(error) from error
+    if not is_gone:
+        raise typer.Exit(1)
+    console.print(f"The cluster of {file} is down; nothing of it runs and no key or token of it is left.")
 
 
 def _bad_input(error: ValueError) -> typer.Exit:
