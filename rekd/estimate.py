@@ -1,6 +1,7 @@
 """How long trials take: from the ledger where it has such runs, from arithmetic where it has none."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -55,10 +56,18 @@ class Seconds:
 class Estimator:
     """Estimates for the trials of a sweep."""
 
-    def __init__(self, results: pd.DataFrame, tasks: Iterable[Task], *, device: str) -> None:
-        """`results` needs the columns `COLUMNS`; `device` is `cuda` or `cpu`."""
+    def __init__(
+        self,
+        results: pd.DataFrame,
+        tasks: Iterable[Task],
+        *,
+        device: str,
+        steps: Mapping[tuple[str, str], Seconds] | None = None,
+    ) -> None:
+        """`results` needs the columns `COLUMNS`; `device` is `cuda` or `cpu`; `steps` is what `rekd.calibrate` measured."""
         self.tasks = {task.name: task for task in tasks}
         self.device = device
+        self.steps = dict(steps or {})
         finished = results[(results["status"] == "ok") & (results["train_seconds"] > 0)]
         seconds_an_epoch = finished["train_seconds"] / finished["num_epochs"]
         by_kind = seconds_an_epoch.groupby([finished["task"], finished["model"], finished["objective"]])
@@ -73,12 +82,25 @@ class Estimator:
             if measured is not None:
                 scale = trial.epochs * halves[trial.objective] / halves[objective]
                 return Seconds(*(value * scale for value in measured))
+        step = self.steps.get((trial.task, trial.model))
+        if step is not None:
+            num_steps = trial.epochs * math.ceil(self._num_samples(trial) / trial.batch_size)
+            return step * (num_steps * halves[trial.objective] / 2)
         guess = self._guess(trial) * halves[trial.objective]
         return Seconds(guess, guess / SPREAD, guess * SPREAD)
 
-    def is_measured(self, trial: Trial) -> bool:
-        """Whether the ledger has runs of this task and model."""
-        return any((trial.task, trial.model, objective) in self.measured for objective in ("cls", "re", "rekd"))
+    def basis(self, trials: Iterable[Trial]) -> str:
+        """What the estimates of trials rest on, the weakest first: `arithmetic`, `calibration` or `ledger`."""
+        found = {self._basis(trial) for trial in trials}
+        return next((basis for basis in ("arithmetic", "calibration") if basis in found), "ledger")
+
+    def _basis(self, trial: Trial) -> str:
+        if any((trial.task, trial.model, objective) in self.measured for objective in ("cls", "re", "rekd")):
+            return "ledger"
+        return "calibration" if (trial.task, trial.model) in self.steps else "arithmetic"
+
+    def _num_samples(self, trial: Trial) -> int:
+        return TRAIN_SAMPLES.get(trial.task, 10_000)
 
     def total(self, trials: Iterable[Trial]) -> Seconds:
         """Of many trials, one after another on one slot."""
@@ -95,7 +117,7 @@ class Estimator:
         features = NUM_FEATURES[task.kind]
         if task.kind == "image" and "image_size" in config:
             features = (config["image_size"] // config.get("patch_size", 16)) ** 2
-        num_samples = TRAIN_SAMPLES.get(trial.task, 10_000) * trial.epochs
+        num_samples = self._num_samples(trial) * trial.epochs
         parameters = layers * (12 * width**2 + 2 * features * width)
         operations = 6.0 * parameters * features * num_samples
         return operations / FLOPS[self.device] + LAUNCHES[self.device] * layers * num_samples / trial.batch_size

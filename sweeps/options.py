@@ -95,6 +95,9 @@ class Options:
         list[LoggerName] | None, typer.Option(help="Log epochs there too, beside the ledger; repeatable.")
     ] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and start nothing.")] = False
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time a few steps of each model here, for the estimate.")
+    ] = False
     yes: Annotated[bool, typer.Option("--yes", help="Start even where it takes very long on this machine.")] = False
 
     def tasks(self, paper: tuple[str, ...]) -> list[Task]:

@@ -122,7 +122,11 @@ def test_analysis_imports_of_rekd_only_what_is_light():
 
 def test_the_loop_knows_nothing_of_ray():
     knows = {path for path, names in modules_of("rekd").items() if of_package(names, "ray")}
-    assert {"rekd/tune.py"} <= knows <= {f"rekd/{name}.py" for name in ("cluster", "launched", "loggers", "shelf", "worker", "tune")}
+    assert (
+        {"rekd/tune.py"}
+        <= knows
+        <= {f"rekd/{name}.py" for name in ("cluster", "launched", "loggers", "shelf", "worker", "tune")}
+    )
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -103,19 +103,19 @@ def test_a_sweeps_results_are_its_own_rows(ledger):
 def test_a_measured_run_takes_the_place_of_a_guess(ledger):
     trial = replace(TRIALS[0], epochs=10)
     guess = Estimator(results(ledger), [TASK], device="cpu")
-    assert not guess.is_measured(trial)
+    assert guess.basis([trial]) == "arithmetic"
     assert 0 < guess.seconds(trial).low < guess.seconds(trial).expected < guess.seconds(trial).high
 
     for seed, seconds in ((1, 20.0), (2, 40.0)):
         ledger.write(replace(trial, seed=seed), Outcome(status="ok", num_epochs=10, train_seconds=seconds))
     ledger.write(replace(trial, seed=3), Outcome(status="diverged", num_epochs=2, train_seconds=500.0))
     measured = Estimator(results(ledger), [TASK], device="cpu")
-    assert measured.is_measured(trial)
+    assert measured.basis([trial]) == "ledger"
     seconds = measured.seconds(trial)
     assert (seconds.low, seconds.expected, seconds.high) == pytest.approx((20, 30, 40))
     assert measured.seconds(replace(trial, epochs=20)).expected == pytest.approx(60)
     assert measured.total([trial, trial]).expected == pytest.approx(60)
-    assert not measured.is_measured(TASK.trial("re", TASK.students[0], seed=0))
+    assert measured.basis([trial, TASK.trial("re", TASK.students[0], seed=0)]) == "arithmetic"
 
 
 def test_a_classifier_is_half_of_an_re_model(ledger):

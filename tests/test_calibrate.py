@@ -1,0 +1,31 @@
+"""A few timed steps tell how long trials take."""
+
+import pandas as pd
+import pytest
+
+from rekd.calibrate import calibrate
+from rekd.estimate import COLUMNS, Estimator
+from rekd.tasks import load_task
+
+
+@pytest.mark.parametrize(("file", "model"), [("image_task", "vit-tiny"), ("text_task", "bert-mini")])
+def test_local_models_are_timed_in_the_shape_of_their_task(file, model, request):
+    task = load_task(request.getfixturevalue(file))
+    trial = task.trial("re", model, seed=0, batch_size=4)
+    steps = calibrate([task], [trial])
+    seconds = steps[task.name, model]
+    assert 0 < seconds.low <= seconds.expected <= seconds.high
+    assert list(steps) == [(task.name, model)]  # the models that were asked for, not all of the task's
+
+
+def test_what_was_timed_takes_the_place_of_arithmetic_and_scales_with_epochs_and_objective():
+    task = load_task("digits")
+    trial = task.trial("re", "vit-student", seed=0, epochs=10)
+    nothing = pd.DataFrame(columns=list(COLUMNS))
+    estimator = Estimator(nothing, [task], device="cpu", steps=calibrate([task], [trial]))
+    assert estimator.basis([trial]) == "calibration"
+    assert estimator.basis([trial, task.trial("re", "vit-teacher", seed=0)]) == "arithmetic"
+    step = estimator.steps["digits", "vit-student"]
+    assert estimator.seconds(trial).expected == pytest.approx(step.expected * 10 * 34)  # 1,078 samples, 32 at a time
+    classifier = task.trial("cls", "vit-student", seed=0, epochs=10)
+    assert estimator.seconds(classifier).expected == pytest.approx(estimator.seconds(trial).expected / 2)
