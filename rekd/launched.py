@@ -168,6 +168,8 @@ class Tunnel:
         os.environ.pop("RAY_API_SERVER_ADDRESS", None)  # would go before the address
         from ray.job_submission import JobSubmissionClient
 
+        for module in ("dashboard_sdk", "job.sdk"):
+            logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.ERROR)
         address = f"http://127.0.0.1:{self.port}"
         return JobSubmissionClient(address, headers={"Authorization": f"Bearer {self.token}"})
 
