@@ -1,0 +1,212 @@
+"""The cluster files: valid to what reads them, as new as constraints.txt, and closed to strangers."""
+
+import copy
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rekd.launched import NOT_SET, TOKEN_FILE, launched_from
+
+ROOT = Path(__file__).parents[1]
+FILES = ("cluster.yaml", "clusters/on_premises.yaml")
+
+
+def read(file: str) -> dict:
+    return yaml.safe_load((ROOT / file).read_text())
+
+
+def pinned() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+def filled(file: str) -> dict:
+    """A cluster file as a user fills it in."""
+    config = yaml.safe_load((ROOT / file).read_text().replace(f"sg-{NOT_SET}", "sg-0123").replace(NOT_SET, "mine"))
+    if config["provider"]["type"] == "local":
+        config["provider"] |= {"head_ip": "10.0.0.10", "worker_ips": ["10.0.0.11", "10.0.0.12"]}
+    return config
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_ray_takes_the_file(file):
+    from jsonschema import ValidationError
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(filled(file))
+    validate_config(prepared)
+    broken = copy.deepcopy(prepared)
+    broken["head_start_ray_command"] = []
+    with pytest.raises(ValidationError, match="head_start_ray_command"):
+        validate_config(broken)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_that_nobody_filled_in_has_started_nothing(file):
+    assert launched_from(file) is None
+
+
+def test_ray_refuses_an_on_premises_file_without_machines():
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ray"), "up", "-y", "clusters/on_premises.yaml"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "head_ip" in done.stdout + done.stderr
+
+
+def test_versions_are_those_of_the_constraints():
+    ray = pinned()["ray"]
+    assert read("cluster.yaml")["docker"]["image"] == f"rayproject/ray:{ray}-py311"
+    assert f"FROM rayproject/ray:{ray}-py311\n" in (ROOT / "clusters/Dockerfile").read_text()
+    job = next(yaml.safe_load_all((ROOT / "clusters/kubernetes.yaml").read_text()))
+    assert job["spec"]["rayClusterSpec"]["rayVersion"] == ray
+    for file in FILES:
+        config = read(file)
+        assert config["file_mounts"]["~/.rekd/package/constraints.txt"] == "constraints.txt"
+        assert any(
+            "pip install --quiet -c ~/.rekd/package/constraints.txt" in line for line in config["setup_commands"]
+        )
+
+
+def test_the_aws_cluster_is_the_papers_size():
+    config = read("cluster.yaml")
+    types = config["available_node_types"]
+    workers = {name: kind for name, kind in types.items() if name != config["head_node_type"]}
+    assert config["max_workers"] == 15
+    assert {kind["node_config"]["InstanceType"] for kind in workers.values()} == {"g6e.48xlarge"}
+    assert all(kind["min_workers"] == 0 for kind in workers.values())
+    assert all(config["max_workers"] * kind["resources"]["GPU"] == 120 for kind in workers.values())
+    # Spot first, on demand where there is none; the head is neither spot nor a place for trials.
+    spot = {name for name, kind in types.items() if "InstanceMarketOptions" in kind["node_config"]}
+    assert spot == {"l40s_spot"}
+    assert workers["l40s_spot"]["priority"] > workers["l40s_on_demand"]["priority"]
+    assert types["head"]["resources"] == {"CPU": 0, "GPU": 0}
+    assert "--num-cpus=0 --num-gpus=0" in config["head_start_ray_commands"][1]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_nobody_gets_in_without_the_token(file):
+    config = read(file)
+    for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
+        starts = [line for line in commands if "ray start" in line]
+        assert len(starts) == 1
+        assert f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={TOKEN_FILE}" in starts[0].split("ray start")[0]
+    assert "--dashboard-host=127.0.0.1" in " ".join(config["head_start_ray_commands"])
+    # Made on the head, for its user only, and carried on by Ray; on no other disk.
+    made = " ".join(config["head_setup_commands"])
+    assert "umask 077" in made
+    assert "secrets.token_hex(32)" in made
+    assert config["cluster_synced_files"] == [TOKEN_FILE]
+    assert all("token" not in local for local in config["file_mounts"].values())
+    for commands in (config["head_setup_commands"], config["worker_setup_commands"]):
+        assert f"chmod 600 {TOKEN_FILE}" in commands
+
+
+def test_aws_lets_in_one_address_and_gives_one_bucket():
+    config = read("cluster.yaml")
+    for kind in config["available_node_types"].values():
+        node = kind["node_config"]
+        assert node["SecurityGroupIds"] == [f"sg-{NOT_SET}"]
+        assert node["MetadataOptions"]["HttpTokens"] == "required"
+        assert all(device["Ebs"]["Encrypted"] for device in node["BlockDeviceMappings"])
+    assert {kind["node_config"]["IamInstanceProfile"]["Name"] for kind in config["available_node_types"].values()} == {
+        "rekd-head",
+        "rekd-worker",
+    }
+    text = (ROOT / "clusters/aws/stack.yaml").read_text()
+    assert "0.0.0.0/0" not in text
+    stack = yaml.load(text, Loader=_Stack)
+    assert all("Default" not in parameter for parameter in stack["Parameters"].values())
+    pattern = stack["Parameters"]["Address"]["AllowedPattern"]
+    assert re.fullmatch(pattern, "203.0.113.7/32")
+    assert not re.fullmatch(pattern, "0.0.0.0/0")
+    resources = stack["Resources"]
+    (ssh,) = resources["Group"]["Properties"]["SecurityGroupIngress"]
+    assert (ssh["FromPort"], ssh["ToPort"], ssh["CidrIp"]) == (22, 22, "!Ref Address")
+    assert resources["AmongNodes"]["Properties"]["SourceSecurityGroupId"] == "!Ref Group"
+    bucket = resources["BucketAccess"]["Properties"]["PolicyDocument"]["Statement"]
+    assert all(re.search(r":s3:::\$\{Bucket\}(/\*)?$", statement["Resource"]) for statement in bucket)
+    assert resources["WorkerRole"]["Properties"]["ManagedPolicyArns"] == ["!Ref BucketAccess"]
+    assert "Policies" not in resources["WorkerRole"]["Properties"]
+    for statement in resources["HeadRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]:
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        assert not any("*" in action for action in actions)
+        if statement["Resource"] == "*":
+            assert all(action.startswith("ec2:Describe") for action in actions)
+
+
+class _Stack(yaml.SafeLoader):
+    """CloudFormation's own tags as the text that they stand for."""
+
+
+_Stack.add_multi_constructor("!", lambda loader, tag, node: f"!{tag} {node.value}")
+
+
+def test_the_kubernetes_job_has_what_kuberay_asks_for():
+    job, policy = yaml.safe_load_all((ROOT / "clusters/kubernetes.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    spec = job["spec"]
+    cluster = spec["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert spec["shutdownAfterJobFinishes"] is True
+    (group,) = cluster["workerGroupSpecs"]
+    assert group["minReplicas"] == 0
+    gpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
+    assert group["maxReplicas"] * gpus == 120
+    templates = [spec["submitterPodTemplate"], cluster["headGroupSpec"]["template"], group["template"]]
+    images = {container["image"] for template in templates for container in template["spec"]["containers"]}
+    assert len(images) == 1
+    assert not any(image.endswith(":latest") for image in images)
+    for params in (cluster["headGroupSpec"]["rayStartParams"], group["rayStartParams"]):
+        assert all(isinstance(value, str) for value in params.values())  # the CRD takes strings only
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    # Every pod is under the policy, and the policy lets in those pods and the operator.
+    assert all(template["metadata"]["labels"]["app"] == "rekd" for template in templates)
+    assert policy["spec"]["podSelector"]["matchLabels"] == {"app": "rekd"}
+    assert len(policy["spec"]["ingress"]) == 1
+    assert len(policy["spec"]["ingress"][0]["from"]) == 2
+
+
+@pytest.mark.parametrize("script", ["clusters/slurm.sbatch", "clusters/aws/watch_spot.sh"])
+def test_scripts_are_bash(script):
+    assert subprocess.run(["bash", "-n", ROOT / script], capture_output=True).returncode == 0
+
+
+def test_the_slurm_job_is_the_papers_size_and_has_its_own_token():
+    text = (ROOT / "clusters/slurm.sbatch").read_text()
+    options = " ".join(re.findall(r"^#SBATCH (.*)$", text, re.MULTILINE))
+    assert int(re.search(r"--nodes=(\d+)", options)[1]) * int(re.search(r"--gpus-per-node=(\d+)", options)[1]) == 120
+    assert "export RAY_AUTH_TOKEN RAY_AUTH_MODE=token" in text
+    assert text.index("RAY_AUTH_MODE=token") < text.index("ray symmetric-run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"), [((), "Usage"), (("alpha_sweep.py",), "Usage"), (("a.py", "--store", "/x"), "No .venv here")]
+)
+def test_a_slurm_job_that_cannot_run_ends_at_once(arguments, word, tmp_path):
+    done = subprocess.run(
+        ["bash", ROOT / "clusters/slurm.sbatch", *arguments],
+        env={"PATH": "/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert word in done.stderr
+
+
+def test_no_file_of_the_project_holds_a_token_or_a_key():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    secret = re.compile(r"AKIA[0-9A-Z]{16}|-----BEGIN [A-Z ]*PRIVATE KEY-----|[Bb]earer [0-9a-f]{32}")
+    for file in listed.stdout.splitlines():
+        path = ROOT / file
+        if path.suffix in (".py", ".yaml", ".toml", ".md", ".sh", ".sbatch", ".txt", "") and path.is_file():
+            assert not secret.search(path.read_text(errors="replace")), file
