@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.air.constants import TRAINING_ITERATION
 from ray.air.integrations.mlflow import MLflowLoggerCallback
-from ray.air.integrations.wandb import WandbLoggerCallback
+from ray.air.integrations.wandb import WandbLoggerCallback, _WandbLoggingActor
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.logger import TBXLoggerCallback
@@ -106,7 +106,16 @@ class _MLflow(MLflowLoggerCallback):
         mlflow.log_metrics(metrics, step=metrics.pop(TRAINING_ITERATION), run_id=self._trial_runs[trial])
 
 
+class _WandBRun(_WandbLoggingActor):
+    def run(self) -> None:
+        """Waits until the files are written: Ray kills this process as soon as it returns, on which W&B does not count."""
+        super().run()
+        self._wandb.teardown()
+
+
 class _WandB(WandbLoggerCallback):
+    _logger_actor_cls = _WandBRun
+
     def setup(self, *arguments: Any, **how: Any) -> None:
         """Makes the folder: where there is none, W&B takes a temporary one."""
         if "dir" in self.kwargs:
