@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types tests
+.PHONY: demo test lint types tests cluster-test
 
 demo: .venv/installed
 	$(BIN)/python sweeps/alpha_sweep.py --task digits
@@ -18,6 +18,10 @@ types: .venv/installed
 
 tests: .venv/installed
 	$(BIN)/pytest -n 2 -q
+
+# Three hosts of this machine, `ray up`, faults and intruders: ten minutes. Needs root, iproute2, openssh-server and rsync.
+cluster-test: .venv/installed
+	$(BIN)/pytest -s tests/cluster
 
 # constraints.txt pins what was tested; the same command takes the CUDA build of torch where pip finds that one.
 .venv/installed: pyproject.toml constraints.txt
