@@ -17,7 +17,7 @@ types: .venv/installed
 	$(BIN)/pyright
 
 tests: .venv/installed
-	$(BIN)/pytest -n 2 -q
+	$(BIN)/pytest -n 2 -q -m "not slow"
 
 # Three hosts of this machine, `ray up`, faults and intruders: ten minutes. Needs root, iproute2, openssh-server and rsync.
 cluster-test: .venv/installed

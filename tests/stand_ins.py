@@ -166,6 +166,12 @@ def save_text_task(folder: Path) -> Path:
     )
 
 
+def save_paper(folder: Path) -> list[Path]:
+    """The task files of the paper's three tasks, under their own names, each with its stand-ins beside it."""
+    images = [save_image_task(folder / name, name) for name in ("cifar10", "cifar100")]
+    return [*images, save_text_task(folder / "imdb")]
+
+
 def _write_task(folder: Path, extends: str, models: tuple[str, ...], more: str = "") -> Path:
     """Names of the paper's models, paths beside the file, and numbers for models that learn from nothing in seconds."""
     lines = [f'extends = "{extends}"', 'dataset = "data"', *more.splitlines()]
