@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import time
 
@@ -54,6 +55,19 @@ def type_sweep(network, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def training_worker(network, seconds: float = 240):
+    """A worker on which a trial runs, as soon as there is one."""
+    found = []
+    wait_for(
+        lambda: (
+            found.extend(w for w in network.workers if any("ray::ImplicitFunc.train" in p for p in w.processes()))
+            or found
+        ),
+        seconds,
+    )
+    return found[0]
 
 
 def num_epochs_begun(store) -> int:
@@ -158,8 +172,8 @@ def is_own(host, path: str) -> bool:
 def test_a_worker_that_is_lost_costs_no_trial(network, fault):
     store = network.shared / fault
     sweep = type_sweep(network, "--alphas", "0.3", "--epochs", "12", "--store", f"{hosts.SHARED}/{fault}")
-    victim = network.workers[0]
-    wait_for(lambda: num_epochs_begun(store) > 0 and any("train" in line for line in victim.processes()), 180)
+    victim = training_worker(network)
+    wait_for(lambda: num_epochs_begun(store) > 0, 120)
     started = time.monotonic()
     if fault == "power":
         victim.cut_power()
@@ -173,6 +187,43 @@ def test_a_worker_that_is_lost_costs_no_trial(network, fault):
         victim.start()
     else:
         victim.mend_link()
+    wait_for(lambda: num_nodes(network) == 3, 240)
+
+
+# What AWS says two minutes before it takes a spot machine back.
+ANNOUNCEMENT = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Handler(BaseHTTPRequestHandler):
+    def answer(self):
+        self.send_response(200 if self.path in ("/latest/api/token", "/latest/meta-data/spot/instance-action") else 404)
+        self.end_headers()
+    do_GET = do_PUT = answer
+HTTPServer(("127.0.0.1", 8169), Handler).serve_forever()
+"""
+
+
+def test_a_loss_that_was_announced_does_not_count_against_retries(network):
+    """The sweep may not lose a trial's process even once here; an announced loss is none."""
+    tune = network.laptop.base / "project" / "rekd" / "tune.py"
+    text = tune.read_text()
+    assert "MAX_FAILURES = 8" in text
+    tune.write_text(text.replace("MAX_FAILURES = 8", "MAX_FAILURES = 0"))
+    store = network.shared / "announced"
+    sweep = type_sweep(network, "--alphas", "0.3", "--epochs", "12", "--store", f"{hosts.SHARED}/announced")
+    victim = training_worker(network)
+    wait_for(lambda: num_epochs_begun(store) > 0, 120)
+    shutil.copy(hosts.ROOT / "clusters/aws/watch_spot.sh", victim.base / "root")
+    with subprocess.Popen(victim.command("python", "-c", ANNOUNCEMENT), stderr=subprocess.DEVNULL) as service:
+        victim.run(
+            "bash", "watch_spot.sh", timeout=90, METADATA_SERVICE="http://127.0.0.1:8169", WATCH_EVERY="0.2", **TOKEN
+        )
+        victim.cut_power()
+        service.wait()
+    output, _ = sweep.communicate(timeout=600)
+    tune.write_text(text)
+    assert sweep.returncode == 0, output
+    check_complete(store, epochs=12)
+    victim.start()
     wait_for(lambda: num_nodes(network) == 3, 240)
 
 
