@@ -59,9 +59,12 @@ class Progress:
         """A line that stays."""
         self.console.print(text, highlight=False)
 
-    def expect(self, *, num_total: int, work_left: float) -> None:
-        """Trials of the sweep that this run has to do, and the slot-seconds that are left of them."""
-        self.num_total, self.work_left = num_total, work_left
+    def expect(self, *, num_total: int, work_done: float, work_left: float) -> None:
+        """Trials of the sweep that this run has to do, and the slot-seconds of those that have ended and of the others.
+
+        Both by one estimate: the first measured runs may change it by orders of magnitude.
+        """
+        self.num_total, self.work_done, self.work_left = num_total, work_done, work_left
 
     def start(self, trial: Trial) -> None:
         self.running[trial.digest] = (trial, {})

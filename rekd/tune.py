@@ -109,7 +109,7 @@ class _Conductor(Searcher):
         self.results = self.ledger.trials().to_pandas()
         self.live: dict[str, Trial] = {}  # by Tune's trial_id
         self.given: set[str] = set()  # digests that this run has started
-        self.num_trained = 0
+        self.ended: list[Trial] = []
         self.interrupted = False
         self.shelf = Shelf(store, gpus=min(gpus, 1))
         self._replan()
@@ -151,8 +151,7 @@ class _Conductor(Searcher):
             self.ledger.write(trial, Outcome(status="failed", error=reason))
             row = self.ledger.trials([trial.digest]).to_pandas()
         self.results = pd.concat([self.results[self.results["digest"] != trial.digest], row], ignore_index=True)
-        self.num_trained += 1
-        self.progress.work_done += self.estimator.seconds(trial).expected
+        self.ended.append(trial)
         first = row.iloc[0]
         loss = None if pd.isna(first["dev_loss"]) else float(first["dev_loss"])
         self.progress.end(trial, status=first["status"], dev_loss=loss, error=first["error"])
@@ -174,7 +173,7 @@ class _Conductor(Searcher):
     def swept(self) -> Swept:
         if self.stale:
             self._replan()
-        return Swept.of(self.plan, self.results, num_trained=self.num_trained, interrupted=self.interrupted)
+        return Swept.of(self.plan, self.results, num_trained=len(self.ended), interrupted=self.interrupted)
 
     def _replan(self) -> None:
         started = time.monotonic()
@@ -186,7 +185,11 @@ class _Conductor(Searcher):
         later = sum(group.num_trials for group in self.plan.waiting)
         work = [self.estimator.seconds(trial).expected for trial in [*self.queue, *self.live.values()]]
         work += [self.estimator.seconds(group.like).expected * group.num_trials for group in self.plan.waiting]
-        self.progress.expect(num_total=self.num_trained + len(self.queue) + len(self.live) + later, work_left=sum(work))
+        self.progress.expect(
+            num_total=len(self.ended) + len(self.queue) + len(self.live) + later,
+            work_done=sum(self.estimator.seconds(trial).expected for trial in self.ended),
+            work_left=sum(work),
+        )
         self.stale, self.planned_at = False, time.monotonic()
         self.plan_seconds = self.planned_at - started
 
