@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rekd.arrays import as_tensor
 from rekd.backbones import Inputs
-from rekd.method import SELECTED
+from rekd.method import SELECTED, argmax_mask
 from rekd.models import RationaleModel
 from rekd.store import Store
 from rekd.tensorfile import DamagedFileError, pack, unpack
@@ -155,15 +155,14 @@ class Teacher:
         """Selection logits and predictor logits for samples of the pool; `inputs` are the views that the student sees."""
         if self.augmented:
             assert self.model is not None
-            prediction = self.model.predict(inputs)
-            assert prediction.selection_logits is not None  # `compute_targets` refused a classifier
-            selection_logits, logits = prediction.selection_logits, prediction.logits
+            assert self.model.generator is not None  # `compute_targets` refused a classifier
+            selection_logits = self.model.generator(inputs)
         else:
             difference = self.difference[indices]
             # A softmax over two depends on the difference alone: (0, d) serves as well as the logits themselves.
             selection_logits = torch.stack((torch.zeros_like(difference), difference), dim=-1)
-            logits = self.logits[indices]
-        if self.student_mask:
-            assert self.model is not None
-            logits = self.model.predictor(inputs, student_mask)
-        return selection_logits, logits
+        if not (self.augmented or self.student_mask):
+            return selection_logits, self.logits[indices]
+        assert self.model is not None
+        mask = student_mask if self.student_mask else argmax_mask(selection_logits)
+        return selection_logits, self.model.predictor(inputs, mask)
