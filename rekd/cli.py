@@ -120,7 +120,9 @@ def down(
         raise _bad_input(error) from error
     if not is_gone:
         raise typer.Exit(1)
-    console.print(f"The cluster of {file} is down; nothing of it runs and no key or token of it is left.")
+    console.print(
+        f"The cluster of {file} is down; nothing of it runs and no key or token of it is left.", soft_wrap=True
+    )
 
 
 def _bad_input(error: ValueError) -> typer.Exit:

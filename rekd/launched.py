@@ -35,6 +35,7 @@ PATIENCE = 20
 CLEAN = (
     "~/.rekd/venv/bin/ray stop --force > /dev/null 2>&1; "
     f"rm -f {TOKEN_FILE} ~/ray_bootstrap_key.pem ~/ray_bootstrap_config.yaml; "
+    "sed -i '/# rekd$/d' ~/.bashrc 2> /dev/null; [ -s ~/.bashrc ] || rm -f ~/.bashrc; "
     '[ ! -d /tmp/ray ] || find /tmp/ray -depth -user "$(id -u)" -delete'
 )
 
@@ -82,8 +83,7 @@ class Launched:
 
     def stop_command(self, submission_id: str) -> str:
         """What a user types to end a job."""
-        environment = f"PATH=~/.rekd/venv/bin:$PATH RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={TOKEN_FILE}"
-        return f"ray exec {self.file} '{environment} ray job stop {submission_id}'"
+        return f"ray exec {self.file} 'ray job stop {submission_id}'"
 
 
 def find() -> Launched | None:

@@ -81,15 +81,17 @@ def hand_over(cluster: Launched, command: Command, say: Callable[[str], None]) -
                         f"again with `ray up -y {cluster.file}`, forget it with `python -m rekd down {cluster.file}`, or "
                         "use --local."
                     ) from error
+                if not failures:
+                    say(f"[yellow]The head {cluster.head} does not answer.[/] Trying again for two minutes.")
                 failures += 1
                 time.sleep(2**failures)
-        say(f"[yellow]The head {cluster.head} does not answer any more.[/]")
+        say("It does not answer any more.")
     except KeyboardInterrupt:
         pass
     if job.submission_id:
         say(
-            f"\nNo longer following. The job goes on as long as the cluster is up. Type the same command to follow it again. "
-            f"To stop it: {cluster.stop_command(job.submission_id)}"
+            "\nNo longer following. The job goes on as long as the cluster is up; the same command follows it again, or goes on "
+            f"from the store {command.store}. To stop it: {cluster.stop_command(job.submission_id)}"
         )
     return 1
 

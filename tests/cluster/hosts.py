@@ -22,7 +22,7 @@ FILE = "clusters/on_premises.yaml"
 SHARED = "/srv/rekd"
 """Where the three hosts see the one folder that they share."""
 
-TOOLS = ("ip", "unshare", "nsenter", "rsync", "ssh", "ssh-keygen", "sshd", "mount")
+TOOLS = ("ip", "unshare", "nsenter", "setpriv", "rsync", "ssh", "ssh-keygen", "sshd", "mount")
 
 # Everything is mounted inside the host's own mount namespace and goes with it. $keep is what it sees of this machine's
 # folders under /tmp, /root and the project: the environment. The project itself is on the laptop only, as a copy.
@@ -131,7 +131,21 @@ class Host:
         }
         ready = self.base / "ready"
         ready.unlink(missing_ok=True)
-        command = ["ip", "netns", "exec", self.namespace, "unshare", "--pid", "--fork", "--kill-child", "--mount"]
+        # pdeathsig: a host does not outlive the test, however that ends
+        command = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "ip",
+            "netns",
+            "exec",
+            self.namespace,
+            "unshare",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount",
+        ]
         command += ["--uts", "--ipc", "--mount-proc", "bash", "-c", INIT]
         with (self.base / "console").open("ab") as console:
             self.process = subprocess.Popen(

@@ -115,7 +115,7 @@ def test_a_laptop_that_is_closed_meets_its_sweep_again(network):
     arguments = ("--alphas", "0.3", "--epochs", "6", "--store", f"{hosts.SHARED}/closed")
     first = type_sweep(network, *arguments)
     wait_for(lambda: num_epochs_begun(store) > 0, 120)
-    first.kill()
+    network.laptop.run("pkill", "-KILL", "-f", "sweeps/alpha_sweep.py")  # sees the laptop's processes only
     first.communicate()
     wait_for(lambda: not any("ssh" in line for line in network.laptop.processes()), 10)
     done = network.laptop.run(*SWEEP, *arguments)
@@ -232,7 +232,7 @@ def test_down_in_mid_sweep_loses_nothing_that_had_ended_and_leaves_nothing(netwo
     sweep = type_sweep(network, "--alphas", "0.3", "--epochs", "12", "--store", f"{hosts.SHARED}/down")
     wait_for(lambda: (store / "trials").exists() and any((store / "trials").iterdir()), 240)
     started = time.monotonic()
-    done = network.laptop.run("python", "-m", "rekd", "down", hosts.FILE, RAY_USAGE_STATS_ENABLED="0")
+    done = network.laptop.run("python", "-m", "rekd", "down", hosts.FILE)
     print(f"\ndown: {time.monotonic() - started:.0f} s")
     assert "no key or token of it is left" in done.stdout
     output, _ = sweep.communicate(timeout=300)
