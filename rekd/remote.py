@@ -21,6 +21,9 @@ NOT_SENT = (".git", ".venv", "results", "tests")
 RECONNECTS = 6
 """Times that a lost connection is tried again, over two minutes, before the job is left to itself."""
 
+LASTING = 120.0
+"""Seconds after which a connection counts as a good one, and the next loss as the first."""
+
 LINES_AGAIN = 20
 """Lines of what a job has said already that are shown on coming back to it."""
 
@@ -71,6 +74,7 @@ def hand_over(cluster: Launched, command: Command, say: Callable[[str], None]) -
     failures = 0
     try:
         while failures <= RECONNECTS:
+            started = time.monotonic()
             try:
                 with Tunnel(cluster) as tunnel:
                     return job.follow(tunnel.client())
@@ -81,6 +85,8 @@ def hand_over(cluster: Launched, command: Command, say: Callable[[str], None]) -
                         f"again with `ray up -y {cluster.file}`, forget it with `python -m rekd down {cluster.file}`, or "
                         "use --local."
                     ) from error
+                if time.monotonic() - started > LASTING:
+                    failures = 0
                 if not failures:
                     say(f"[yellow]The head {cluster.head} does not answer.[/] Trying again for two minutes.")
                 failures += 1
@@ -90,8 +96,8 @@ def hand_over(cluster: Launched, command: Command, say: Callable[[str], None]) -
         pass
     if job.submission_id:
         say(
-            "\nNo longer following. The job goes on as long as the cluster is up; the same command follows it again, or goes on "
-            f"from the store {command.store}. To stop it: {cluster.stop_command(job.submission_id)}"
+            f"\nNo longer following. The job goes on as long as the cluster is up, with results in {command.store}. The same "
+            f"command follows it again. To stop it: {cluster.stop_command(job.submission_id)}"
         )
     return 1
 
