@@ -14,6 +14,9 @@ QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
+MOST = {"CPU": "REKD_MOST_CPUS", "GPU": "REKD_MOST_GPUS"}
+"""Variables that say how far a cluster grows that rents its machines as they are needed: from inside, Ray cannot tell."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
@@ -51,22 +54,10 @@ def connect(address: str | None = None, *, local: bool = False, num_cpus: int | 
                     f"No Ray cluster answers at {address}: {error}. Start one with `ray up cluster.yaml`, or use --local."
                 ) from error
     logging.getLogger("ray").setLevel(logging.ERROR)
-    cpus, gpus = (max(_there_is(name), _there_can_be(name)) for name in ("CPU", "GPU"))
+    there = ray.cluster_resources()
+    cpus, gpus = (max(there.get(name, 0), float(os.environ.get(variable, 0))) for name, variable in MOST.items())
     where = f"the cluster at {address}" if address else "this machine"
     return Cluster(description=f"{where}: {cpus:.0f} CPUs, {gpus:.0f} GPUs", num_cpus=cpus, num_gpus=gpus)
-
-
-def _there_is(resource: str) -> float:
-    import ray
-
-    return ray.cluster_resources().get(resource, 0)
-
-
-def _there_can_be(resource: str) -> float:
-    """What a cluster that rents its machines as they are needed can grow to; 0 where it does not grow."""
-    from ray._private.state import state  # Ray asks itself here too; its public functions only know what is there
-
-    return (state.get_max_resources_from_cluster_config() or {}).get(resource, 0)
 
 
 def disconnect() -> None:

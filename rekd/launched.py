@@ -61,6 +61,19 @@ class Launched:
         """Whether the machines are there when the cluster is not."""
         return self.config["provider"]["type"] == "local"
 
+    def most(self, resource: str) -> int:
+        """How much of a resource the workers have when all are there that may be; 0 where the file does not say."""
+        kinds = [
+            (kind["resources"].get(resource, 0), kind.get("max_workers", self.config.get("max_workers", 0)))
+            for name, kind in self.config.get("available_node_types", {}).items()
+            if name != self.config.get("head_node_type")
+        ]
+        most, left = 0, self.config.get("max_workers", 0)
+        for amount, num_machines in sorted(kinds, reverse=True):
+            most += amount * min(num_machines, left)
+            left -= min(num_machines, left)
+        return most
+
     def ssh(self, command: str, *options: str) -> list[str]:
         """What runs a shell command on the head's machine."""
         auth = self.config.get("auth") or {}

@@ -7,11 +7,12 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rekd.cluster import MOST
 from rekd.launched import ROOT, Launched, Tunnel
 from rekd.messages import one_line
 
@@ -70,7 +71,7 @@ def hand_over(cluster: Launched, command: Command, say: Callable[[str], None]) -
     Ctrl-C and a lost connection leave the job running. Raises ValueError where the cluster does not answer.
     """
     say(f"Running on the cluster of {cluster.file}, head {cluster.head}.")
-    job = _Job(command, say)
+    job = _Job(command, say, {variable: str(cluster.most(resource)) for resource, variable in MOST.items()})
     failures = 0
     try:
         while failures <= RECONNECTS:
@@ -105,8 +106,8 @@ def hand_over(cluster: Launched, command: Command, say: Callable[[str], None]) -
 class _Job:
     """The command on the cluster, and how much of its output has been printed here."""
 
-    def __init__(self, command: Command, say: Callable[[str], None]) -> None:
-        self.command, self.say = command, say
+    def __init__(self, command: Command, say: Callable[[str], None], environment: Mapping[str, str]) -> None:
+        self.command, self.say, self.environment = command, say, environment
         self.submission_id = ""  # until it runs
         self.num_shown = 0  # characters of its output
 
@@ -138,7 +139,7 @@ class _Job:
             runtime_env={
                 "working_dir": str(ROOT),
                 "excludes": list(NOT_SENT),
-                "env_vars": {"COLUMNS": str(shutil.get_terminal_size().columns)},
+                "env_vars": {**self.environment, "COLUMNS": str(shutil.get_terminal_size().columns)},
             },
         )
         self.submission_id = submission_id

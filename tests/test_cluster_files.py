@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rekd.launched import NOT_SET, TOKEN_FILE, launched_from
+from rekd.launched import NOT_SET, TOKEN_FILE, Launched, launched_from
 
 ROOT = Path(__file__).parents[1]
 FILES = ("cluster.yaml", "clusters/on_premises.yaml")
@@ -83,6 +83,11 @@ def test_the_aws_cluster_is_the_papers_size():
     assert {kind["node_config"]["InstanceType"] for kind in workers.values()} == {"g6e.48xlarge"}
     assert all(kind["min_workers"] == 0 for kind in workers.values())
     assert all(config["max_workers"] * kind["resources"]["GPU"] == 120 for kind in workers.values())
+    cluster = Launched(file="cluster.yaml", head="", config=config)  # not 240: either kind, 15 machines in all
+    assert (cluster.most("GPU"), cluster.most("CPU")) == (120, 2880)
+    assert (
+        Launched(file="clusters/on_premises.yaml", head="", config=read("clusters/on_premises.yaml")).most("GPU") == 0
+    )
     # Spot first, on demand where there is none; the head is neither spot nor a place for trials.
     spot = {name for name, kind in types.items() if "InstanceMarketOptions" in kind["node_config"]}
     assert spot == {"l40s_spot"}
@@ -160,6 +165,8 @@ def test_the_kubernetes_job_has_what_kuberay_asks_for():
     assert group["minReplicas"] == 0
     gpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
     assert group["maxReplicas"] * gpus == 120
+    head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
+    assert {"name": "REKD_MOST_GPUS", "value": "120"} in head["env"]
     templates = [spec["submitterPodTemplate"], cluster["headGroupSpec"]["template"], group["template"]]
     images = {container["image"] for template in templates for container in template["spec"]["containers"]}
     assert len(images) == 1

@@ -128,7 +128,7 @@ class Client:
 def test_the_exit_status_is_the_jobs_own(typed, capsys, exit_code, status):
     said: list[str] = []
     client = Client(texts=["a\n", "b\n"], exit_code=exit_code)
-    assert remote._Job(typed("--task", "it's"), said.append).follow(client) == status
+    assert remote._Job(typed("--task", "it's"), said.append, {}).follow(client) == status
     assert capsys.readouterr().out == "a\nb\n"
     assert client.submitted["entrypoint"].startswith("python sweeps/alpha_sweep.py --task 'it'\"'\"'s' --store")
     assert said == ([] if exit_code in (0, 1, 2) else ["[red]The job has ended as FAILED:[/] no room"])
@@ -137,10 +137,10 @@ def test_the_exit_status_is_the_jobs_own(typed, capsys, exit_code, status):
 def test_a_running_job_is_met_again_and_nothing_is_shown_twice(typed, capsys):
     command = typed("--task", "digits")
     client = Client(texts=["".join(f"{line}\n" for line in range(100)), "100\n"], exit_code=0, is_running=True)
-    remote._Job(command, print).follow(client)
+    remote._Job(command, print, {}).follow(client)
     capsys.readouterr()
     said: list[str] = []
-    again = remote._Job(command, said.append)
+    again = remote._Job(command, said.append, {})
     again.follow(client)
     assert said == [f"It runs there already, as job {command.name}-1. This is what it said last:"]
     assert capsys.readouterr().out == "".join(f"{line}\n" for line in range(81, 101))
@@ -155,7 +155,7 @@ def test_a_command_that_has_ended_runs_anew(typed):
     command = typed("--task", "digits")
     client = Client(texts=[], exit_code=0)
     for _ in range(2):
-        remote._Job(command, print).follow(client)
+        remote._Job(command, print, {}).follow(client)
     assert [job.submission_id for job in client.jobs[1:]] == [f"{command.name}-1", f"{command.name}-2"]
 
 
