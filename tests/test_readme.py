@@ -57,7 +57,7 @@ def test_every_sweep_of_the_table_has_help_and_a_plan_for_digits(tmp_path, comma
 
 
 def test_only_make_and_python_are_asked_for():
-    assert {command.split()[0] for command in COMMANDS} <= {"make", "python"}
+    assert {command.split()[0] for command in COMMANDS} <= {"make", "python", "ray"}
     assert len(TABLE) == 5
 
 
