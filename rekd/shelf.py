@@ -6,6 +6,7 @@ The module itself is light: the processes that hold or fetch need not load torch
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rekd.data import Data, load_data
 from rekd.store import Store
@@ -60,7 +61,9 @@ class Shelf:
         """`gpus`: share of a GPU for a teacher's pass over a task."""
         self.store_uri = store.uri_for_workers
         self.gpus = gpus
-        self.directory: Any = _Directory.remote()
+        # Beside the driver: on a worker it would be lost with it, and the sweep with both.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.directory: Any = _Directory.options(scheduling_strategy=here).remote()
         self._references: dict[Key, ray.ObjectRef] = {}
 
     def data(self, task: Task) -> ray.ObjectRef:

@@ -28,7 +28,10 @@ from rekd.trial import Trial
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 8
-"""Times that a trial may lose its process or node before it is given up. To Ray a preempted node is a failure too."""
+"""Times that a trial may lose its process or node without finishing an epoch in between, before it is given up.
+
+To Ray a preempted node is a failure like any other, so what counts is standing still.
+"""
 
 
 def run_sweep(
@@ -147,7 +150,7 @@ class _Conductor(Searcher):
             return
         row = self.ledger.trials([trial.digest]).to_pandas()
         if row.empty or (error and row.iloc[0]["status"] == "failed"):
-            reason = f"its process ended {MAX_FAILURES + 1} times without a result, such as by a lost node or by memory"
+            reason = f"its process ended {MAX_FAILURES + 1} times without finishing an epoch, such as by a lost node or by memory"
             self.ledger.write(trial, Outcome(status="failed", error=reason))
             row = self.ledger.trials([trial.digest]).to_pandas()
         self.results = pd.concat([self.results[self.results["digest"] != trial.digest], row], ignore_index=True)
@@ -202,10 +205,13 @@ class _Conductor(Searcher):
 
 
 class _Reporter(tune.Callback):
-    """Notices that somebody pressed Ctrl-C, which Tune takes for an end like any other."""
+    """Notices that somebody pressed Ctrl-C, which Tune takes for an end like any other, and that a trial goes on."""
 
     def __init__(self, conductor: _Conductor) -> None:
         self.conductor = conductor
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        trial.run_metadata.num_failures = 0
 
     def setup(self, *arguments: Any, **info: Any) -> None:
         handler = signal.getsignal(signal.SIGINT)

@@ -1,9 +1,11 @@
 """The cluster files: valid to what reads them, as new as constraints.txt, and closed to strangers."""
 
 import copy
+import http.server
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -184,6 +186,50 @@ def test_the_kubernetes_job_has_what_kuberay_asks_for():
 @pytest.mark.parametrize("script", ["clusters/slurm.sbatch", "clusters/aws/watch_spot.sh"])
 def test_scripts_are_bash(script):
     assert subprocess.run(["bash", "-n", ROOT / script], capture_output=True).returncode == 0
+
+
+class _Metadata(http.server.BaseHTTPRequestHandler):
+    """AWS's service for a machine, which announces its end from the second question on."""
+
+    num_questions = 0
+
+    def do_PUT(self) -> None:  # noqa: N802
+        self._answer(200, b"session")
+
+    def do_GET(self) -> None:  # noqa: N802
+        assert self.headers["X-aws-ec2-metadata-token"] == "session"
+        assert self.path == "/latest/meta-data/spot/instance-action"
+        type(self).num_questions += 1
+        self._answer(404 if self.num_questions == 1 else 200, b"")
+
+    def _answer(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_an_announced_end_of_a_spot_machine_is_told_to_ray_once(tmp_path):
+    (tmp_path / "ray").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/said\n')
+    (tmp_path / "ray").chmod(0o755)
+    with http.server.HTTPServer(("127.0.0.1", 0), _Metadata) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = subprocess.run(
+            ["bash", ROOT / "clusters/aws/watch_spot.sh"],
+            env={
+                "PATH": f"{tmp_path}:/usr/bin:/bin",
+                "METADATA_SERVICE": f"http://127.0.0.1:{server.server_port}",
+                "WATCH_EVERY": "0.01",
+            },
+            timeout=30,
+        )
+        server.shutdown()
+    assert done.returncode == 0
+    assert _Metadata.num_questions == 2
+    (said,) = (tmp_path / "said").read_text().splitlines()
+    assert said.startswith("drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message")
 
 
 def test_the_slurm_job_is_the_papers_size_and_has_its_own_token():

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import time
 
@@ -187,43 +186,6 @@ def test_a_worker_that_is_lost_costs_no_trial(network, fault):
         victim.start()
     else:
         victim.mend_link()
-    wait_for(lambda: num_nodes(network) == 3, 240)
-
-
-# What AWS says two minutes before it takes a spot machine back.
-ANNOUNCEMENT = """
-from http.server import BaseHTTPRequestHandler, HTTPServer
-class Handler(BaseHTTPRequestHandler):
-    def answer(self):
-        self.send_response(200 if self.path in ("/latest/api/token", "/latest/meta-data/spot/instance-action") else 404)
-        self.end_headers()
-    do_GET = do_PUT = answer
-HTTPServer(("127.0.0.1", 8169), Handler).serve_forever()
-"""
-
-
-def test_a_loss_that_was_announced_does_not_count_against_retries(network):
-    """The sweep may not lose a trial's process even once here; an announced loss is none."""
-    tune = network.laptop.base / "project" / "rekd" / "tune.py"
-    text = tune.read_text()
-    assert "MAX_FAILURES = 8" in text
-    tune.write_text(text.replace("MAX_FAILURES = 8", "MAX_FAILURES = 0"))
-    store = network.shared / "announced"
-    sweep = type_sweep(network, "--alphas", "0.3", "--epochs", "12", "--store", f"{hosts.SHARED}/announced")
-    victim = training_worker(network)
-    wait_for(lambda: num_epochs_begun(store) > 0, 120)
-    shutil.copy(hosts.ROOT / "clusters/aws/watch_spot.sh", victim.base / "root")
-    with subprocess.Popen(victim.command("python", "-c", ANNOUNCEMENT), stderr=subprocess.DEVNULL) as service:
-        victim.run(
-            "bash", "watch_spot.sh", timeout=90, METADATA_SERVICE="http://127.0.0.1:8169", WATCH_EVERY="0.2", **TOKEN
-        )
-        victim.cut_power()
-        service.wait()
-    output, _ = sweep.communicate(timeout=600)
-    tune.write_text(text)
-    assert sweep.returncode == 0, output
-    check_complete(store, epochs=12)
-    victim.start()
     wait_for(lambda: num_nodes(network) == 3, 240)
 
 
