@@ -150,7 +150,7 @@ class _Conductor(Searcher):
             return
         row = self.ledger.trials([trial.digest]).to_pandas()
         if row.empty or (error and row.iloc[0]["status"] == "failed"):
-            reason = f"its process ended {MAX_FAILURES + 1} times without finishing an epoch, such as by a lost node or by memory"
+            reason = f"its process ended {MAX_FAILURES + 1} times without an epoch, such as by a lost node or by memory"
             self.ledger.write(trial, Outcome(status="failed", error=reason))
             row = self.ledger.trials([trial.digest]).to_pandas()
         self.results = pd.concat([self.results[self.results["digest"] != trial.digest], row], ignore_index=True)

@@ -193,10 +193,10 @@ class _Metadata(http.server.BaseHTTPRequestHandler):
 
     num_questions = 0
 
-    def do_PUT(self) -> None:  # noqa: N802
+    def do_PUT(self) -> None:
         self._answer(200, b"session")
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         assert self.headers["X-aws-ec2-metadata-token"] == "session"
         assert self.path == "/latest/meta-data/spot/instance-action"
         type(self).num_questions += 1

@@ -29,13 +29,22 @@ def test_a_sweep_waits_for_machines_and_uses_all_that_come():
             *("--store", f"{hosts.SHARED}/results"),
             RAY_ADDRESS=address,
             REKD_MOST_GPUS="4",
+            PYTHONPATH=f"{hosts.SHARED}/tree",
             **QUIET,
         )  # fmt: skip
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as sweep:
             time.sleep(20)
-            assert sweep.poll() is None
+            assert sweep.poll() is None, sweep.communicate()[0]
             for worker in network.workers:  # GPUs are numbers here
-                worker.run("ray", "start", f"--address={address}", "--num-cpus=2", "--num-gpus=2", **QUIET)
+                worker.run(
+                    "ray",
+                    "start",
+                    f"--address={address}",
+                    "--num-cpus=2",
+                    "--num-gpus=2",
+                    **QUIET,
+                    PYTHONPATH=f"{hosts.SHARED}/tree",
+                )
             output, _ = sweep.communicate(timeout=500)
         assert sweep.returncode == 0, output
         assert "0 CPUs, 4 GPUs" in output

@@ -47,6 +47,7 @@ def test_a_job_of_three_nodes_runs_a_sweep_and_leaves_its_results_only():
             check=False,
             timeout=600,
             SLURM_SUBMIT_DIR=f"{hosts.SHARED}/tree",
+            PYTHONPATH=f"{hosts.SHARED}/tree",  # where the environment was made, it finds the tree by itself
             SLURM_JOB_ID="4711",
             SLURM_JOB_NUM_NODES="3",
             SLURM_JOB_NODELIST="head,worker1,worker2",
