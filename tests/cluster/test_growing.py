@@ -20,7 +20,7 @@ QUIET = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_
 def test_a_sweep_waits_for_machines_and_uses_all_that_come():
     with hosts.three_hosts() as network:
         tree = network.shared / "tree"
-        shutil.copytree(network.laptop.base / "project", tree)
+        shutil.copytree(network.laptop.base / "project", tree, ignore=shutil.ignore_patterns(".venv"))
         network.head.run("ray", "start", "--head", "--port=6379", "--num-cpus=0", "--num-gpus=0", **QUIET)
         address = f"{network.head.address}:6379"
         command = network.head.command(

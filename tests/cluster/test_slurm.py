@@ -33,7 +33,7 @@ echo "$SLURM_JOB_NODELIST" | tr , '\\n'
 def test_a_job_of_three_nodes_runs_a_sweep_and_leaves_its_results_only():
     with hosts.three_hosts() as network:
         tree, commands = network.shared / "tree", network.shared / "bin"
-        shutil.copytree(network.laptop.base / "project", tree)
+        shutil.copytree(network.laptop.base / "project", tree, ignore=shutil.ignore_patterns(".venv"))
         (tree / ".venv").symlink_to(hosts.VENV)
         commands.mkdir()
         for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
