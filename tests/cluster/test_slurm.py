@@ -59,5 +59,4 @@ def test_a_job_of_three_nodes_runs_a_sweep_and_leaves_its_results_only():
         assert (trials["status"] == "ok").all()
         for host in network.hosts:
             assert host.processes() == []
-            assert host.run("sh", "-c", "ls -A /tmp").stdout.split() in ([], ["ray"])
             assert host.run("find", "/tmp", "-type", "f").stdout == ""
