@@ -202,7 +202,8 @@ def take_down(file: str, say: Callable[[str], None]) -> bool:
     cluster = Launched(file=file, head=str(config["provider"]["head_ip"]), config=config)
     # The workers are reached from the head, with the key that Ray put there: from here they need not be reachable.
     user = (config.get("auth") or {}).get("ssh_user")
-    options = " ".join(_options("BatchMode=yes", "StrictHostKeyChecking=accept-new", f"ConnectTimeout={PATIENCE}"))
+    unchecked = _options("StrictHostKeyChecking=no", f"UserKnownHostsFile={os.devnull}")  # as Ray does from there
+    options = " ".join([*unchecked, *_options("BatchMode=yes", "LogLevel=ERROR", f"ConnectTimeout={PATIENCE}")])
     for worker in [*config["provider"]["worker_ips"], None]:
         target = f"{user}@{worker}" if user else worker
         onward = f"ssh -i ~/ray_bootstrap_key.pem {options} {shlex.quote(str(target))} {shlex.quote(CLEAN)}"
