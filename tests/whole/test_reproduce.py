@@ -63,13 +63,13 @@ class Reproduction:
             )
 
     def run(self, *, choices: bool = True, status: int = 0) -> str:
-        """From start to end; what it printed."""
+        """From start to end; what it printed, in one line."""
         before = self.log.stat().st_size if self.log.exists() else 0
         process = self.start(choices=choices)
         ended = process.wait(timeout=3600)
         output = self.log.read_text()[before:]
         assert ended == status, output
-        return output
+        return " ".join(output.split())
 
     def num_ended(self) -> int:
         return len(list(self.store.glob("trials/*.parquet")))
@@ -164,7 +164,7 @@ def cpu_seconds() -> float:
 def test_where_a_rule_finds_nothing_its_branch_stops_with_the_reason(undisturbed, tasks, tmp_path):
     store = shutil.copytree(undisturbed[0].store, tmp_path / "store")
     reproduction = Reproduction(tasks[2:], store, tmp_path / "log")
-    output = " ".join(reproduction.run(choices=False, status=1).split())
+    output = reproduction.run(choices=False, status=1)
     assert (
         "Stopped: RE of bert-base on imdb: no lambda_select of bert-base on imdb. Nothing is within 1 point" in output
     )
