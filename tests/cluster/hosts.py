@@ -202,9 +202,12 @@ class Host:
         return done
 
     def processes(self) -> list[str]:
-        """Command lines of all that runs on it, without its first process and what asks."""
+        """Command lines of all that runs on it, without what keeps it on and what asks."""
         lines = self.run("ps", "-eo", "pid=,args=").stdout.splitlines()
-        return [line.split(maxsplit=1)[1] for line in lines if line.split()[0] != "1" and "ps -eo" not in line]
+        own = ("ps -eo", "sleep infinity")
+        return [
+            line.split(maxsplit=1)[1] for line in lines if line.split()[0] != "1" and not any(o in line for o in own)
+        ]
 
     def _first(self) -> int:
         """Its process 1, as this machine numbers it."""
