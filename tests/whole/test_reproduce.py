@@ -67,7 +67,7 @@ class Reproduction:
         before = self.log.stat().st_size if self.log.exists() else 0
         process = self.start(choices=choices)
         ended = process.wait(timeout=3600)
-        output = self.log.read_text()[before:]
+        output = self.log.read_bytes()[before:].decode()
         assert ended == status, output
         return " ".join(output.split())
 
