@@ -139,7 +139,11 @@ class _Job:
             runtime_env={
                 "working_dir": str(ROOT),
                 "excludes": list(NOT_SENT),
-                "env_vars": {**self.environment, "COLUMNS": str(shutil.get_terminal_size().columns)},
+                "env_vars": {
+                    **self.environment,
+                    "COLUMNS": str(shutil.get_terminal_size().columns),
+                    "TMPDIR": "/tmp/ray",  # what a job leaves that is ended goes when the cluster does
+                },
             },
         )
         self.submission_id = submission_id
