@@ -21,7 +21,7 @@ TOY = "--task digits --seeds 2026,2027 --epochs 1 --alphas 0.3 --teacher-seed 20
 def run(command: str, folder: Path) -> str:
     words = shlex.split(command.replace("results", str(folder / "results")))
     assert words[0] == "python", command
-    ended = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
     return ended.stdout
 

@@ -1,6 +1,7 @@
 """The main job as a user types it, at toy size: real processes, a real Ray, a real ledger."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def run(*arguments: str, status: int = 0) -> str:
-    ended = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert ended.returncode == status, ended.stdout + ended.stderr
     return ended.stdout + ended.stderr
 
@@ -68,10 +69,11 @@ def test_it_says_where_it_runs_what_it_chose_and_where_the_files_are(swept):
 
 def test_the_same_command_again_trains_nothing_and_is_quick(swept):
     store, first = swept
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     output = run(*TOY, "--seeds", "2026,2027", "--store", str(store))
     assert "nothing is trained" in output
-    assert time.monotonic() - started < 20  # seconds, on a busy machine; Ray alone takes about ten
+    # Processor time, which does not grow with what else the machine does. Ray and torch alone take more than this.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 5
     assert first.split("Teacher of digits")[1] == output.split("Teacher of digits")[1]
 
 
@@ -97,11 +99,11 @@ def test_ctrl_c_keeps_what_has_ended_and_says_how_to_go_on(tmp_path):
     with subprocess.Popen(
         arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as process:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 600
         while not list(tmp_path.glob("running/*/epoch-*")) and time.monotonic() < deadline:
             time.sleep(0.5)
         os.kill(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=300)
     assert process.returncode == 1, output
     assert "Type the same command again to go on" in output
     assert "Traceback" not in output
