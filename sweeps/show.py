@@ -11,7 +11,7 @@ from rich.table import Table
 
 from analysis import figures, tables
 from analysis.report import report
-from analysis.selection import alpha_settings, lambda_settings, select_alpha, select_lambda_select
+from analysis.selection import alpha_settings, select_alpha, select_lambda_select
 from analysis.stages import Stages, split_stages
 from rekd.plan import Swept
 from rekd.store import Store
@@ -19,6 +19,20 @@ from rekd.tasks import Task
 
 RESAMPLING_SEED = 0
 """Of intervals and tests, so that the same ledger prints the same numbers."""
+
+PERFORMANCE = (
+    "objective",
+    "model",
+    "alpha",
+    "test_accuracy",
+    "test_accuracy_std",
+    "change",
+    "test_rationale_ratio",
+    "test_rationale_ratio_std",
+    "num_seeds",
+    "num_seeds_expected",
+)
+"""What a terminal has room for; `python -m analysis tables` has the rest, the paper's numbers too."""
 
 OBJECTIVES = {"cls": "CLS", "re": "RE", "rekd": "REKD"}
 
@@ -78,7 +92,8 @@ def show_performance(swept: Swept, tasks: list[Task], store: Store, console: Con
         if runs.empty:
             continue
         stages = split_stages(runs)
-        _print(console, f"CLS, RE and REKD on {task.name}", tables.performance_table(stages).drop(columns="task"))
+        performance = tables.performance_table(stages)
+        _print(console, f"CLS, RE and REKD on {task.name}", performance[[n for n in PERFORMANCE if n in performance]])
         _comparisons(console, stages)
         _draw(figures.seeds_picture, stages, task, store, console)
 
@@ -86,17 +101,15 @@ def show_performance(swept: Swept, tasks: list[Task], store: Store, console: Con
 def show_reproduction(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
     """What was chosen, Tables 1 to 3, and the report with everything else."""
     stages = split_stages(swept.results)
-    _choices(console, "lambda_select", lambda_settings(stages.lambdas))
-    _choices(console, "alpha", alpha_settings(stages.alphas))
+    for (name, model), value in stages.used_lambdas.items():
+        console.print(f"{name}, {model}: lambda_select = [bold]{value:g}[/]")
+    settings = alpha_settings(stages.alphas)
+    for _, row in settings[settings["chosen"]].iterrows() if len(settings) else ():
+        console.print(f"{row['task']}, {row['model']}: alpha = [bold]{row['alpha']:g}[/]")
     show_performance(swept, tasks, store, console)
     path = f"{store.pictures_folder}/report.html"
     store.write(path, report(store, rng=np.random.default_rng(RESAMPLING_SEED)).encode())
     console.print(f"Report: {path}", soft_wrap=True)
-
-
-def _choices(console: Console, name: str, settings: pd.DataFrame) -> None:
-    for _, row in settings[settings["chosen"]].iterrows() if len(settings) else ():
-        console.print(f"{row['task']}, {row['model']}: {name} = [bold]{row[name]:g}[/]")
 
 
 def _settings_table(title: str, rows: pd.DataFrame, by: str, chosen: float, of: str) -> Table:
