@@ -14,7 +14,7 @@ from analysis import load_epochs, load_trials
 from rekd.store import Store
 
 ROOT = Path(__file__).parents[2]
-TOY = ("--task", "digits", "--epochs", "1", "--alphas", "0.3", "--teacher-seed", "2026", "--local")
+TOY = ("--task", "digits", "--epochs", "1", "--alphas", "0,0.3", "--teacher-seed", "2026", "--local")
 
 
 def command(*arguments: str) -> list[str]:
@@ -39,7 +39,7 @@ def test_every_trial_is_a_row_with_its_epochs(swept):
     trials, epochs = load_trials(store), load_epochs(store)
     assert trials.groupby(["model", "objective"]).size().to_dict() == {
         ("vit-student", "re"): 2,
-        ("vit-student", "rekd"): 2,
+        ("vit-student", "rekd"): 4,
         ("vit-teacher", "re"): 2,
     }
     assert set(epochs["digest"]) == set(trials["digest"])
@@ -50,7 +50,7 @@ def test_every_trial_is_a_row_with_its_epochs(swept):
 
 def test_what_is_left_is_the_ledger_models_and_targets_and_no_checkpoints(swept):
     store = Store(swept[0])
-    assert len(store.names_in(f"{store.root}/models")) == 6
+    assert len(store.names_in(f"{store.root}/models")) == 8
     assert len(store.names_in(f"{store.root}/targets")) == 1
     assert store.names_in(f"{store.root}/running") == []
 
@@ -59,7 +59,7 @@ def test_it_says_where_it_runs_what_it_chose_and_where_the_files_are(swept):
     store, output = swept
     assert "Running on this machine" in output
     assert "Teacher of digits: vit-teacher, seed 2026" in output
-    assert "Choice for vit-student: alpha = 0.3" in output
+    assert "Choice for vit-student: alpha = 0" in output
     assert "REKD" in output
     assert "95 % interval" in output
     assert (store / "figures" / "alpha-digits.png").stat().st_size > 5_000
@@ -81,17 +81,18 @@ def test_a_dry_run_tells_what_is_done_and_what_would_run_and_starts_nothing(swep
     store, _ = swept
     before = len(load_trials(store))
     output = run(*TOY, "--seeds", "2026-2028", "--store", str(store), "--dry-run")
-    assert "9 trials: 6 in the ledger" in output
-    assert "3 to run" in output
-    assert "measured in runs of the ledger" in output
+    words = " ".join(output.split())  # a terminal is not always as wide
+    assert "12 trials: 8 in the ledger" in words
+    assert "4 to run" in words
+    assert "measured in runs of the ledger" in words
     assert len(load_trials(store)) == before
 
 
 def test_another_seed_runs_alone(swept):
     store, _ = swept
     output = run(*TOY, "--seeds", "2026-2028", "--store", str(store))
-    assert "3 trials to run, 6 in the ledger already" in output
-    assert len(load_trials(store)) == 9
+    assert "4 trials to run, 8 in the ledger already" in " ".join(output.split())
+    assert len(load_trials(store)) == 12
 
 
 def test_ctrl_c_keeps_what_has_ended_and_says_how_to_go_on(tmp_path):
