@@ -53,8 +53,8 @@ class Swept:
 
     @classmethod
     def of(cls, plan: Plan, results: pd.DataFrame, *, num_trained: int = 0, interrupted: bool = False) -> "Swept":
-        """A plan with those rows of the ledger that belong to it."""
-        rows = results[results["digest"].isin(list(plan.unique_trials()))].reset_index(drop=True)
+        """A plan with those rows of the ledger that belong to it, sorted by digest: not in the order in which they ended."""
+        rows = results[results["digest"].isin(list(plan.unique_trials()))].sort_values("digest", ignore_index=True)
         return cls(plan=plan, results=rows, num_trained=num_trained, interrupted=interrupted)
 
     @property

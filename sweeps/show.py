@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -114,22 +115,20 @@ def show_reproduction(swept: Swept, tasks: list[Task], store: Store, console: Co
 
 def _settings_table(title: str, rows: pd.DataFrame, by: str, chosen: float, of: str) -> Table:
     """One row a value of `by` and objective; `chosen` is marked among those of objective `of`."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    table.add_column("")
-    for name in (by, "seeds", "dev loss", "dev ratio", "test ratio", "test accuracy"):
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for name in (by, "seeds", "dev loss", "dev ratio %", "test ratio %", "test accuracy"):
         table.add_column(name, justify="right", no_wrap=True)
     for (objective, value), group in rows.groupby(["objective", by], sort=True):
         ok = group[group["status"] == "ok"]
         is_chosen = objective == of and value == chosen
         table.add_row(
-            "→" if is_chosen else "",
-            OBJECTIVES[str(objective)],
+            ("→ " if is_chosen else "  ") + OBJECTIVES[str(objective)],
             f"{value:g}",
             str(len(ok)) if len(ok) == len(group) else f"{len(ok)} of {len(group)}",
             _mean_std(ok["dev_loss"], "{:.3f}"),
-            _mean_std(100 * ok["dev_rationale_ratio"], "{:.1f}") + " %",
-            _mean_std(100 * ok["test_rationale_ratio"], "{:.1f}") + " %",
+            _mean_std(100 * ok["dev_rationale_ratio"], "{:.1f}"),
+            _mean_std(100 * ok["test_rationale_ratio"], "{:.1f}"),
             _mean_std(ok["test_accuracy"], "{:.3f}"),
             style="bold" if is_chosen else "",
         )
