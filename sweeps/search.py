@@ -108,9 +108,13 @@ class _Study:
                 stage.plan.stopped.append(f"{what}: no teacher. {teacher.why}")
             return
         study = self._open()
-        for asked in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._tell(study, asked, rows_of(stage.results, self._trials(stage, asked.params, teacher.value)))
-        while self._num_open(study) < self.at_a_time and len(study.get_trials(deepcopy=False)) < self.num_settings:
+        while (
+            True
+        ):  # a setting that is asked for may be in the ledger already: then it is told at once, and another asked
+            for asked in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                self._tell(study, asked, rows_of(stage.results, self._trials(stage, asked.params, teacher.value)))
+            if self._num_open(study) >= self.at_a_time or len(study.get_trials(deepcopy=False)) >= self.num_settings:
+                break
             study.ask(dict(self.ranges))
         for asked in study.get_trials(deepcopy=False):
             stage.plan.trials += self._trials(stage, asked.params, teacher.value)
@@ -136,12 +140,11 @@ class _Study:
             path = _storage(self.options)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._study = optuna.create_study(
-                study_name=self.name,
-                storage=f"sqlite:///{path}",
-                sampler=optuna.samplers.TPESampler(seed=0, multivariate=True, constant_liar=True),
-                direction="minimize",
-                load_if_exists=True,
+                study_name=self.name, storage=f"sqlite:///{path}", direction="minimize", load_if_exists=True
             )
+            # A search that goes on draws anew: with one seed it would ask for its first settings once more.
+            seed = len(self._study.get_trials(deepcopy=False))
+            self._study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
         return self._study
 
     def _num_open(self, study: optuna.Study) -> int:
