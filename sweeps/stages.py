@@ -104,24 +104,29 @@ def _ended(results: pd.DataFrame, candidates: list[Trial], what: str) -> tuple[p
 
 def choose_lambda(results: pd.DataFrame, candidates: list[Trial], *, model: str, task: str) -> Choice:
     """The lambda_select of a model by rule (C.1), once every candidate has ended."""
-    what = f"lambda_select of {model} on {task}"
-    rows, pending = _ended(results, candidates, what)
-    if pending is not None:
-        return pending
-    chosen = select_lambda_select(rows).iloc[0]
-    value = None if pd.isna(chosen["lambda_select"]) else float(chosen["lambda_select"])
-    return Choice(value=value, what=what, why=str(chosen["why"]))
+    return _by_rule(select_lambda_select, "lambda_select", results, candidates, f"lambda_select of {model} on {task}")
 
 
 def choose_alpha(results: pd.DataFrame, candidates: list[Trial], *, model: str, task: str) -> Choice:
     """The alpha of a student by rule (C.2), once every candidate has ended."""
-    what = f"alpha of {model} on {task}"
+    return _by_rule(select_alpha, "alpha", results, candidates, f"alpha of {model} on {task}")
+
+
+def _by_rule(
+    rule: Callable[[pd.DataFrame], pd.DataFrame],
+    column: str,
+    results: pd.DataFrame,
+    candidates: list[Trial],
+    what: str,
+) -> Choice:
+    """The value that a selection rule puts into `column`, once every candidate has ended."""
     rows, pending = _ended(results, candidates, what)
     if pending is not None:
         return pending
-    chosen = select_alpha(rows).iloc[0]
-    value = None if pd.isna(chosen["alpha"]) else float(chosen["alpha"])
-    return Choice(value=value, what=what, why=str(chosen["why"]))
+    chosen = rule(rows).iloc[0]
+    value = chosen[column]
+    plain = None if pd.isna(value) else str(value) if column == "digest" else float(value)
+    return Choice(value=plain, what=what, why=str(chosen["why"]))
 
 
 def choose_teacher(results: pd.DataFrame, candidates: list[Trial], *, task: str, seed: int | None = None) -> Choice:
@@ -141,12 +146,7 @@ def choose_teacher(results: pd.DataFrame, candidates: list[Trial], *, task: str,
         if rows.iloc[0]["status"] == "ok":
             return Choice(value=asked[0].digest, what=what, why="asked for by --teacher-seed")
         return Choice(what=what, why=f"The trial of seed {seed} {rows.iloc[0]['status']}: {rows.iloc[0]['error']}.")
-    rows, pending = _ended(results, candidates, what)
-    if pending is not None:
-        return pending
-    chosen = select_teacher(rows).iloc[0]
-    value = None if pd.isna(chosen["digest"]) else str(chosen["digest"])
-    return Choice(value=value, what=what, why=str(chosen["why"]))
+    return _by_rule(select_teacher, "digest", results, candidates, what)
 
 
 def lambda_trials(stage: Stage, model: str, lambda_select: float) -> list[Trial]:
