@@ -1,4 +1,4 @@
-"""A short calibration: a few training steps of a model on this machine, to tell how long its trials take."""
+"""A short calibration: a few training steps of a model, to tell how long its trials take and how much memory."""
 
 import time
 from collections.abc import Iterable
@@ -34,31 +34,61 @@ def calibrate(tasks: Iterable[Task], trials: Iterable[Trial]) -> dict[tuple[str,
     }
 
 
-def _step_seconds(task: Task, model: Model, trial: Trial) -> Seconds:
-    device = default_device()
-    settings = _settings(model)
-    samples = DeviceSamples(_noise(task, settings, trial.batch_size), device)
-    rows = torch.arange(trial.batch_size, device=device)
-    re = task.trial("re", model.name, seed=0, batch_size=trial.batch_size, precision=trial.precision)
-    seconds = []
-    with one_thread(device):
-        streams = Streams(0, device=device)
-        with streams.initialising():
-            built = RationaleModel.build(
+def measure_memory(tasks: Iterable[Task], trials: Iterable[Trial]) -> tuple[dict[tuple[str, str], int], int]:
+    """Peak bytes of an RE step by task and model, on the GPU at hand, and the bytes that this GPU has.
+
+    What torch has reserved counts, not only what its tensors fill. Raises ValueError where torch sees no GPU.
+    """
+    if not torch.cuda.is_available():
+        raise ValueError("--gpus-per-trial auto measures on a GPU, and torch sees none. Give a number.")
+    by_name = {task.name: task for task in tasks}
+    peaks = {}
+    for (task, model), trial in {(trial.task, trial.model): trial for trial in trials}.items():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        rehearsal = _Rehearsal(by_name[task], by_name[task].models[model], trial)
+        for _ in range(1 + STEPS):
+            rehearsal.step()
+        peaks[task, model] = torch.cuda.max_memory_reserved()
+        del rehearsal
+    return peaks, torch.cuda.mem_get_info()[1]
+
+
+class _Rehearsal:
+    """A trial's RE step with random weights on noise."""
+
+    def __init__(self, task: Task, model: Model, trial: Trial) -> None:
+        self.device = default_device()
+        settings = _settings(model)
+        self.samples = DeviceSamples(_noise(task, settings, trial.batch_size), self.device)
+        self.rows = torch.arange(trial.batch_size, device=self.device)
+        self.trial = task.trial("re", model.name, seed=0, batch_size=trial.batch_size, precision=trial.precision)
+        self.streams = Streams(0, device=self.device)
+        with self.streams.initialising():
+            self.model = RationaleModel.build(
                 objective="re",
                 num_classes=task.num_classes,
-                dropout=re.dropout,
-                precision=re.precision,
+                dropout=self.trial.dropout,
+                precision=self.trial.precision,
                 config=settings,
             )
-        built.to(device).train()
-        optimizer = torch.optim.AdamW(built.parameters(), lr=re.learning_rate, fused=True)
-        for _ in range(1 + STEPS):
-            started = time.perf_counter()
-            inputs, labels = samples.take(rows)
-            step(re, built, optimizer, inputs, labels, rows, 1.0, streams)["loss"].item()  # waits for the device
-            seconds.append(time.perf_counter() - started)
-    timed = sorted(seconds[1:])
+        self.model.to(self.device).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.trial.learning_rate, fused=True)
+
+    def step(self) -> float:
+        """Runs it. Seconds that it took."""
+        started = time.perf_counter()
+        inputs, labels = self.samples.take(self.rows)
+        terms = step(self.trial, self.model, self.optimizer, inputs, labels, self.rows, 1.0, self.streams)
+        terms["loss"].item()  # waits for the device
+        return time.perf_counter() - started
+
+
+def _step_seconds(task: Task, model: Model, trial: Trial) -> Seconds:
+    with one_thread(default_device()):
+        rehearsal = _Rehearsal(task, model, trial)
+        rehearsal.step()
+        timed = sorted(rehearsal.step() for _ in range(STEPS))
     return Seconds(timed[len(timed) // 2], timed[0], timed[-1])
 
 

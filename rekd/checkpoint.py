@@ -25,7 +25,7 @@ class Checkpoints:
         """Writes the state after an epoch (counted from 1) and drops all but the last `KEPT`. `state` must be JSON."""
         self.store.write(f"{self.folder}/epoch-{epoch:05d}.safetensors", pack(tensors, state))
         for name in self._names()[:-KEPT]:
-            self.store.file_system.delete_file(f"{self.folder}/{name}")
+            self.store.remove_file(f"{self.folder}/{name}")
 
     def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Tensors and state of the newest checkpoint that is whole; None where there is none.

@@ -3,17 +3,18 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from rekd.claims import Claims
 from rekd.ledger import Ledger
 from rekd.store import Store
 from rekd.tasks import load_task
-from rekd.trial import Objective
+from rekd.trial import Objective, Trial
 
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__, rich_markup_mode=None
@@ -52,12 +53,14 @@ def train(
 
         console.print(f"Training {trial} (digest {trial.digest})")
         supplies = Supplies(place, device=default_device())
-        for record in run_trial(trial, task=chosen, store=place, supplies=supplies):
-            line = f"epoch {record['epoch']:3d}/{trial.epochs}  dev loss {record['dev_loss']:.4f}"
-            line += f"  dev accuracy {record['dev_accuracy']:.3f}"
-            if trial.objective != "cls":
-                line += f"  ratio {record['dev_rationale_ratio']:.1%}  temperature {record['temperature']:.2f}"
-            console.print(line)
+        try:
+            with Claims(place) as claims:
+                if not claims.take(trial.digest):
+                    raise ValueError(f"The trial {trial.digest} is being run by a sweep on {place}. Wait for its end.")
+                for record in run_trial(trial, task=chosen, store=place, supplies=supplies):
+                    _print_epoch(console, trial, record)
+        except ValueError as error:
+            raise _bad_input(error) from error
     row = ledger.trials([trial.digest]).to_pylist()[0]
     if row["status"] == "ok":
         console.print(
@@ -67,6 +70,14 @@ def train(
         return
     console.print(f"[red]{row['status']}:[/] {escape(row['error'])}")
     raise typer.Exit(1)
+
+
+def _print_epoch(console: Console, trial: Trial, record: dict[str, Any]) -> None:
+    line = f"epoch {record['epoch']:3d}/{trial.epochs}  dev loss {record['dev_loss']:.4f}"
+    line += f"  dev accuracy {record['dev_accuracy']:.3f}"
+    if trial.objective != "cls":
+        line += f"  ratio {record['dev_rationale_ratio']:.1%}  temperature {record['temperature']:.2f}"
+    console.print(line)
 
 
 @app.command()

@@ -187,10 +187,7 @@ class Ledger:
             return pa.concat_tables(tables) if tables else schema.empty_table()
 
     def _scan(self, paths: list[str], schema: pa.Schema) -> pa.Table:
-        # Columns that a file lacks, because an earlier version wrote it, come back as nulls.
-        options = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
-        format = pads.ParquetFileFormat(default_fragment_scan_options=options)
-        dataset = pads.dataset(paths, schema=schema, format=format, filesystem=self.store.file_system)
+        dataset = pads.dataset(paths, schema=schema, format=_FORMAT, filesystem=self.store.file_system)
         table = dataset.to_table()
         for fragment in dataset.get_fragments():  # the scan has read their footers: no file is opened again
             _check_names(fragment.metadata)
@@ -198,15 +195,30 @@ class Ledger:
 
     def _read_or_set_aside(self, path: str, schema: pa.Schema) -> pa.Table | None:
         try:
-            return self._scan([path], schema)
-        except (pa.ArrowException, OSError) as error:
-            if not self.store.exists(path):
-                return None
+            content = self.store.read(path)
+        except FileNotFoundError:
+            return None
+        try:
+            return _parsed(content, schema)
+        except (pa.ArrowException, OSError) as error:  # not the store's: the content is here
             moved = self.store.set_aside(path)
             logger.warning(
                 "%s could not be read (%s). It is now %s; what is lost with it runs again.", path, error, moved
             )
             return None
+
+
+_FORMAT = pads.ParquetFileFormat(
+    default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
+
+
+def _parsed(content: bytes, schema: pa.Schema) -> pa.Table:
+    """The table in a file's content. Columns that it lacks, because an earlier version wrote it, come back as nulls."""
+    fragment = _FORMAT.make_fragment(pa.BufferReader(content))
+    table = fragment.to_table(schema=schema)
+    _check_names(fragment.metadata)
+    return table
 
 
 def _check_names(footer: pq.FileMetaData) -> None:

@@ -42,6 +42,7 @@ class Progress:
         self.running: dict[str, tuple[Trial, dict[str, Any]]] = {}
         self.best: dict[tuple[str, str, str], tuple[float, Trial]] = {}
         self.work_done = self.work_left = 0.0
+        self.elsewhere = 0  # trials that another sweep on this store is running
         self._live: Live | None = None
         self._last_line = self.started
 
@@ -94,6 +95,8 @@ class Progress:
 
     def _summary(self) -> str:
         parts = [f"{self.num_done} of {self.num_total} trials", f"{len(self.running)} running"]
+        if self.elsewhere:
+            parts.append(f"{self.elsewhere} in another sweep on this store")
         if self.num_failed:
             parts.append(f"{self.num_failed} failed")
         parts.append(f"{duration(time.monotonic() - self.started)} so far")

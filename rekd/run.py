@@ -18,7 +18,7 @@ from rekd.data import Data
 from rekd.examples import write_rationales
 from rekd.ledger import Ledger, Outcome
 from rekd.models import RationaleModel
-from rekd.store import Store
+from rekd.store import Store, StoreUnavailableError
 from rekd.streams import Streams
 from rekd.supplies import Supplies
 from rekd.tasks import Task
@@ -34,7 +34,7 @@ def run_trial(
     """Trains a trial, tests its best version, keeps the model and writes the ledger. Yields one record an epoch.
 
     Whatever stopped an earlier attempt, it goes on from the newest checkpoint in the store. An error becomes a row with
-    status `failed`, which the next sweep that asks for the trial runs again.
+    status `failed`, which the next sweep that asks for the trial runs again; a store that fails for long is raised.
     """
     ledger = Ledger(store)
     checkpoints = Checkpoints(store, trial.digest)
@@ -61,6 +61,8 @@ def run_trial(
             if not trained.diverged:
                 keep_model(trial, task, trained.model, data, store)
                 write_rationales(store, trial, task, trained.model, data, device=device)
+    except StoreUnavailableError:  # no fault of the trial: it goes on from its checkpoint when the store is back
+        raise
     except Exception as error:
         ledger.write(trial, _stamped(Outcome(status="failed", error=describe(error)), device, commit))
         return
@@ -104,7 +106,8 @@ def describe(error: Exception) -> str:
     """An error in one line, with a word on what to change where that is known."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    # What torch raises on a CPU is a plain RuntimeError.
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
         text += " The trial does not fit: give it more of a GPU (--gpus-per-trial 1) or a smaller batch_size."
     return text
 
@@ -113,7 +116,7 @@ def _teacher(trial: Trial, task: Task, supplies: Supplies, *, num_features: int)
     if trial.teacher_digest is None:
         return None
     student_mask = trial.teacher_sees == "student_mask"
-    augmented = trial.augmentation != "none" and task.kind == "image"
+    augmented = task.teacher_mode(trial) == "live"
     targets = supplies.targets(task, trial.teacher_digest)
     if targets.selection_difference.shape[1] != num_features:
         raise ValueError(
@@ -121,7 +124,15 @@ def _teacher(trial: Trial, task: Task, supplies: Supplies, *, num_features: int)
             f"{num_features}. Give both the same patch and image size."
         )
     model = supplies.teacher(trial.teacher_digest) if student_mask or augmented else None
-    return Teacher(targets, model=model, student_mask=student_mask, augmented=augmented, device=supplies.device)
+    num_view_epochs = task.num_view_epochs(trial)
+    return Teacher(
+        targets,
+        model=model,
+        student_mask=student_mask,
+        augmented=augmented,
+        views=supplies.view_targets(task, trial.teacher_digest, num_view_epochs) if num_view_epochs else (),
+        device=supplies.device,
+    )
 
 
 def _tested(

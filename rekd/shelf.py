@@ -46,11 +46,15 @@ def _fetch_weights(store_uri: str, digest: str) -> Weights:
 
 
 @ray.remote(num_cpus=0)
-def _fetch_targets(store_uri: str, task: Task, teacher_digest: str, data: Data, weights: Weights) -> "Targets":
+def _fetch_targets(
+    store_uri: str, task: Task, teacher_digest: str, data: Data, weights: Weights, num_view_epochs: int = 0
+) -> "Targets | list[Targets]":
     from rekd.supplies import Supplies, default_device
 
     supplies = Supplies(Store(store_uri), device=default_device())
     supplies.keep(task, data, teacher_digest, weights)
+    if num_view_epochs:
+        return supplies.fetch_view_targets(task, teacher_digest, num_view_epochs)
     return supplies.fetch_targets(task, teacher_digest)
 
 
@@ -79,6 +83,12 @@ class Shelf:
         arguments = (self.store_uri, task, teacher_digest, self.data(task), self.weights(teacher_digest))
         fetch = _fetch_targets.options(num_gpus=self.gpus)
         return self._once(("targets", task.digest, teacher_digest), fetch, *arguments)
+
+    def view_targets(self, task: Task, teacher_digest: str, num_epochs: int) -> ray.ObjectRef:
+        """What a teacher says of the views of each epoch."""
+        arguments = (self.store_uri, task, teacher_digest, self.data(task), self.weights(teacher_digest), num_epochs)
+        fetch = _fetch_targets.options(num_gpus=self.gpus)
+        return self._once(("views", task.digest, teacher_digest, str(num_epochs)), fetch, *arguments)
 
     def has(self, reference: ray.ObjectRef) -> bool:
         """Whether an object is there (or will never be: fetching it then raises, in whoever needs it)."""

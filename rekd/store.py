@@ -1,11 +1,40 @@
 """Where results live: a folder, or any URI that `pyarrow.fs` opens, and the one place that knows its paths."""
 
+import contextlib
+import errno
+import logging
 import os
+import random
+import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow.fs as pafs
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+PATIENCE = 300.0
+"""Seconds for which a store that fails is asked again: a full disk may be cleared, a network may come back."""
+
+HOPELESS = {
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+}
+"""Errors that waiting does not mend."""
+
+
+class StoreUnavailableError(OSError):
+    """The store did not answer, or refused, for as long as `PATIENCE`. It is no trial's fault."""
 
 
 class Store:
@@ -79,6 +108,18 @@ class Store:
         """Which trial it is, as JSON."""
         return f"{self.running_folder(digest)}/trial.json"
 
+    @property
+    def claims_folder(self) -> str:
+        """One empty file a claim of a running sweep on a trial (`rekd.claims`)."""
+        return f"{self.root}/claims"
+
+    def claim_file(self, digest: str, owner: str) -> str:
+        return f"{self.claims_folder}/{digest}.{owner}"
+
+    def owner_file(self, owner: str) -> str:
+        """Signs of life of a running sweep, as JSON."""
+        return f"{self.root}/owners/{owner}.json"
+
     def targets_file(self, fingerprint: str) -> str:
         """What a teacher says of a task's train and dev splits."""
         return f"{self.root}/targets/{fingerprint}.safetensors"
@@ -92,7 +133,59 @@ class Store:
         return f"{self.root}/rationales/{digest}.parquet"
 
     def write(self, path: str, content: bytes) -> None:
-        """Writes a whole file, replacing what stood there."""
+        """Writes a whole file, replacing what stood there. Raises StoreUnavailableError where that fails for long."""
+        _patiently(lambda: self._write(path, content), f"writing {path}")
+
+    def write_once(self, path: str, content: bytes) -> None:
+        """As `write`, but an OSError comes at once."""
+        self._write(path, content)
+
+    def check_writable(self) -> None:
+        """Raises ValueError, at once, where nothing can be written."""
+        path = f"{self.root}/.writable-{uuid.uuid4().hex}"
+        try:
+            self._write(path, b"")
+            self.file_system.delete_file(path)
+        except OSError as error:
+            raise ValueError(f"The store {self} cannot be written: {error}. Give another one by --store.") from error
+
+    def read(self, path: str) -> bytes:
+        """The content of a file. Raises FileNotFoundError, and StoreUnavailableError where reading fails for long."""
+        return _patiently(lambda: self._read(path), f"reading {path}")
+
+    def exists(self, path: str) -> bool:
+        kind = _patiently(lambda: self.file_system.get_file_info(path).type, f"looking for {path}")
+        return kind != pafs.FileType.NotFound
+
+    def names_in(self, folder: str) -> list[str]:
+        """Names of the files and folders in `folder`, sorted; none where it does not exist. Temporary names are left out."""
+        selector = pafs.FileSelector(folder, allow_not_found=True)
+        found = _patiently(lambda: self.file_system.get_file_info(selector), f"listing {folder}")
+        return sorted(info.base_name for info in found if not info.base_name.startswith("."))
+
+    def remove_file(self, path: str) -> None:
+        """Removes a file; nothing happens where there is none."""
+        if self.exists(path):
+            _patiently(lambda: _unless_gone(self.file_system.delete_file, path), f"removing {path}")
+
+    def remove_folder(self, folder: str) -> None:
+        """Removes a folder with all that is in it; nothing happens where there is none."""
+        if self.exists(folder):
+            _patiently(lambda: _unless_gone(self.file_system.delete_dir, folder), f"removing {folder}")
+
+    def write_folder(self, folder: str, files: Iterable[tuple[str, bytes]]) -> None:
+        """Writes `(name, content)` files in the given order: whoever sees the last one sees all."""
+        for name, content in files:
+            self.write(f"{folder}/{name}", content)
+
+    def set_aside(self, path: str) -> str:
+        """Moves an unreadable file out of the way and returns where it is now."""
+        self.file_system.create_dir(self.set_aside_folder, recursive=True)
+        destination = f"{self.set_aside_folder}/{uuid.uuid4().hex[:8]}-{path.rsplit('/', 1)[-1]}"
+        self.file_system.move(path, destination)
+        return destination
+
+    def _write(self, path: str, content: bytes) -> None:
         if not self.is_local:
             with self.file_system.open_output_stream(path) as stream:
                 stream.write(content)
@@ -109,38 +202,34 @@ class Store:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def read(self, path: str) -> bytes:
-        """The content of a file. Raises FileNotFoundError."""
+    def _read(self, path: str) -> bytes:
         if self.is_local:
             return Path(path).read_bytes()
         with self.file_system.open_input_file(path) as file:
             return file.read()
 
-    def exists(self, path: str) -> bool:
-        return self.file_system.get_file_info(path).type != pafs.FileType.NotFound
-
-    def names_in(self, folder: str) -> list[str]:
-        """Names of the files and folders in `folder`, sorted; none where it does not exist. Temporary names are left out."""
-        selector = pafs.FileSelector(folder, allow_not_found=True)
-        names = (info.base_name for info in self.file_system.get_file_info(selector))
-        return sorted(name for name in names if not name.startswith("."))
-
-    def remove_folder(self, folder: str) -> None:
-        """Removes a folder with all that is in it; nothing happens where there is none."""
-        if self.exists(folder):
-            self.file_system.delete_dir(folder)
-
-    def write_folder(self, folder: str, files: Iterable[tuple[str, bytes]]) -> None:
-        """Writes `(name, content)` files in the given order: whoever sees the last one sees all."""
-        for name, content in files:
-            self.write(f"{folder}/{name}", content)
-
-    def set_aside(self, path: str) -> str:
-        """Moves an unreadable file out of the way and returns where it is now."""
-        self.file_system.create_dir(self.set_aside_folder, recursive=True)
-        destination = f"{self.set_aside_folder}/{uuid.uuid4().hex[:8]}-{path.rsplit('/', 1)[-1]}"
-        self.file_system.move(path, destination)
-        return destination
-
     def __str__(self) -> str:
         return self.uri
+
+
+def _patiently(work: Callable[[], Result], what: str) -> Result:
+    """The result of `work`, which is tried again, less and less often, for `PATIENCE` seconds."""
+    started, pause = time.monotonic(), 0.1
+    while True:
+        try:
+            return work()
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or error.errno in HOPELESS:
+                raise
+            waited = time.monotonic() - started
+            if waited > PATIENCE:
+                raise StoreUnavailableError(f"{what} failed for {waited:.0f} s: {error}") from error
+            logger.warning("%s failed (%s). It is tried again.", what, error)
+            time.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(2 * pause, 15)
+
+
+def _unless_gone(remove: Callable[[str], None], path: str) -> None:
+    """Removes what another process may remove first."""
+    with contextlib.suppress(FileNotFoundError):
+        remove(path)

@@ -23,6 +23,7 @@ class Supplies:
         self.device = device
         self._data: dict[str, Data] = {}
         self._targets: dict[tuple[str, str], Targets] = {}
+        self._views: dict[tuple[str, str], list[Targets]] = {}
         self._teachers: dict[str, RationaleModel] = {}
 
     def data(self, task: Task) -> Data:
@@ -39,6 +40,13 @@ class Supplies:
             targets.check(teacher_digest=teacher_digest, data_fingerprint=self.data(task).fingerprint)
             self._targets[key] = targets
         return self._targets[key]
+
+    def view_targets(self, task: Task, teacher_digest: str, num_epochs: int) -> list[Targets]:
+        """What a teacher says of the views of each epoch."""
+        key = (task.digest, teacher_digest)
+        if len(self._views.get(key, ())) < num_epochs:
+            self._views[key] = self.fetch_view_targets(task, teacher_digest, num_epochs)
+        return self._views[key][:num_epochs]
 
     def teacher(self, digest: str) -> RationaleModel:
         """A teacher's model, for what stored targets cannot serve. It is shared: leave it in evaluation mode."""
@@ -58,17 +66,22 @@ class Supplies:
         return Weights.load(self.store, digest)
 
     def fetch_targets(self, task: Task, teacher_digest: str) -> Targets:
+        return self._stored_or_computed(task, teacher_digest, view_epoch=0)
+
+    def fetch_view_targets(self, task: Task, teacher_digest: str, num_epochs: int) -> list[Targets]:
+        return [self._stored_or_computed(task, teacher_digest, view_epoch=epoch) for epoch in range(1, num_epochs + 1)]
+
+    def _stored_or_computed(self, task: Task, teacher_digest: str, *, view_epoch: int) -> Targets:
         data = self.data(task)
-        stored = Targets.load(self.store, teacher_digest=teacher_digest, data_fingerprint=data.fingerprint)
+        identity = {
+            "teacher_digest": teacher_digest,
+            "data_fingerprint": data.fingerprint,
+            "view_epoch": view_epoch,
+        }
+        stored = Targets.load(self.store, **identity)
         if stored is not None:
             return stored
-        targets = compute_targets(
-            self.teacher(teacher_digest),
-            data.pool.arrays,
-            teacher_digest=teacher_digest,
-            data_fingerprint=data.fingerprint,
-            device=self.device,
-        )
+        targets = compute_targets(self.teacher(teacher_digest), data.pool.arrays, device=self.device, **identity)
         targets.save(self.store)
         return targets
 

@@ -14,6 +14,10 @@ from rekd.messages import check_one_of
 from rekd.task_file import EMBEDDED_DATASETS, OVERRIDES, TASK_FILES, Kind, defaults_for, read_task_file, task_names
 from rekd.trial import FIDELITY, Objective, Trial, digest_of
 
+TeacherMode = Literal["stored", "stored_views", "live_predictor", "live"]
+"""`stored`: targets computed once. `stored_views`: once for each epoch's views. `live_predictor`: stored selection
+logits, and the teacher's predictor in every step, under the student's mask. `live`: the whole teacher in every step."""
+
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -188,6 +192,21 @@ class Task:
             seed=seed,
             **values,
         )
+
+    def teacher_mode(self, trial: Trial) -> TeacherMode | None:
+        """How a student of this task hears its teacher; None where it has none."""
+        if trial.teacher_digest is None:
+            return None
+        if self.kind == "image" and trial.augmentation == "crop_flip":
+            return "live"
+        if trial.teacher_sees == "student_mask":
+            return "live_predictor"
+        return "stored_views" if self.num_view_epochs(trial) else "stored"
+
+    def num_view_epochs(self, trial: Trial) -> int:
+        """Epochs of views that a student's teacher is asked about beforehand; 0 where views are not known or not used."""
+        seeded = self.kind == "image" and trial.augmentation == "crop_flip_seeded"
+        return trial.epochs if seeded and trial.teacher_digest is not None else 0
 
     def defaults_of(self, objective: Objective, model: str) -> dict[str, Any]:
         """Fields of `Trial` that the task file sets for this model and objective."""

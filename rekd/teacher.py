@@ -1,7 +1,7 @@
 """The teacher: a finished RE model, and what it says of every training sample, computed once."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from rekd.models import RationaleModel
 from rekd.store import Store
 from rekd.tensorfile import DamagedFileError, pack, unpack
 from rekd.trial import digest_of
+from rekd.views import Views
 
 logger = logging.getLogger(__name__)
 
@@ -34,16 +35,19 @@ class Targets:
     teacher_digest: str
     data_fingerprint: str
     """Content of the samples that they belong to."""
+    view_epoch: int = 0
+    """The epoch whose views of the images they belong to (`Views.of_epoch`); 0 for the images themselves."""
 
     @property
     def fingerprint(self) -> str:
-        return targets_fingerprint(self.teacher_digest, self.data_fingerprint)
+        return targets_fingerprint(self.teacher_digest, self.data_fingerprint, self.view_epoch)
 
-    def check(self, *, teacher_digest: str, data_fingerprint: str) -> None:
-        """Raises ValueError where these are the targets of another teacher or of other samples."""
+    def check(self, *, teacher_digest: str, data_fingerprint: str, view_epoch: int = 0) -> None:
+        """Raises ValueError where these are the targets of another teacher, of other samples or of other views."""
         for what, got, expected in (
             ("teacher", self.teacher_digest, teacher_digest),
             ("data", self.data_fingerprint, data_fingerprint),
+            ("epoch of views", self.view_epoch, view_epoch),
         ):
             if got != expected:
                 raise ValueError(
@@ -54,16 +58,16 @@ class Targets:
     def save(self, store: Store) -> None:
         """Writes them beside the ledger, under their fingerprint."""
         arrays = {name: torch.from_numpy(getattr(self, name)) for name in ("selection_difference", "logits")}
-        identity = {"teacher_digest": self.teacher_digest, "data_fingerprint": self.data_fingerprint}
+        identity = {name: getattr(self, name) for name in ("teacher_digest", "data_fingerprint", "view_epoch")}
         store.write(store.targets_file(self.fingerprint), pack(arrays, identity))
 
     @classmethod
-    def load(cls, store: Store, *, teacher_digest: str, data_fingerprint: str) -> "Targets | None":
+    def load(cls, store: Store, *, teacher_digest: str, data_fingerprint: str, view_epoch: int = 0) -> "Targets | None":
         """The stored targets of a teacher on these samples; None where there are none.
 
         A damaged file is set aside with a warning and counts as none: it is computed again.
         """
-        path = store.targets_file(targets_fingerprint(teacher_digest, data_fingerprint))
+        path = store.targets_file(targets_fingerprint(teacher_digest, data_fingerprint, view_epoch))
         if not store.exists(path):
             return None
         try:
@@ -72,13 +76,13 @@ class Targets:
             logger.warning("Targets %s are damaged (%s). They are now %s.", path, error, store.set_aside(path))
             return None
         targets = cls(**{name: array.numpy() for name, array in arrays.items()}, **identity)
-        targets.check(teacher_digest=teacher_digest, data_fingerprint=data_fingerprint)
+        targets.check(teacher_digest=teacher_digest, data_fingerprint=data_fingerprint, view_epoch=view_epoch)
         return targets
 
 
-def targets_fingerprint(teacher_digest: str, data_fingerprint: str) -> str:
-    """Name of the targets of one teacher on one set of samples."""
-    return digest_of([teacher_digest, data_fingerprint])
+def targets_fingerprint(teacher_digest: str, data_fingerprint: str, view_epoch: int = 0) -> str:
+    """Name of the targets of one teacher on one set of samples, or on an epoch's views of them."""
+    return digest_of([teacher_digest, data_fingerprint, *([view_epoch] if view_epoch else [])])
 
 
 @torch.no_grad()
@@ -89,11 +93,16 @@ def compute_targets(
     teacher_digest: str,
     data_fingerprint: str,
     device: torch.device,
+    view_epoch: int = 0,
 ) -> Targets:
-    """One pass of the teacher over all samples, in evaluation mode, with its own argmax rationale."""
+    """One pass of the teacher over all samples (or an epoch's views), in evaluation mode, with its own argmax rationale."""
     model = model.to(device).eval()
     differences, logits = [], []
-    for batch in batches(inputs, device=device):
+    for number, batch in enumerate(batches(inputs, device=device)):
+        if view_epoch:
+            num_samples, _, height, _ = inputs["image"].shape
+            views = Views.of_epoch(view_epoch, num_samples, height=height)
+            batch = {"image": views[number * BATCH : (number + 1) * BATCH].of(batch["image"])}
         prediction = model.predict(batch)
         if prediction.selection_logits is None:
             raise ValueError(
@@ -106,6 +115,7 @@ def compute_targets(
         logits=np.concatenate(logits),
         teacher_digest=teacher_digest,
         data_fingerprint=data_fingerprint,
+        view_epoch=view_epoch,
     )
 
 
@@ -127,6 +137,7 @@ class Teacher:
     """A teacher in a training step: stored targets where they serve, its own forward pass where they do not.
 
     `student_mask` makes it predict under the student's mask and `augmented` lets it see augmented views; both need `model`.
+    `views` are its targets on the views of each epoch, where those are known beforehand.
     """
 
     def __init__(
@@ -136,17 +147,28 @@ class Teacher:
         model: RationaleModel | None = None,
         student_mask: bool = False,
         augmented: bool = False,
+        views: Sequence[Targets] = (),
         device: torch.device,
     ) -> None:
         if (student_mask or augmented) and model is None:
             raise ValueError(
                 "Under the student's mask, or on augmented views, a teacher predicts anew. Give its model."
             )
-        self.difference = as_tensor(targets.selection_difference).to(device)
-        self.logits = as_tensor(targets.logits).to(device)
+        self.device = device
+        self.views = views
         self.model = None if model is None else model.to(device).eval()
         self.student_mask = student_mask
         self.augmented = augmented
+        self._use(targets)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """From here on the samples are seen as in that epoch (from 1)."""
+        if self.views:
+            self._use(self.views[epoch - 1])
+
+    def _use(self, targets: Targets) -> None:
+        self.difference = as_tensor(targets.selection_difference).to(self.device)
+        self.logits = as_tensor(targets.logits).to(self.device)
 
     @torch.no_grad()
     def __call__(

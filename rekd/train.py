@@ -34,6 +34,7 @@ from rekd.models import RationaleModel
 from rekd.streams import Streams
 from rekd.teacher import BATCH, Teacher
 from rekd.trial import Trial
+from rekd.views import Views, crop_flip
 
 COLLAPSED_EPOCHS = 3
 """Epochs in a row with nothing, or everything, selected after which a trial has diverged."""
@@ -119,13 +120,21 @@ def train(
         started = time.perf_counter()
         totals: dict[str, Tensor] = {}
         temperature = None
+        views = None
+        if trial.augmentation == "crop_flip_seeded" and "image" in pool.arrays:
+            num_samples, _, height, _ = pool.arrays["image"].shape
+            views = Views.of_epoch(run.epoch + 1, num_samples, height=height).to(device)
+        if teacher is not None:
+            teacher.begin_epoch(run.epoch + 1)
         model.train()
         with streams.training():
             order = torch.randperm(len(train_samples), generator=streams.data_order).to(device)
             for rows in order.split(trial.batch_size):
                 temperature = _temperature(trial, run.step, num_steps)
                 inputs, labels = train_samples.take(rows)
-                if trial.augmentation == "crop_flip" and "image" in inputs:
+                if views is not None:
+                    inputs = {**inputs, "image": views[pool_rows[rows]].of(inputs["image"])}
+                elif trial.augmentation == "crop_flip" and "image" in inputs:
                     inputs = {**inputs, "image": crop_flip(inputs["image"], generator=streams.data_order)}
                 batch = step(trial, model, optimizer, inputs, labels, pool_rows[rows], temperature, streams, teacher)
                 run.step += 1
@@ -269,20 +278,6 @@ def evaluate(model: RationaleModel, samples: DeviceSamples, trial: Trial, *, str
         result["selection_loss"] = squares
         result["loss"] = means["prediction"] + trial.lambda_select * squares
     return result
-
-
-def crop_flip(image: Tensor, *, generator: torch.Generator | None) -> Tensor:
-    """8-bit images, each cropped at random after zero padding of an eighth of its side, and flipped half of the time."""
-    batch, _, height, width = image.shape
-    padding = height // 8  # 4 of 32, as the authors
-    offsets = torch.randint(0, 2 * padding + 1, (2, batch), generator=generator).to(image.device)
-    flipped = (torch.rand(batch, generator=generator) < 0.5).to(image.device)
-    padded = F.pad(image, (padding,) * 4)
-    rows = offsets[0][:, None] + torch.arange(height, device=image.device)
-    columns = offsets[1][:, None] + torch.arange(width, device=image.device)
-    columns = torch.where(flipped[:, None], columns.flip(1), columns)
-    sample = torch.arange(batch, device=image.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def is_better(loss: float, best: float | None, *, rule: str) -> bool:

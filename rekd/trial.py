@@ -103,8 +103,9 @@ class Trial:
     LayerNorm in a ViT predictor."""
     split: Literal["fixed", "by_seed"] = "fixed"
     """Train and dev: one stratified split for all runs, or a random one drawn with the run's seed."""
-    augmentation: Literal["none", "crop_flip"] = "none"
-    """Of training images: none, or a random crop (padding of an eighth of the side: 4 of 32) and a horizontal flip."""
+    augmentation: Literal["none", "crop_flip", "crop_flip_seeded"] = "none"
+    """Of training images: none, or a random crop (padding of an eighth of the side: 4 of 32) and a horizontal flip;
+    `seeded` draws them by sample and epoch, alike in all runs, so that what a teacher says of them can be stored."""
     best_epoch_rule: Literal["lowest", "rounded_latest"] = "lowest"
     """Lowest dev loss and the earliest on a tie, or lowest dev loss rounded to 3 decimals and the latest on a tie."""
     random_streams: Literal["named", "single"] = "named"
@@ -115,8 +116,8 @@ class Trial:
             object.__setattr__(self, field.name, _as_declared(field.name, field.type, getattr(self, field.name)))
         _one_of("objective", self.objective, get_args(Objective))
         _one_of("precision", self.precision, ("float32", "bfloat16"))
-        for name, preset in FIDELITY["paper"].items():
-            _one_of(name, getattr(self, name), (preset, FIDELITY["authors"][name]))
+        for name, field in ((field.name, field) for field in fields(self) if field.name in FIDELITY["paper"]):
+            _one_of(name, getattr(self, name), get_args(field.type))
 
         for name in ("task", "task_digest", "model", "model_digest"):
             _require(bool(getattr(self, name)), name, getattr(self, name), "a name that is not empty")

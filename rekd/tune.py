@@ -9,17 +9,20 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from ray import tune
 from ray.tune.search import Searcher
+from rich.markup import escape
 
+from rekd.claims import Claims
 from rekd.cluster import Cluster
 from rekd.estimate import Estimator
 from rekd.ledger import Ledger, Outcome
 from rekd.plan import PlanFunction, Swept, fixed_plan, to_run
 from rekd.progress import Progress
+from rekd.sharing import Shares, measured_shares
 from rekd.shelf import Shelf
 from rekd.store import Store
 from rekd.tasks import Task
@@ -41,7 +44,7 @@ def run_sweep(
     tasks: Iterable[Task],
     cluster: Cluster,
     progress: Progress,
-    gpus_per_trial: float | None = None,
+    gpus_per_trial: float | Literal["auto"] | None = None,
     max_concurrent: int | None = None,
     callbacks: Sequence[tune.Callback] = (),
     trainable: Callable[..., None] | None = None,
@@ -49,16 +52,24 @@ def run_sweep(
     """Runs what a plan asks for and the ledger does not have, until the plan has nothing more to ask.
 
     A trial starts as soon as the results that it depends on are there. One that `failed` in an earlier run is tried
-    again. `trainable` takes the place of training, for measurements: called with a trial's fields and what trials share,
-    it writes the ledger. Raises ValueError where more GPUs are asked for than the cluster has.
+    again. One that another sweep on this store is running is left to it, and its result awaited. `trainable` takes the
+    place of training, for measurements: called with a trial's fields and what trials share, it writes the ledger.
+
+    Raises ValueError where more GPUs are asked for than the cluster has, or where nothing can be written, and
+    StoreUnavailableError where the store fails for long while trials run.
     """
     function = plan if callable(plan) else fixed_plan(plan)
-    gpus = _gpus_per_trial(gpus_per_trial, cluster)
-    slots = max_concurrent or max(1, int(cluster.num_gpus / gpus) if gpus else int(cluster.num_cpus))
+    shares = _fixed_shares(gpus_per_trial, cluster)
     conductor = _Conductor(
-        function, store, {task.name: task for task in tasks}, cluster=cluster, progress=progress, slots=slots, gpus=gpus
+        function, store, {task.name: task for task in tasks}, cluster=cluster, progress=progress, gpus=shares.default
     )
     if conductor.has_work():
+        if gpus_per_trial == "auto":
+            shares = measured_shares(conductor.tasks.values(), conductor.kinds())
+            progress.say(f"Trials on one GPU, by measured memory: {_described(shares)}.")
+        gpus = shares.smallest
+        slots = max_concurrent or max(1, int(cluster.num_gpus / gpus) if gpus else int(cluster.num_cpus))
+        conductor.slots = slots
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
         function_of_trial = tune.with_parameters(
             trainable or _trainable,
@@ -67,9 +78,9 @@ def run_sweep(
             directory=conductor.shelf.directory,
             commit=_commit(),
         )
-        with tempfile.TemporaryDirectory() as scratch, progress:
+        with tempfile.TemporaryDirectory() as scratch, conductor.claims, progress:
             tuner = tune.Tuner(
-                tune.with_resources(function_of_trial, {"cpu": 1, "gpu": gpus}),
+                tune.with_resources(function_of_trial, _resources(shares, conductor.tasks)),
                 tune_config=tune.TuneConfig(
                     search_alg=conductor,
                     num_samples=-1,
@@ -101,24 +112,30 @@ class _Conductor(Searcher):
         *,
         cluster: Cluster,
         progress: Progress,
-        slots: int,
         gpus: float,
     ) -> None:
         super().__init__(metric="dev_loss", mode="min")
         self.plan_function, self.store, self.tasks = plan, store, dict(tasks)
-        self.progress, self.slots = progress, slots
+        self.progress, self.slots = progress, 1
         self.device = "cuda" if cluster.num_gpus else "cpu"
         self.ledger = Ledger(store)
         self.results = self.ledger.trials().to_pandas()
         self.live: dict[str, Trial] = {}  # by Tune's trial_id
         self.given: set[str] = set()  # digests that this run has started
         self.ended: list[Trial] = []
+        self.num_trained = 0  # of those, the ones that were run here
         self.interrupted = False
+        self.claims = Claims(store, on_trouble=lambda text: progress.say(f"[yellow]{escape(text)}[/]"))
         self.shelf = Shelf(store, gpus=min(gpus, 1))
         self._replan()
 
     def has_work(self) -> bool:
         return bool(self.queue)
+
+    def kinds(self) -> list[Trial]:
+        """A trial of each task and model that this run may train."""
+        trials = [*self.queue, *(group.like for group in self.plan.waiting)]
+        return list({(trial.task, trial.model): trial for trial in trials}.values())
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial as a plain dictionary; None for "not now"; FINISHED when no result can bring another one."""
@@ -131,10 +148,9 @@ class _Conductor(Searcher):
             return None if self.live else Searcher.FINISHED
         if len(self.live) >= self.slots:
             return None
-        trial = next((trial for trial in self.queue if self._is_supplied(trial)), None)
+        trial = self._next()
         if trial is None:
             return None
-        self.queue.remove(trial)
         self.live[trial_id] = trial
         self.given.add(trial.digest)
         self.progress.start(trial)
@@ -153,6 +169,12 @@ class _Conductor(Searcher):
             reason = f"its process ended {MAX_FAILURES + 1} times without an epoch, such as by a lost node or by memory"
             self.ledger.write(trial, Outcome(status="failed", error=reason))
             row = self.ledger.trials([trial.digest]).to_pandas()
+        self.claims.release(trial.digest)
+        self.num_trained += 1
+        self._take_in(trial, row)
+
+    def _take_in(self, trial: Trial, row: pd.DataFrame) -> None:
+        """A trial has ended, here or in another sweep, with this row."""
         self.results = pd.concat([self.results[self.results["digest"] != trial.digest], row], ignore_index=True)
         self.ended.append(trial)
         first = row.iloc[0]
@@ -176,7 +198,7 @@ class _Conductor(Searcher):
     def swept(self) -> Swept:
         if self.stale:
             self._replan()
-        return Swept.of(self.plan, self.results, num_trained=len(self.ended), interrupted=self.interrupted)
+        return Swept.of(self.plan, self.results, num_trained=self.num_trained, interrupted=self.interrupted)
 
     def _replan(self) -> None:
         started = time.monotonic()
@@ -196,22 +218,54 @@ class _Conductor(Searcher):
         self.stale, self.planned_at = False, time.monotonic()
         self.plan_seconds = self.planned_at - started
 
+    def _next(self) -> Trial | None:
+        """Takes the first trial from the queue that is supplied and that no other sweep has claimed."""
+        elsewhere = self.claims.elsewhere()
+        self.progress.elsewhere = sum(trial.digest in elsewhere for trial in self.queue)
+        for trial in list(self.queue):
+            if trial.digest in elsewhere or not self._is_supplied(trial) or not self.claims.take(trial.digest):
+                continue
+            self.queue.remove(trial)
+            if not self._ended_meanwhile(trial):
+                return trial
+        return None
+
+    def _ended_meanwhile(self, trial: Trial) -> bool:
+        """Whether another sweep has run a trial since the ledger was read."""
+        if not self.store.exists(self.store.trial_file(trial.digest)):
+            return False
+        row = self.ledger.trials([trial.digest]).to_pandas()
+        if row.empty or row.iloc[0]["status"] == "failed":
+            return False
+        self.claims.release(trial.digest)
+        self.given.add(trial.digest)
+        self._take_in(trial, row)
+        return True
+
     def _is_supplied(self, trial: Trial) -> bool:
         """Whether what a trial needs is in the object store; asks for it where it is not."""
         task = self.tasks[trial.task]
         self.shelf.data(task)
         # Students wait here, not in their slots: on a full cluster the teacher's pass would find no GPU.
-        return trial.teacher_digest is None or self.shelf.has(self.shelf.targets(task, trial.teacher_digest))
+        if trial.teacher_digest is None:
+            return True
+        needed = [self.shelf.targets(task, trial.teacher_digest)]
+        if num_epochs := task.num_view_epochs(trial):
+            needed.append(self.shelf.view_targets(task, trial.teacher_digest, num_epochs))
+        return all(self.shelf.has(reference) for reference in needed)  # all were asked for above
 
 
 class _Reporter(tune.Callback):
-    """Notices that somebody pressed Ctrl-C, which Tune takes for an end like any other, and that a trial goes on."""
+    """Notices what Tune does not: Ctrl-C (to Tune an end like any other), a trial that goes on, a store that fails."""
 
     def __init__(self, conductor: _Conductor) -> None:
         self.conductor = conductor
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         trial.run_metadata.num_failures = 0
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        self.conductor.claims.check()
 
     def setup(self, *arguments: Any, **info: Any) -> None:
         handler = signal.getsignal(signal.SIGINT)
@@ -237,15 +291,34 @@ def _digest(tune_trial: Any) -> str:
     return Trial(**tune_trial.config).digest
 
 
-def _gpus_per_trial(asked: float | None, cluster: Cluster) -> float:
-    gpus = (1.0 if cluster.num_gpus else 0.0) if asked is None else asked
+def _fixed_shares(asked: float | Literal["auto"] | None, cluster: Cluster) -> Shares:
+    """The same share for all trials; whole GPUs until `auto` has measured."""
+    gpus = (1.0 if cluster.num_gpus else 0.0) if asked is None else 1.0 if asked == "auto" else asked
     if gpus < 0:
         raise ValueError(f"--gpus-per-trial is 0 or more, got {gpus:g}.")
     if gpus > cluster.num_gpus:
         raise ValueError(
-            f"--gpus-per-trial asks for {gpus:g} GPUs, {cluster.description} are all there is. Ask for less, or for 0."
+            f"--gpus-per-trial asks for {asked if asked == 'auto' else f'{gpus:g}'} GPUs, {cluster.description} are all "
+            "there is. Ask for less, or for 0."
         )
-    return gpus
+    return Shares(default=gpus)
+
+
+def _resources(shares: Shares, tasks: Mapping[str, Task]) -> Callable[[dict[str, Any]], tune.PlacementGroupFactory]:
+    """What Tune asks Ray for, for a trial of this configuration."""
+
+    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        trial = Trial(**config)
+        # A teacher that runs live lies on the same GPU, and was not measured.
+        is_alone = tasks[trial.task].teacher_mode(trial) in ("live", "live_predictor")
+        gpus = shares.default if is_alone else shares.by_kind.get((trial.task, trial.model), shares.default)
+        return tune.PlacementGroupFactory([{"CPU": 1, "GPU": gpus}])
+
+    return resources
+
+
+def _described(shares: Shares) -> str:
+    return ", ".join(f"{round(1 / share)} of {model} ({task})" for (task, model), share in shares.by_kind.items())
 
 
 def _commit() -> str:

@@ -36,6 +36,10 @@ class SharedSupplies(Supplies):
     def fetch_targets(self, task: Task, teacher_digest: str) -> Targets:
         return self._take(("targets", task.digest, teacher_digest)) or super().fetch_targets(task, teacher_digest)
 
+    def fetch_view_targets(self, task: Task, teacher_digest: str, num_epochs: int) -> list[Targets]:
+        key = ("views", task.digest, teacher_digest, str(num_epochs))
+        return self._take(key) or super().fetch_view_targets(task, teacher_digest, num_epochs)
+
     def _take(self, key: Key) -> Any:
         try:
             return take(self.directory, key)

@@ -45,6 +45,19 @@ def parse_names(text: str | tuple[str, ...]) -> tuple[str, ...]:
     return text if isinstance(text, tuple) else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def parse_gpus(text: str | float) -> float | Literal["auto"]:
+    """`0.25`, or `auto`."""
+    if text == "auto":
+        return "auto"
+    try:
+        gpus = float(text)
+    except ValueError:
+        gpus = -1.0
+    if not 0 <= gpus < float("inf"):
+        raise typer.BadParameter(f"GPUs a trial are a number from 0, or auto, got {text!r}.")
+    return gpus
+
+
 Grid = Annotated[Any, typer.Option(parser=parse_grid, metavar="VALUES", help="Values, with commas between.")]
 """The annotation of a sweep's own grid."""
 
@@ -77,7 +90,12 @@ class Options:
     address: Annotated[str | None, typer.Option(help="A Ray cluster. Without it, RAY_ADDRESS, or this machine.")] = None
     local: Annotated[bool, typer.Option("--local", help="Run on this machine, whatever clusters there are.")] = False
     gpus_per_trial: Annotated[
-        float | None, typer.Option(min=0, help="GPUs a trial; a fraction lets trials share one.")
+        Any,
+        typer.Option(
+            parser=parse_gpus,
+            metavar="NUMBER|auto",
+            help="GPUs a trial; a fraction lets trials share one, auto measures how many fit.",
+        ),
     ] = None
     max_concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at a time, where not as many as fit.")] = (
         None

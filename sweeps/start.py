@@ -19,7 +19,7 @@ from rekd.launched import find
 from rekd.plan import Plan, PlanFunction, Swept, to_run
 from rekd.progress import Progress, duration
 from rekd.remote import Command, hand_over
-from rekd.store import Store
+from rekd.store import Store, StoreUnavailableError
 from rekd.tasks import Task
 from rekd.trial import Trial
 from sweeps.options import RESULTS, Options
@@ -80,7 +80,15 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
 
     swept = Swept.of(current, results)
     if waiting:
-        swept = _run(plan, current, waiting, tasks, options, store, console)
+        try:
+            swept = _run(plan, current, waiting, tasks, options, store, console)
+        except StoreUnavailableError as error:
+            console.print(
+                f"[red]Stopped:[/] {escape(str(error))} What had ended before is in the ledger; type the same command "
+                "again when the store takes files, and running trials go on from their last epoch.",
+                soft_wrap=True,
+            )
+            return 1
     elif swept.results.empty:
         raise ValueError("The sweep has no trials. Check --models and the grid.")
     else:

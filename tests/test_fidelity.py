@@ -23,8 +23,9 @@ from rekd.method import (
 from rekd.models import Generator, RationaleModel
 from rekd.streams import Streams
 from rekd.tasks import load_task
-from rekd.train import DeviceSamples, crop_flip, evaluate
+from rekd.train import DeviceSamples, evaluate
 from rekd.trial import FIDELITY, Trial
+from rekd.views import crop_flip
 
 PRESETS = ("paper", "authors")
 both_presets = pytest.mark.parametrize("fidelity", PRESETS)

@@ -12,12 +12,14 @@ ROOT = Path(__file__).parent.parent
 ORDER = (
     "trial",
     "store",
+    "claims",
     "ledger",
     "messages",
     "tensorfile",
     "arrays",
     "method",
     "streams",
+    "views",
     "hub",
     "backbones",
     "models",
@@ -45,6 +47,7 @@ ORDER = (
     "launched",
     "remote",
     "loggers",
+    "sharing",
     "shelf",
     "worker",
     "tune",
@@ -125,7 +128,7 @@ def test_the_loop_knows_nothing_of_ray():
     assert (
         {"rekd/tune.py"}
         <= knows
-        <= {f"rekd/{name}.py" for name in ("cluster", "launched", "loggers", "shelf", "worker", "tune")}
+        <= {f"rekd/{name}.py" for name in ("cluster", "launched", "loggers", "sharing", "shelf", "worker", "tune")}
     )
 
 

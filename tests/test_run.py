@@ -1,6 +1,7 @@
 """One trial from its supplies to its row in the ledger, on tasks in the formats of the paper's."""
 
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,19 @@ def test_targets_are_computed_once_and_again_where_they_are_damaged(image_task, 
         assert np.array_equal(targets.logits, first.logits)
         assert np.array_equal(targets.selection_difference, first.selection_difference)
     assert Targets.load(store, teacher_digest=teacher.digest, data_fingerprint=first.data_fingerprint) is not None
+
+
+def test_a_student_of_seeded_views_has_its_teacher_asked_once_an_epoch(image_task, taught, tmp_path):
+    finished, teacher, student = taught["image"]
+    store = Store(shutil.copytree(finished.root, tmp_path / "store"))
+    trial = replace(student, augmentation="crop_flip_seeded")
+    before = len(store.names_in(f"{store.root}/targets"))
+    run(trial, image_task, store)
+    assert row_of(trial, store)["status"] == "ok"
+    assert row_of(trial, store)["fidelity"] == "mixed"
+    assert len(store.names_in(f"{store.root}/targets")) == before + trial.epochs
+    supplies = Supplies(store, device=tiny.CPU)
+    assert [targets.view_epoch for targets in supplies.view_targets(image_task, teacher.digest, 2)] == [1, 2]
 
 
 # --- What a row reports ---------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """A store's files appear whole or not at all."""
 
+import errno
 import threading
 from pathlib import Path
 
 import pytest
 
-from rekd.store import Store
+import rekd.store as store_module
+from rekd.store import Store, StoreUnavailableError
 
 
 def test_a_file_is_read_as_it_was_written(store):
@@ -115,3 +117,37 @@ def test_a_store_that_is_not_a_local_folder():
 def test_an_address_that_nothing_opens_is_refused():
     with pytest.raises(ValueError, match="The store nowhere://bucket/folder cannot be opened"):
         Store("nowhere://bucket/folder")
+
+
+class Refusing:
+    """A file system that fails a number of times, then works."""
+
+    def __init__(self, monkeypatch, failures: int, error: OSError) -> None:
+        self.asked, self.failures, self.error = 0, failures, error
+        self.write_file = Store._write
+        monkeypatch.setattr(store_module, "PATIENCE", 2.0)
+        monkeypatch.setattr(Store, "_write", self.write)
+
+    def write(self, path: str, content: bytes) -> None:
+        self.asked += 1
+        if self.asked <= self.failures:
+            raise self.error
+
+
+def test_a_store_that_refuses_for_a_while_is_asked_again(store, monkeypatch):
+    refusing = Refusing(monkeypatch, 3, OSError(errno.ENOSPC, "No space left on device"))
+    store.write(store.trial_file("a"), b"content")
+    assert refusing.asked == 4
+
+
+def test_a_store_that_refuses_for_long_is_unavailable(store, monkeypatch):
+    Refusing(monkeypatch, 1000, OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(StoreUnavailableError, match="No space left"):
+        store.write(store.trial_file("a"), b"content")
+
+
+def test_what_waiting_does_not_mend_comes_at_once(store, monkeypatch):
+    refusing = Refusing(monkeypatch, 1000, PermissionError(errno.EACCES, "Permission denied"))
+    with pytest.raises(PermissionError):
+        store.write(store.trial_file("a"), b"content")
+    assert refusing.asked == 1

@@ -14,7 +14,7 @@ from rekd.checkpoint import Checkpoints
 from rekd.ledger import EPOCHS_SCHEMA
 from rekd.streams import Streams
 from rekd.teacher import Teacher
-from rekd.train import DeviceSamples, crop_flip, evaluate, is_better, one_thread, train
+from rekd.train import DeviceSamples, evaluate, is_better, one_thread, train
 
 OBJECTIVES = ("cls", "re", "rekd")
 
@@ -54,7 +54,7 @@ def test_a_run_stopped_after_any_epoch_ends_as_one_that_was_not(objective, stop_
 
 
 @pytest.mark.parametrize("kind", ["named", "single"])
-@pytest.mark.parametrize("augmentation", ["none", "crop_flip"])
+@pytest.mark.parametrize("augmentation", ["none", "crop_flip", "crop_flip_seeded"])
 def test_resuming_puts_back_every_stream_and_the_optimizer(kind, augmentation, store):
     trial = tiny.trial(random_streams=kind, augmentation=augmentation, weight_decay=0.01)
     whole, checkpoints = tiny.run(trial), Checkpoints(store, trial.digest)
@@ -342,23 +342,6 @@ def test_a_diverged_epoch_is_no_checkpoint_and_diverges_again(store):
 
 
 # --- Samples --------------------------------------------------------------------------------------------------------
-
-
-def test_crops_and_flips_are_of_the_image_itself():
-    image = torch.arange(1, 65, dtype=torch.uint8).view(1, 1, 8, 8).repeat(200, 1, 1, 1)
-    views = crop_flip(image, generator=torch.Generator().manual_seed(0))
-    assert views.shape == image.shape
-    assert views.dtype == torch.uint8
-    padded = torch.nn.functional.pad(image[0, 0], (1, 1, 1, 1))
-    expected = {
-        tuple((crop.flip(1) if flip else crop).flatten().tolist())
-        for row in range(3)
-        for column in range(3)
-        for crop in [padded[row : row + 8, column : column + 8]]
-        for flip in (False, True)
-    }
-    assert len(expected) == 18
-    assert {tuple(view.flatten().tolist()) for view in views} == expected  # each of them, and nothing else
 
 
 def test_samples_are_taken_by_index():
