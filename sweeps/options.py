@@ -106,6 +106,10 @@ class Options:
     precision: Annotated[
         Literal["float32", "bfloat16"] | None, typer.Option(help="Of the backbones, where not the task's own.")
     ] = None
+    augmentation: Annotated[
+        Literal["none", "crop_flip", "crop_flip_seeded"] | None,
+        typer.Option(help="Of training images, where not the preset's; seeded lets a teacher's targets be stored."),
+    ] = None
     teacher_seed: Annotated[
         int | None, typer.Option(min=0, help="Teacher of this seed, whatever the rule says (the paper: 2029, 2031).")
     ] = None
@@ -139,7 +143,7 @@ class Options:
 
     def overrides(self) -> dict[str, Any]:
         """Fields of `Trial` that were set for all trials."""
-        given = {"epochs": self.epochs, "precision": self.precision}
+        given = {"epochs": self.epochs, "precision": self.precision, "augmentation": self.augmentation}
         return {name: value for name, value in given.items() if value is not None}
 
     def _named(self, task: Task, choices: tuple[str, ...]) -> tuple[str, ...]:

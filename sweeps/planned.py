@@ -1,0 +1,152 @@
+"""What a sweep would do, before it does it: trials, time, money, and how students hear their teacher."""
+
+from collections.abc import Iterable
+from itertools import groupby
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rekd.estimate import COLUMNS as ESTIMATOR_COLUMNS
+from rekd.estimate import Estimator, Seconds
+from rekd.plan import Plan
+from rekd.progress import duration
+from rekd.store import Store
+from rekd.trial import Trial
+
+TOO_LONG = 12 * 3600.0
+"""Seconds on a machine without a GPU beyond which a sweep wants to be asked for twice."""
+
+BASES = {
+    "arithmetic": "a guess from arithmetic; --calibrate times a few steps of each model",
+    "calibration": "from a few steps of each model, timed just now",
+    "ledger": "measured in runs of the ledger",
+}
+"""What an estimate rests on, for people."""
+
+
+def work_of(plan: Plan, waiting: list[Trial], estimator: Estimator) -> Seconds:
+    """Of all that is still to run, on one slot."""
+    work = estimator.total(waiting)
+    for group in plan.waiting:
+        work = work + estimator.seconds(group.like) * group.num_trials
+    return work
+
+
+def print_plan(
+    console: Console,
+    plan: Plan,
+    waiting: list[Trial],
+    estimator: Estimator,
+    work: Seconds,
+    slots: int | None,
+    store: Store,
+    price: float | None,
+) -> None:
+    """Trials by task, model and objective, what is done of them, and what the rest will take."""
+    undone = {trial.digest for trial in waiting}
+    table = Table(title="Plan", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "grid"):
+        table.add_column(name, no_wrap=True)
+    for name in ("trials", "done", "to run", "each takes"):
+        table.add_column(name, justify="right", no_wrap=True)
+    rows = [(name, group, len(group), sum(trial.digest not in undone for trial in group), "")
+            for name, group in _by_model(plan.unique_trials().values())]  # fmt: skip
+    for name, group in _by_model(waiting.like for waiting in plan.waiting):
+        num_trials = sum(waiting.num_trials for waiting in plan.waiting if waiting.like in group)
+        if num_trials:
+            rows.append((name, group, num_trials, 0, "dim"))
+    for task in dict.fromkeys(name[0] for name, *_ in rows):
+        table.add_row(f"[bold]{task}[/]")
+        for (_, model, objective), group, num_trials, num_done, style in (row for row in rows if row[0][0] == task):
+            numbers = (str(num_trials), str(num_done), str(num_trials - num_done))
+            table.add_row(f"  {objective} {model}", _grid(group), *numbers, _about(estimator, group[0]), style=style)
+    console.print(table)
+
+    num_later = sum(group.num_trials for group in plan.waiting)
+    num_unique = len(plan.unique_trials()) + num_later
+    num_asked = len(plan.trials) + num_later + sum(group.num_shared for group in plan.waiting)
+    shared = f", {num_asked - num_unique} shared between parts of the sweep" if num_asked > num_unique else ""
+    console.print(
+        f"{num_unique} trials{shared}: {len(plan.unique_trials()) - len(waiting)} in the ledger {store}, "
+        f"{len(waiting) + num_later} to run."
+    )
+    needs = list(dict.fromkeys(group.needs for group in plan.waiting))
+    if needs:
+        console.print(f"Dim rows follow once these are chosen: {', '.join(needs)}.", style="dim")
+    for reason in plan.stopped:
+        console.print(f"[yellow]Stopped:[/] {escape(reason)}")
+    if not work.expected:
+        return
+    for line in teacher_lines([*waiting, *(group.like for group in plan.waiting)], estimator):
+        console.print(line)
+    basis = estimator.basis([*waiting, *(group.like for group in plan.waiting)])
+    source = BASES[basis]
+    wall = f", {duration(work.expected / slots)} with {slots} at a time" if slots else ""
+    console.print(f"Time: {_span(work)}{wall}; {source}.")
+    if basis == "arithmetic" and estimator.device == "cpu" and work.expected > TOO_LONG:
+        gpu = Estimator(pd.DataFrame(columns=ESTIMATOR_COLUMNS), estimator.tasks.values(), device="cuda")
+        work = work_of(plan, waiting, gpu)
+        console.print(
+            f"On L40S GPUs: {_gpu_hours(work)}, {duration(work.expected / 120)} with 120 of them; a guess too."
+        )
+    if price is not None:
+        low, expected, high = (value / 3600 * price for value in (work.low, work.expected, work.high))
+        console.print(f"Price: {expected:,.0f} ({low:,.0f} to {high:,.0f}) at {price:g} a GPU-hour.")
+
+
+def _span(work: Seconds) -> str:
+    return f"{duration(work.expected)} of work ({duration(work.low)} to {duration(work.high)})"
+
+
+def _gpu_hours(work: Seconds) -> str:
+    low, expected, high = (value / 3600 for value in (work.low, work.expected, work.high))
+    return f"{expected:,.0f} GPU-hours ({low:,.0f} to {high:,.0f})"
+
+
+def _by_model(trials: Iterable[Trial]) -> list[tuple[tuple[str, str, str], list[Trial]]]:
+    def key(trial: Trial) -> tuple[str, str, str]:
+        return trial.task, trial.model, trial.objective
+
+    return [(name, list(group)) for name, group in groupby(sorted(trials, key=key), key=key)]
+
+
+def _grid(trials: list[Trial]) -> str:
+    """What varies among trials, such as `6 lambda_select x 10 seeds`."""
+    counts = {name: len({getattr(trial, name) for trial in trials}) for name in ("p_target", "lambda_select", "alpha")}
+    counts["seed"] = len({trial.seed for trial in trials})
+    parts = [f"{count} {name.removesuffix('_select')}s" for name, count in counts.items() if count > 1]
+    return " x ".join(parts)
+
+
+def _about(estimator: Estimator, trial: Trial) -> str:
+    seconds = estimator.seconds(trial)
+    return ("~" if estimator.basis([trial]) == "arithmetic" else "") + duration(seconds.expected)
+
+
+def teacher_lines(trials: list[Trial], estimator: Estimator) -> list[str]:
+    """How the students of each task hear their teacher, and what that costs."""
+    lines = []
+    students = {(trial.task, estimator.tasks[trial.task].teacher_mode(trial)): trial for trial in trials}
+    for (name, mode), trial in students.items():
+        if mode is None:
+            continue
+        task = estimator.tasks[name]
+        like = task.trial("re", task.teacher, seed=0, epochs=1, precision=trial.precision)
+        forward = estimator.seconds(like) * (1 / 3)  # a step is a forward pass and a backward one of twice its cost
+        num_epochs = task.num_view_epochs(trial)
+        lines.append(
+            f"Teacher of {name}: "
+            + {
+                "stored": f"its targets are computed once ({duration(forward.expected)}) and kept.",
+                "stored_views": f"its targets are computed once for the views of each of {num_epochs} epochs "
+                f"({duration(forward.expected * num_epochs)}) and kept.",
+                "live_predictor": "its predictor runs in every step, under the student's mask: "
+                f"{duration(forward.expected / 2)} more an epoch of each student.",
+                "live": "it runs in every step, because each run draws its own views: "
+                f"{duration(forward.expected)} more an epoch of each student. --augmentation crop_flip_seeded stores them.",
+            }[mode]
+        )
+    return lines
