@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types tests whole cluster-test
+.PHONY: demo test lint types tests whole faults cluster-test bench
 
 demo: .venv/installed
 	$(BIN)/python sweeps/alpha_sweep.py --task digits
@@ -23,9 +23,25 @@ tests: .venv/installed
 whole: .venv/installed
 	$(BIN)/pytest -s tests/whole
 
+# Processes, nodes, disks and an S3 that fail; the table of docs/faults.md: a quarter of an hour. Some need root.
+faults: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[faults]'
+	REKD_FAULT_REPORT=faults.md $(BIN)/pytest -s tests/faults
+
 # Three hosts of this machine, `ray up`, faults and intruders: ten minutes. Needs root, iproute2, openssh-server and rsync.
 cluster-test: .venv/installed
 	$(BIN)/pytest -s tests/cluster
+
+# The figures of docs/performance.md: half an hour of a machine that does nothing else.
+bench: .venv/installed
+	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.sweep startup
+	$(BIN)/python -m benchmarks.sweep driver
+	$(BIN)/python -m benchmarks.sweep again
+	$(BIN)/python -m benchmarks.sweep efficiency
+	$(BIN)/python -m benchmarks.makespan
+	$(BIN)/python -m benchmarks.ledger
 
 # constraints.txt pins what was tested; the same command takes the CUDA build of torch where pip finds that one.
 .venv/installed: pyproject.toml constraints.txt

@@ -1,12 +1,15 @@
 """What running a trial costs beyond the trial: ours, Ray Tune as it comes, and plain Ray actors that pull trials.
 
 `python -m benchmarks.sweep startup` times stub trials on 12 logical slots; `driver` shows how the driver's time and
-memory grow with the number of trials, half of them done already or none; `again` asks for a finished sweep once more.
+memory grow with the number of trials, half of them done already or none; `again` asks for a finished sweep once more;
+`efficiency` runs the digits sweep (7 minutes) and sets it against its training alone.
 """
 
 import argparse
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -152,9 +155,6 @@ def driver(counts: list[int], slots: int) -> None:
 
 
 def again(count: int) -> None:
-    import subprocess
-    import sys
-
     with tempfile.TemporaryDirectory() as scratch:
         ledger = Ledger(scratch)
         task = load_task("digits")
@@ -179,9 +179,22 @@ def again(count: int) -> None:
             ledger.compact()
 
 
+def efficiency() -> None:
+    """The digits sweep with the seeds of the demo: its wall time, beside its training steps alone spread over the cores."""
+    command = [sys.executable, "sweeps/alpha_sweep.py", "--task", "digits", "--local"]
+    with tempfile.TemporaryDirectory() as scratch:
+        started = time.perf_counter()
+        subprocess.run([*command, "--store", scratch], check=True, capture_output=True)
+        wall = time.perf_counter() - started
+        alone = sum(Ledger(scratch).trials()["train_seconds"].to_pylist()) / (os.cpu_count() or 1)
+    print(
+        f"digits sweep: {wall:.0f} s; its training alone over {os.cpu_count()} cores {alone:.0f} s; {alone / wall:.2f}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("startup", "driver", "again"))
+    parser.add_argument("what", choices=("startup", "driver", "again", "efficiency"))
     parser.add_argument("--trials", type=int, nargs="*")
     parser.add_argument("--slots", type=int, default=12)
     options = parser.parse_args()
@@ -189,6 +202,8 @@ def main() -> None:
         startup((options.trials or [120])[0], options.slots)
     elif options.what == "driver":
         driver(options.trials or [100, 1000, 3000], options.slots)
+    elif options.what == "efficiency":
+        efficiency()
     else:
         again((options.trials or [1000])[0])
 

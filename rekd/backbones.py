@@ -342,7 +342,9 @@ def _pretrained(checkpoint: _Checkpoint, settings: PretrainedConfig, arguments: 
                 **arguments,
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ValueError(f"The weights of {source} could not be loaded: {_first_line(error)}") from error
+            raise ValueError(
+                f"The weights of {source} could not be loaded: {_first_line(error)}. Fetch or save them anew."
+            ) from error
     # A pooler may be absent from a checkpoint of a masked language model; anything else means another architecture.
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     mismatched = sorted(str(name) for name in report["mismatched_keys"])

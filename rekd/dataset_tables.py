@@ -122,6 +122,11 @@ def read_labels(
     column = task.label_column
     roles = task.splits
     values = {role: list(table[column]) for role, table in tables.items()}
+    for role, name in roles.items():
+        if not values[role]:
+            raise ValueError(
+                f"{task.name}: split {name!r} of {task.dataset} has no samples. Fill it, or name another one in the task file."
+            )
     names = task.class_names
     feature = tables["train"].features[column]
     if isinstance(feature, datasets.ClassLabel):

@@ -6,11 +6,13 @@ The module itself is light: the processes that hold or fetch need not load torch
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rekd.data import Data, load_data
 from rekd.store import Store
 from rekd.tasks import Task
+from rekd.trial import Trial
 from rekd.weights import Weights
 
 if TYPE_CHECKING:
@@ -58,6 +60,17 @@ def _fetch_targets(
     return supplies.fetch_targets(task, teacher_digest)
 
 
+@ray.remote(num_cpus=0)
+def _check_models(task: Task, data: Data, trials: list[Trial]) -> None:
+    import torch
+
+    from rekd.run import build_model
+    from rekd.streams import Streams
+
+    for trial in trials:
+        build_model(trial, task, data, Streams(0, device=torch.device("cpu")))
+
+
 class Shelf:
     """The driver's side: asks for objects once, and knows when they are there."""
 
@@ -73,6 +86,18 @@ class Shelf:
     def data(self, task: Task) -> ray.ObjectRef:
         """The arrays of a task."""
         return self._once(("data", task.digest), _fetch_data, task)
+
+    def check(self, task: Task, trials: list[Trial]) -> None:
+        """Raises ValueError where the data is not what the task says, or where a trial's model cannot read it."""
+        try:
+            ray.get(_check_models.remote(task, self.data(task), trials))
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, RayTaskError):  # of the data, which the models were to be checked with
+                cause = cause.cause
+            if isinstance(cause, ValueError):
+                raise ValueError(str(cause)) from error
+            raise
 
     def weights(self, teacher_digest: str) -> ray.ObjectRef:
         """The checkpoint of a teacher."""

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-PATIENCE = 300.0
+PATIENCE = float(os.environ.get("REKD_STORE_PATIENCE", "300"))
 """Seconds for which a store that fails is asked again: a full disk may be cleared, a network may come back."""
 
 HOPELESS = {

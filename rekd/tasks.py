@@ -145,6 +145,11 @@ class Task:
         return [self.max_length, {file.name: sha256_of(file) for file in files if file.is_file()}]
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether data and models come with the program: then they are as they should be."""
+        return self.dataset in EMBEDDED_DATASETS and all(model.source is None for model in self.models.values())
+
+    @property
     def splits(self) -> dict[str, str]:
         """Names of the splits that are read, by role: `train`; `dev` and `test`, where they are not shares of it."""
         splits = {"train": self.train_split}

@@ -42,6 +42,10 @@ def read_texts(task: Task, tables: "dict[str, datasets.Dataset]") -> dict[str, d
     return arrays
 
 
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+"""Files one of which a tokenizer's folder has."""
+
+
 def load_tokenizer(task: Task) -> "transformers.PreTrainedTokenizerBase":
     """The tokenizer of a text task. Raises ValueError where there is none, or it does not fit a model of the task."""
     import transformers
@@ -49,6 +53,12 @@ def load_tokenizer(task: Task) -> "transformers.PreTrainedTokenizerBase":
     source, revision = task.tokenizer_source
     with quiet():
         if Path(source).is_absolute():
+            # Without its files, transformers makes one of no words: every text would be a row of unknown tokens.
+            if not any((Path(source) / name).is_file() for name in VOCABULARIES):
+                raise ValueError(
+                    f"{task.name}: the tokenizer {source} cannot be read: there is none of {', '.join(VOCABULARIES)}. "
+                    "Write the folder with tokenizer.save_pretrained(folder)."
+                )
             try:
                 tokenizer = transformers.AutoTokenizer.from_pretrained(
                     source, local_files_only=True, trust_remote_code=False

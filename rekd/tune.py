@@ -55,7 +55,8 @@ def run_sweep(
     again. One that another sweep on this store is running is left to it, and its result awaited. `trainable` takes the
     place of training, for measurements: called with a trial's fields and what trials share, it writes the ledger.
 
-    Raises ValueError where more GPUs are asked for than the cluster has, or where nothing can be written, and
+    Raises ValueError, before a trial starts, where more GPUs are asked for than the cluster has, where data or a model is
+    not what its task says, or where nothing can be written, and
     StoreUnavailableError where the store fails for long while trials run.
     """
     function = plan if callable(plan) else fixed_plan(plan)
@@ -64,6 +65,7 @@ def run_sweep(
         function, store, {task.name: task for task in tasks}, cluster=cluster, progress=progress, gpus=shares.default
     )
     if conductor.has_work():
+        conductor.check()
         if gpus_per_trial == "auto":
             shares = measured_shares(conductor.tasks.values(), conductor.kinds())
             progress.say(f"Trials on one GPU, by measured memory: {_described(shares)}.")
@@ -131,6 +133,15 @@ class _Conductor(Searcher):
 
     def has_work(self) -> bool:
         return bool(self.queue)
+
+    def check(self) -> None:
+        """Raises ValueError where a trial could not start, before any does: its data or its model is not as it says."""
+        kinds = self.kinds()
+        for task in self.tasks.values():
+            trials = [trial for trial in kinds if trial.task == task.name]
+            if trials and not task.is_embedded:
+                self.progress.say(f"[dim]Looking at the data and the models of {escape(task.name)}.[/]")
+                self.shelf.check(task, trials)
 
     def kinds(self) -> list[Trial]:
         """A trial of each task and model that this run may train."""

@@ -1,0 +1,120 @@
+"""A small sweep that is disturbed: starting it, killing it, and what it ends with."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import load_epochs, load_trials
+
+ROOT = Path(__file__).parents[2]
+MARK = "REKD_TEST_RUN"
+"""In the environment of all that these tests start, and so of all that Ray starts for it."""
+
+EPOCHS = 8
+NUM_TRIALS = 12  # a teacher and a student of four seeds, the student with and without its teacher
+
+CLOCKS = ("train_seconds", "finished_at", "attempt", "versions", "seconds")
+"""Columns that tell when and how a row came about, not what it says."""
+
+
+@dataclass
+class Sweep:
+    """`alpha_sweep.py` of one task on one store."""
+
+    task: Path
+    store: str
+    log: Path
+    arguments: tuple[str, ...] = ("--local",)
+    environment: dict[str, str] = field(default_factory=dict)
+    models: str = "vit-base,vit-tiny"
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def start(self) -> subprocess.Popen:
+        """In a session of its own, so that it can be killed with all that it started."""
+        command = [sys.executable, "sweeps/alpha_sweep.py", "--task", str(self.task), "--store", self.store]
+        command += ["--seeds", "2026-2029", "--epochs", str(EPOCHS), "--alphas", "0.3", "--models", self.models]
+        with self.log.open("a") as log:
+            return subprocess.Popen(
+                [*command, "--teacher-seed", "2026", "--yes", *self.arguments],
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.environment, MARK: self.mark},
+                start_new_session=True,
+            )
+
+    def run(self, *, status: int = 0) -> str:
+        """From start to end; what it printed, in one line."""
+        return self.finish(self.start(), status=status)
+
+    def finish(self, process: subprocess.Popen, *, status: int = 0) -> str:
+        ended = process.wait(timeout=900)
+        output = " ".join(self.log.read_text().split())
+        assert ended == status, output
+        return output
+
+    def kill(self, process: subprocess.Popen) -> None:
+        """The driver and all that it started, without a word."""
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        wait_until(lambda: not self.processes(), "what it started has ended")
+
+    def processes(self, name: str = "") -> list[int]:
+        """Those that runs of this store are using; only those whose command line has `name` in it."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if f"{MARK}={self.mark}".encode() not in (folder / "environ").read_bytes().split(b"\0"):
+                    continue
+                if name in (folder / "cmdline").read_bytes().decode(errors="replace"):
+                    found.append(int(folder.name))
+            except OSError:  # it has ended, or is another user's
+                continue
+        return found
+
+    def trainers(self) -> list[int]:
+        """Processes in which a trial is being trained."""
+        return self.processes("ImplicitFunc.train")
+
+    def started_epochs(self) -> list[Path]:
+        """Checkpoints of trials that are running, in a local store."""
+        return sorted(Path(self.store).glob("running/*/epoch-*"))
+
+
+def wait_until(holds: Callable[[], object], what: str, *, seconds: float = 120) -> float:
+    """Seconds until `holds()`."""
+    started = time.monotonic()
+    while not holds():
+        assert time.monotonic() - started < seconds, f"waited {seconds:.0f} s in vain until {what}"
+        time.sleep(0.1)
+    return time.monotonic() - started
+
+
+def content(frame: pd.DataFrame) -> pd.DataFrame:
+    """What rows say, clocks aside."""
+    return frame.drop(columns=[name for name in CLOCKS if name in frame]).reset_index(drop=True)
+
+
+def assert_same_ledger(store: str, undisturbed: str) -> None:
+    """Row for row, no trial twice, nothing left running or claimed."""
+    for load in (load_trials, load_epochs):
+        pd.testing.assert_frame_equal(content(load(store)), content(load(undisturbed)), check_exact=True)
+    trials = load_trials(store)
+    assert trials["digest"].is_unique
+    assert (trials["status"] == "ok").all()
+    if "://" not in store:
+        for name in ("running", "claims", "owners"):
+            assert list(Path(store).glob(f"{name}/*")) == [], name
+
+
+def epochs_begun_again(store: str) -> int:
+    """Upper bound of the epochs that were trained in vain: one for each time that a trial went on."""
+    return int((load_trials(store)["attempt"] - 1).sum())

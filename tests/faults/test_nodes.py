@@ -1,0 +1,132 @@
+"""Nodes that go and come, on a cluster of several Ray nodes on this machine."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sweep import MARK, Sweep, assert_same_ledger, epochs_begun_again, wait_until
+
+from analysis import load_trials
+
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+class Nodes:
+    """A head without CPUs for trials, and workers, each a `ray start` of its own."""
+
+    def __init__(self, mark: str) -> None:
+        self.environment = {
+            **os.environ,
+            MARK: mark,
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+        }
+        self.processes: list[subprocess.Popen] = []
+        self.port = free_port()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start_head(self, cpus: int = 0) -> subprocess.Popen:
+        return self._start(f"--head --port={self.port} --num-cpus={cpus} --include-dashboard=false")
+
+    def start_worker(self) -> subprocess.Popen:
+        return self._start(f"--address={self.address} --num-cpus=2")
+
+    def kill(self, node: subprocess.Popen) -> None:
+        """A power cut: all processes of a node at once."""
+        os.killpg(node.pid, signal.SIGKILL)
+        node.wait()
+
+    def _start(self, options: str) -> subprocess.Popen:
+        command = [RAY, "start", "--block", "--node-ip-address=127.0.0.1", "--disable-usage-stats", *options.split()]
+        node = subprocess.Popen(
+            command,
+            env=self.environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.processes.append(node)
+        return node
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def nodes(sweep):
+    made = Nodes(sweep.mark)
+    sweep.arguments = ("--address", made.address)
+    sweep.environment = {"RAY_AUTH_MODE": "disabled"}
+    yield made
+    for node in made.processes:
+        if node.poll() is None:
+            made.kill(node)
+
+
+def num_nodes(nodes: Nodes) -> int:
+    """Nodes that are alive, as the head says."""
+    code = (
+        "import ray, sys; ray.init(sys.argv[1], logging_level=50, log_to_driver=False);"
+        "print(sum(node['Alive'] for node in ray.nodes()))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, nodes.address],
+        env=nodes.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return int(found.stdout.split()[-1]) if found.returncode == 0 else 0
+
+
+def test_nodes_are_lost_and_others_join_with_the_teacher_on_them(sweep, nodes, undisturbed, report):
+    """One while the teacher is trained, one while students are: what the second held of the teacher comes back."""
+    nodes.start_head()
+    workers = [nodes.start_worker()]
+    wait_until(lambda: num_nodes(nodes) == 2, "head and worker are there")
+    process = sweep.start()
+    waits = []
+    for num_ended in (0, 8):
+        wait_until(lambda least=num_ended: num_trials(sweep) >= least and sweep.started_epochs(), "trials run")
+        nodes.kill(workers.pop())
+        workers.append(nodes.start_worker())
+        before = set(sweep.started_epochs())
+        waits.append(wait_until(lambda seen=before: set(sweep.started_epochs()) - seen, "an epoch has ended"))
+    sweep.finish(process)
+    assert_same_ledger(sweep.store, undisturbed.store)
+    trials = load_trials(sweep.store)
+    assert (trials["attempt"] <= 3).all(), "one epoch at most is begun again for each loss"
+    report("two nodes lost, another one joining each time", epochs=epochs_begun_again(sweep.store), recovery=max(waits))
+
+
+def num_trials(sweep: Sweep) -> int:
+    return len(list(Path(sweep.store).glob("trials/*.parquet")))
+
+
+def test_the_head_restarts_and_the_command_is_typed_again(sweep, nodes, undisturbed, report):
+    """A job's driver runs on the head and goes with it."""
+    head = nodes.start_head(cpus=2)
+    wait_until(lambda: num_nodes(nodes) == 1, "the head is there")
+    process = sweep.start()
+    wait_until(lambda: num_trials(sweep) >= 2 and sweep.started_epochs(), "trials run")
+    nodes.kill(head)
+    sweep.kill(process)
+    nodes.start_head(cpus=2)
+    wait_until(lambda: num_nodes(nodes) == 1, "the head is there again")
+    sweep.run()
+    assert_same_ledger(sweep.store, undisturbed.store)
+    report(
+        "the head killed with its driver, and started again",
+        epochs=epochs_begun_again(sweep.store),
+        recovery="typed again",
+    )

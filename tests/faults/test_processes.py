@@ -1,0 +1,94 @@
+"""Workers and drivers that are killed, and several drivers at once."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+from sweep import NUM_TRIALS, Sweep, assert_same_ledger, epochs_begun_again, wait_until
+
+from analysis import load_epochs, load_trials
+
+NUM_KILLS = 20
+
+
+def test_a_worker_killed_in_mid_epoch(sweep, undisturbed, report):
+    process = sweep.start()
+    waits = []
+    for _ in range(3):
+        wait_until(sweep.started_epochs, "a trial is being trained")
+        wait_until(sweep.trainers, "its process is found")
+        victim = sweep.trainers()[0]
+        os.kill(victim, signal.SIGKILL)
+        before = set(sweep.started_epochs())
+        waits.append(wait_until(lambda seen=before: set(sweep.started_epochs()) - seen, "an epoch has ended"))
+    sweep.finish(process)
+    assert_same_ledger(sweep.store, undisturbed.store)
+    assert load_trials(sweep.store)["attempt"].max() > 1, "no trial was hit"
+    report("three workers killed in mid-epoch", epochs=epochs_begun_again(sweep.store), recovery=max(waits))
+
+
+def test_the_driver_killed_at_twenty_moments(sweep, undisturbed, report):
+    chance = random.Random(0)
+    ended = []
+    # From the first import to the last trial: each as soon as so many trials have ended, and a while.
+    for least in sorted(chance.randrange(NUM_TRIALS) for _ in range(NUM_KILLS)):
+        process = sweep.start()
+        wait_until(
+            lambda least=least, process=process: len(list_trials(sweep)) >= least or process.poll() is not None, ""
+        )
+        time.sleep(chance.uniform(0, 6))
+        if process.poll() is not None:
+            break  # the run has ended; there is nothing left to kill
+        sweep.kill(process)
+        ended.append(len(list_trials(sweep)))
+    sweep.run()
+    assert len(ended) > NUM_KILLS // 2
+    assert_same_ledger(sweep.store, undisturbed.store)
+    print(f"\ntrials that had ended at the kills: {ended}")
+    report(f"the driver killed at {len(ended)} moments", epochs=epochs_begun_again(sweep.store), recovery="typed again")
+
+
+def list_trials(sweep: Sweep) -> list[str]:
+    from pathlib import Path
+
+    return [file.name for file in Path(sweep.store).glob("trials/*.parquet")]
+
+
+def test_two_drivers_on_one_store_share_the_trials(sweep, undisturbed, report, tmp_path):
+    other = Sweep(sweep.task, sweep.store, tmp_path / "other.log")
+    processes = [sweep.start(), other.start()]
+    outputs = [each.finish(process) for each, process in zip((sweep, other), processes, strict=True)]
+    assert all("Choice for vit-tiny" in output for output in outputs)
+    assert_same_ledger(sweep.store, undisturbed.store)
+    # Nothing was trained twice: a second run of a trial would be a second attempt, or a row written after the first.
+    assert (load_trials(sweep.store)["attempt"] == 1).all()
+    assert (load_epochs(sweep.store)["attempt"] == 1).all()
+    report("two drivers on one store", epochs=0, recovery="at once")
+
+
+def test_the_trials_of_a_dead_driver_are_taken_over(sweep, undisturbed, report, tmp_path):
+    other = Sweep(sweep.task, sweep.store, tmp_path / "other.log")
+    processes = [sweep.start(), other.start()]
+    wait_until(lambda: len(list_trials(sweep)) >= NUM_TRIALS // 3, "a third has ended")
+    sweep.kill(processes[0])
+    killed = time.monotonic()
+    other.finish(processes[1])
+    assert_same_ledger(sweep.store, undisturbed.store)
+    report(
+        "one of two drivers killed, the other goes on",
+        epochs=epochs_begun_again(sweep.store),
+        recovery=time.monotonic() - killed,
+    )
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM])
+def test_a_driver_that_is_asked_to_end_leaves_a_ledger_to_go_on_from(signal_number, sweep, undisturbed):
+    process = sweep.start()
+    wait_until(sweep.started_epochs, "a trial is being trained")
+    os.kill(process.pid, signal_number)
+    process.wait(timeout=120)
+    wait_until(lambda: not sweep.processes(), "what it started has ended")
+    sweep.run()
+    assert_same_ledger(sweep.store, undisturbed.store)
