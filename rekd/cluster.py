@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import warnings
 from dataclasses import dataclass
 
@@ -48,16 +49,26 @@ def connect(address: str | None = None, *, local: bool = False, num_cpus: int | 
         else:
             arguments.pop("include_dashboard")
             try:
+                _knock(address)
                 ray.init(address, **arguments)
             except (ConnectionError, RuntimeError, ValueError, OSError) as error:
                 raise ValueError(
                     f"No Ray cluster answers at {address}: {error}. Start one with `ray up cluster.yaml`, or use --local."
                 ) from error
     logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that is lost is told by the ledger and goes on
     there = ray.cluster_resources()
     cpus, gpus = (max(there.get(name, 0), float(os.environ.get(variable, 0))) for name, variable in MOST.items())
     where = f"the cluster at {address}" if address else "this machine"
     return Cluster(description=f"{where}: {cpus:.0f} CPUs, {gpus:.0f} GPUs", num_cpus=cpus, num_gpus=gpus)
+
+
+def _knock(address: str) -> None:
+    """Raises OSError at once where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdigit():
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
+            pass
 
 
 def disconnect() -> None:

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import median
+from typing import Any
 
 import pandas as pd
 
@@ -38,6 +40,10 @@ SPREAD = 2.0
 """A guess from arithmetic may be off by this factor either way."""
 
 
+HALVES = {"cls": 1, "re": 2, "rekd": 2}
+"""A classifier is a predictor alone: half of an RE step. Stored targets make a REKD step an RE step."""
+
+
 @dataclass(frozen=True)
 class Seconds:
     """How long something takes on one slot: the expected value and a range around it."""
@@ -71,22 +77,23 @@ class Estimator:
         finished = results[(results["status"] == "ok") & (results["train_seconds"] > 0)]
         seconds_an_epoch = finished["train_seconds"] / finished["num_epochs"]
         by_kind = seconds_an_epoch.groupby([finished["task"], finished["model"], finished["objective"]])
-        self.measured = {kind: (group.mean(), group.min(), group.max()) for kind, group in by_kind}
+        self.measured: dict[Any, tuple[float, float, float]] = {
+            kind: (group.mean(), group.min(), group.max()) for kind, group in by_kind
+        }
+        self.correction = self._correction()
 
     def seconds(self, trial: Trial) -> Seconds:
         """Of one trial: by its kind (task, model, objective) where such a run was measured."""
-        # A classifier is a predictor alone: half of an RE step. Stored targets make a REKD step an RE step.
-        halves = {"cls": 1, "re": 2, "rekd": 2}
         for objective in (trial.objective, "re", "rekd", "cls"):
             measured = self.measured.get((trial.task, trial.model, objective))
             if measured is not None:
-                scale = trial.epochs * halves[trial.objective] / halves[objective]
+                scale = trial.epochs * HALVES[trial.objective] / HALVES[objective]
                 return Seconds(*(value * scale for value in measured))
         step = self.steps.get((trial.task, trial.model))
         if step is not None:
             num_steps = trial.epochs * math.ceil(self._num_samples(trial) / trial.batch_size)
-            return step * (num_steps * halves[trial.objective] / 2)
-        guess = self._guess(trial) * halves[trial.objective]
+            return step * (num_steps * HALVES[trial.objective] / 2)
+        guess = self._guess(trial) * HALVES[trial.objective] * self.correction
         return Seconds(guess, guess / SPREAD, guess * SPREAD)
 
     def basis(self, trials: Iterable[Trial]) -> str:
@@ -105,6 +112,15 @@ class Estimator:
     def total(self, trials: Iterable[Trial]) -> Seconds:
         """Of many trials, one after another on one slot."""
         return sum((self.seconds(trial) for trial in trials), Seconds(0, 0, 0))
+
+    def _correction(self) -> float:
+        """What arithmetic is to be multiplied by, as the measured kinds tell: this device, these datasets."""
+        ratios = []
+        for (task, model, objective), (mean, _, _) in self.measured.items():
+            if task in self.tasks and model in self.tasks[task].models:
+                like = self.tasks[task].trial("re", model, seed=0, epochs=1)
+                ratios.append(mean / (self._guess(like) * HALVES[objective]))
+        return median(ratios) if ratios else 1.0
 
     def _guess(self, trial: Trial) -> float:
         """Seconds of training one encoder: 6 operations a parameter, token and sample for forward and backward."""

@@ -63,7 +63,7 @@ def test_without_a_gpu_that_torch_sees_nothing_is_measured():
     ray.init("local", num_cpus=1, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         task = load_task("digits")
-        with pytest.raises(ValueError, match="torch sees none. Give a number"):
+        with pytest.raises(ValueError, match=r"torch sees none\. Give a number"):
             measured_shares([task], [task.trial("re", "vit-student", seed=0)])
     finally:
         disconnect()

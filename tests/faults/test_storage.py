@@ -28,11 +28,11 @@ KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own of 8 MB."""
+    """A file system of its own of 64 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("only root may mount a small disk")
@@ -45,7 +45,7 @@ def fill(disk: Path) -> Path:
     ballast = disk / "ballast"
     with ballast.open("wb") as file, contextlib.suppress(OSError):
         while True:
-            file.write(b"0" * 4096)
+            file.write(b"0" * 65536)
             file.flush()
     return ballast
 
@@ -98,6 +98,9 @@ class Connection(ThreadingHTTPServer):
         self.chance = random.Random(0)
         self.lock = threading.Lock()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """No words on connections that a killed client left."""
+
     def fails(self, method: str) -> bool:
         with self.lock:
             self.count += 1
@@ -111,20 +114,32 @@ class Passing(BaseHTTPRequestHandler):
     server: Connection
 
     def handle_one(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.body()
         if self.server.fails(self.command):
             self.answer(500, {}, b"<Error><Code>InternalError</Code><Message>made to fail</Message></Error>")
             return
         time.sleep(self.server.chance.uniform(0, self.server.slow))
-        headers = {name: value for name, value in self.headers.items() if name not in ("Connection", "Expect")}
+        left_out = ("connection", "expect", "transfer-encoding")
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in left_out}
         request = urllib.request.Request(
             self.server.upstream + self.path, data=body or None, headers=headers, method=self.command
         )
         try:
             with urllib.request.urlopen(request) as answer:
                 self.answer(answer.status, dict(answer.headers), answer.read())
-        except urllib.error.HTTPError as error:
+        except urllib.error.HTTPError as error:  # S3's own "not found" among them
             self.answer(error.code, dict(error.headers), error.read())
+
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline().strip():  # trailers
+            pass
+        return b"".join(parts)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("do_"):  # every method alike
