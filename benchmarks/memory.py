@@ -49,7 +49,11 @@ class Worker:
 
         torch.set_num_threads(1)
         self.modules = rekd
-        self.model: Any = None
+        # What a first model of its kind makes a process load is not the teacher's.
+        self.model: Any = rekd.models.RationaleModel.build(
+            objective="cls", num_classes=2, dropout=0.0, config={**config("vit-tiny"), "num_hidden_layers": 1}
+        )
+        self._look(self.model)
 
     def pid(self) -> int:
         return os.getpid()
@@ -57,8 +61,11 @@ class Worker:
     def load(self, folder: str) -> None:
         from rekd.models import RationaleModel
 
-        # As a worker would that knows of no object store: read the file, copy it into a model.
-        self._look(RationaleModel.load(Path(folder)))
+        # As a worker would that knows of no object store: read the file, copy it into a model of its own.
+        model = RationaleModel.load(Path(folder))
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+        self._look(model)
 
     def take(self, weights: Any) -> None:
         from rekd.supplies import _model

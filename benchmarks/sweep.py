@@ -29,8 +29,12 @@ from rekd.tasks import load_task
 from rekd.trial import Trial
 from rekd.tune import run_sweep
 
-SECONDS = 0.3
-"""Of a stub trial."""
+DURATION = "REKD_BENCHMARK_SECONDS"
+"""Names, for the processes that Ray starts, how long a stub trial takes."""
+
+
+def duration() -> float:
+    return float(os.environ.get(DURATION, "0.3"))
 
 
 def trials(count: int) -> list[Trial]:
@@ -40,8 +44,10 @@ def trials(count: int) -> list[Trial]:
 
 def work(trial: Trial, store: Store, slot: str = "") -> None:
     """A stub trial: it waits, and writes the ledger. `device` says which process it was."""
-    time.sleep(SECONDS)
-    outcome = Outcome(status="ok", dev_loss=1.0, train_seconds=SECONDS, num_epochs=1, device=slot or str(os.getpid()))
+    time.sleep(duration())
+    outcome = Outcome(
+        status="ok", dev_loss=1.0, train_seconds=duration(), num_epochs=1, device=slot or str(os.getpid())
+    )
     Ledger(store).write(trial, outcome, [{"epoch": 1, "dev_loss": 1.0}])
 
 
@@ -118,15 +124,16 @@ def measured(runner: Any, wanted: list[Trial], slots: int, store: Store | None =
     ray.shutdown()
     return {
         "wall": wall,
-        "overhead": (wall - done * SECONDS / slots) / max(done, 1),
+        "overhead": (wall - done * duration() / slots) / max(done, 1),
         "driver": cpu,
         "processes": slots_used,
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
-def startup(count: int, slots: int) -> None:
-    print(f"{count} stub trials of {SECONDS} s on {slots} slots")
+def startup(count: int, slots: int, seconds: float) -> None:
+    os.environ[DURATION] = str(seconds)
+    print(f"{count} stub trials of {seconds:g} s on {slots} slots")
     for name, runner in RUNNERS.items():
         figures = measured(runner, trials(count), slots)
         print(
@@ -136,7 +143,8 @@ def startup(count: int, slots: int) -> None:
         )
 
 
-def driver(counts: list[int], slots: int) -> None:
+def driver(counts: list[int]) -> None:
+    os.environ[DURATION], slots = "0.05", 2  # the driver is what is looked at
     for count in counts:
         for share in (0.0, 0.5):
             with tempfile.TemporaryDirectory() as scratch:
@@ -158,23 +166,15 @@ def again(count: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         ledger = Ledger(scratch)
         task = load_task("digits")
+        values = {"dev_loss": 1.0, "dev_rationale_ratio": 0.25, "test_accuracy": 0.9, "test_rationale_ratio": 0.25}
         for seed in range(count):
-            trial = task.trial("cls", "vit-student", seed=seed)
-            ledger.write(trial, Outcome(status="ok", dev_loss=1.0, test_accuracy=0.9, test_rationale_ratio=1.0), [])
+            trial = task.trial("re", "vit-student", seed=seed, lambda_select=0.01)
+            ledger.write(trial, Outcome(status="ok", **values), [])
+        command = [sys.executable, "sweeps/lambda_sweep.py", "--task", "digits", "--models", "vit-student"]
+        command += ["--lambdas", "0.01", "--seeds", f"0-{count - 1}", "--store", scratch]
         for label in ("files of single trials", "compact"):
-            command = [
-                sys.executable,
-                "-m",
-                "sweeps.reproduce",
-                "--task",
-                "digits",
-                "--only",
-                "cls",
-                "--models",
-                "vit-student",
-            ]
             started = time.perf_counter()
-            subprocess.run([*command, "--seeds", f"0-{count - 1}", "--store", scratch], check=True, capture_output=True)
+            subprocess.run(command, check=True, capture_output=True)
             print(f"a finished sweep of {count} trials, {label}: answered in {time.perf_counter() - started:.1f} s")
             ledger.compact()
 
@@ -197,11 +197,12 @@ def main() -> None:
     parser.add_argument("what", choices=("startup", "driver", "again", "efficiency"))
     parser.add_argument("--trials", type=int, nargs="*")
     parser.add_argument("--slots", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=0.3, help="of a stub trial of `startup`")
     options = parser.parse_args()
     if options.what == "startup":
-        startup((options.trials or [120])[0], options.slots)
+        startup((options.trials or [120])[0], options.slots, options.seconds)
     elif options.what == "driver":
-        driver(options.trials or [100, 1000, 3000], options.slots)
+        driver(options.trials or [100, 1000, 3000])
     elif options.what == "efficiency":
         efficiency()
     else:

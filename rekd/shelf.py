@@ -3,6 +3,7 @@
 The module itself is light: the processes that hold or fetch need not load torch.
 """
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -17,6 +18,8 @@ from rekd.weights import Weights
 
 if TYPE_CHECKING:
     from rekd.teacher import Targets
+
+logger = logging.getLogger(__name__)
 
 Key = tuple[str, ...]
 """Such as ("data", task digest) or ("targets", task digest, teacher digest)."""
@@ -97,7 +100,8 @@ class Shelf:
                 cause = cause.cause
             if isinstance(cause, ValueError):
                 raise ValueError(str(cause)) from error
-            raise
+            # Such as memory: the row of each trial that it concerns will say so, and the others go on.
+            logger.warning("The models of %s could not be looked at: %s", task.name, cause)
 
     def weights(self, teacher_digest: str) -> ray.ObjectRef:
         """The checkpoint of a teacher."""
