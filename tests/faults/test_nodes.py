@@ -89,6 +89,7 @@ def num_nodes(nodes: Nodes) -> int:
     return int(found.stdout.split()[-1]) if found.returncode == 0 else 0
 
 
+@pytest.mark.slow
 def test_nodes_are_lost_and_others_join_with_the_teacher_on_them(sweep, nodes, undisturbed, report):
     """One while the teacher is trained, one while students are: what the second held of the teacher comes back."""
     nodes.start_head()
@@ -113,6 +114,7 @@ def num_trials(sweep: Sweep) -> int:
     return len(list(Path(sweep.store).glob("trials/*.parquet")))
 
 
+@pytest.mark.slow
 def test_the_head_restarts_and_the_command_is_typed_again(sweep, nodes, undisturbed, report):
     """A job's driver runs on the head and goes with it."""
     head = nodes.start_head(cpus=2)

@@ -13,6 +13,7 @@ from analysis import load_epochs, load_trials
 NUM_KILLS = 20
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_mid_epoch(sweep, undisturbed, report):
     process = sweep.start()
     waits = []
@@ -29,6 +30,7 @@ def test_a_worker_killed_in_mid_epoch(sweep, undisturbed, report):
     report("three workers killed in mid-epoch", epochs=epochs_begun_again(sweep.store), recovery=max(waits))
 
 
+@pytest.mark.slow
 def test_the_driver_killed_at_twenty_moments(sweep, undisturbed, report):
     chance = random.Random(0)
     ended = []
@@ -68,6 +70,7 @@ def test_two_drivers_on_one_store_share_the_trials(sweep, undisturbed, report, t
     report("two drivers on one store", epochs=0, recovery="at once")
 
 
+@pytest.mark.slow
 def test_the_trials_of_a_dead_driver_are_taken_over(sweep, undisturbed, report, tmp_path):
     other = Sweep(sweep.task, sweep.store, tmp_path / "other.log")
     processes = [sweep.start(), other.start()]
@@ -83,6 +86,7 @@ def test_the_trials_of_a_dead_driver_are_taken_over(sweep, undisturbed, report, 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM])
 def test_a_driver_that_is_asked_to_end_leaves_a_ledger_to_go_on_from(signal_number, sweep, undisturbed):
     process = sweep.start()

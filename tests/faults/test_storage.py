@@ -51,6 +51,7 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_waited_for(sweep, small_disk, undisturbed, report):
     sweep.store = str(small_disk / "store")
     process = sweep.start()
@@ -66,6 +67,7 @@ def test_a_full_disk_is_waited_for(sweep, small_disk, undisturbed, report):
     report("a full disk, cleared after a while", epochs=epochs_begun_again(sweep.store), recovery=recovery)
 
 
+@pytest.mark.slow
 def test_a_disk_that_stays_full_ends_the_sweep_with_a_word(sweep, small_disk, undisturbed, report):
     sweep.store = str(small_disk / "store")
     sweep.environment = {"REKD_STORE_PATIENCE": "5"}
@@ -208,6 +210,7 @@ def s3_sweep(sweep, connection, monkeypatch):
     return sweep
 
 
+@pytest.mark.slow
 def test_a_whole_sweep_on_s3_that_errs_and_is_slow(s3_sweep, connection, undisturbed, report):
     connection.every, connection.slow = 10, 0.05
     output = s3_sweep.run()
@@ -225,6 +228,7 @@ def test_a_whole_sweep_on_s3_that_errs_and_is_slow(s3_sweep, connection, undistu
     )
 
 
+@pytest.mark.slow
 def test_s3_that_refuses_writes_for_a_while(s3_sweep, connection, undisturbed, report):
     process = s3_sweep.start()
     wait_until(lambda: len(load_trials(s3_sweep.store)) >= 2, "trials have ended")
@@ -255,6 +259,7 @@ def damage(file: Path, how: str) -> None:
     file.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["truncated", "one bit flipped"])
 def test_damaged_results_are_set_aside_and_made_again(how, sweep, undisturbed, report):
     shutil.copytree(undisturbed.store, sweep.store)
@@ -269,6 +274,7 @@ def test_damaged_results_are_set_aside_and_made_again(how, sweep, undisturbed, r
     report(f"a row's file {how}", epochs="one trial", recovery="typed again")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["truncated", "one bit flipped"])
 def test_damaged_checkpoints_and_targets(how, sweep, undisturbed, report):
     process = sweep.start()
@@ -293,7 +299,7 @@ def test_a_trial_that_does_not_fit_fails_alone_with_a_word(sweep, report):
     sweep.task = folder / sweep.task.name
     text = (
         sweep.task.read_text()
-        + '[models.vit-huge]\nlambda_select = 0.05\n[models.vit-huge.config]\nmodel_type = "vit"\n'
+        + '[models.vit-huge]\ndefaults.lambda_select = 0.05\n[models.vit-huge.config]\nmodel_type = "vit"\n'
     )
     text += "image_size = 224\npatch_size = 16\nhidden_size = 4000000\nnum_attention_heads = 1\nnum_hidden_layers = 1\n"
     sweep.task.write_text(text.replace('dataset = "data"', 'dataset = "data"\nstudents = ["vit-tiny", "vit-huge"]'))
