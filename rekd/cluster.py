@@ -9,6 +9,9 @@ from dataclasses import dataclass
 QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future behaviour, and no warning about the past one
     "RAY_AIR_NEW_OUTPUT": "0",
+    # Ray's own watch over memory ends a trial with an error that ends Tune, and so all trials. Linux ends a trial alone.
+    "RAY_memory_monitor_refresh_ms": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails before its first epoch reports nothing
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger holds the results; nobody reads five more files a trial
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # no snapshots of the experiment: the ledger decides what runs
     "TUNE_RESULT_BUFFER_LENGTH": "1",

@@ -301,7 +301,8 @@ def test_a_trial_that_does_not_fit_fails_alone_with_a_word(sweep, report):
         sweep.task.read_text()
         + '[models.vit-huge]\ndefaults.lambda_select = 0.05\n[models.vit-huge.config]\nmodel_type = "vit"\n'
     )
-    text += "image_size = 224\npatch_size = 16\nhidden_size = 4000000\nnum_attention_heads = 1\nnum_hidden_layers = 1\n"
+    text += "image_size = 224\npatch_size = 16\nhidden_size = 16\nintermediate_size = 1000000000000\n"
+    text += "num_attention_heads = 1\nnum_hidden_layers = 1\n"
     sweep.task.write_text(text.replace('dataset = "data"', 'dataset = "data"\nstudents = ["vit-tiny", "vit-huge"]'))
     sweep.models = "vit-base,vit-tiny,vit-huge"
     output = sweep.run(status=1)
