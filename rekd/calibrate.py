@@ -26,12 +26,7 @@ def calibrate(tasks: Iterable[Task], trials: Iterable[Trial]) -> dict[tuple[str,
 
     Weights are random and samples are noise: neither changes how long a step takes, and nothing is downloaded.
     """
-    by_name = {task.name: task for task in tasks}
-    kinds = {(trial.task, trial.model): trial for trial in trials}
-    return {
-        kind: _step_seconds(by_name[trial.task], by_name[trial.task].models[trial.model], trial)
-        for kind, trial in kinds.items()
-    }
+    return {kind: _step_seconds(*like) for kind, like in _kinds(tasks, trials).items()}
 
 
 def measure_memory(tasks: Iterable[Task], trials: Iterable[Trial]) -> tuple[dict[tuple[str, str], int], int]:
@@ -41,17 +36,25 @@ def measure_memory(tasks: Iterable[Task], trials: Iterable[Trial]) -> tuple[dict
     """
     if not torch.cuda.is_available():
         raise ValueError("--gpus-per-trial auto measures on a GPU, and torch sees none. Give a number.")
-    by_name = {task.name: task for task in tasks}
     peaks = {}
-    for (task, model), trial in {(trial.task, trial.model): trial for trial in trials}.items():
+    for kind, like in _kinds(tasks, trials).items():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        rehearsal = _Rehearsal(by_name[task], by_name[task].models[model], trial)
+        rehearsal = _Rehearsal(*like)
         for _ in range(1 + STEPS):
             rehearsal.step()
-        peaks[task, model] = torch.cuda.max_memory_reserved()
+        peaks[kind] = torch.cuda.max_memory_reserved()
         del rehearsal
     return peaks, torch.cuda.mem_get_info()[1]
+
+
+def _kinds(tasks: Iterable[Task], trials: Iterable[Trial]) -> dict[tuple[str, str], tuple[Task, Model, Trial]]:
+    """One trial of each task and model, with both."""
+    by_name = {task.name: task for task in tasks}
+    return {
+        (trial.task, trial.model): (by_name[trial.task], by_name[trial.task].models[trial.model], trial)
+        for trial in trials
+    }
 
 
 class _Rehearsal:

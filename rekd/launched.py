@@ -139,7 +139,7 @@ class Tunnel:
 
     def __init__(self, cluster: Launched) -> None:
         """Raises ConnectionError where SSH does not get there, or there is no token."""
-        self.port = _free_port()
+        self.port = free_port()
         forward = ("-L", f"127.0.0.1:{self.port}:127.0.0.1:{DASHBOARD_PORT}", *_options("ExitOnForwardFailure=yes"))
         token = cluster.where_ray_is(f"cat {TOKEN_FILE}")
         with tempfile.TemporaryFile() as errors:
@@ -239,7 +239,7 @@ def _is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

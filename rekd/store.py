@@ -134,17 +134,13 @@ class Store:
 
     def write(self, path: str, content: bytes) -> None:
         """Writes a whole file, replacing what stood there. Raises StoreUnavailableError where that fails for long."""
-        _patiently(lambda: self._write(path, content), f"writing {path}")
-
-    def write_once(self, path: str, content: bytes) -> None:
-        """As `write`, but an OSError comes at once."""
-        self._write(path, content)
+        _patiently(lambda: self.write_once(path, content), f"writing {path}")
 
     def check_writable(self) -> None:
         """Raises ValueError, at once, where nothing can be written."""
         path = f"{self.root}/.writable-{uuid.uuid4().hex}"
         try:
-            self._write(path, b"")
+            self.write_once(path, b"")
             self.file_system.delete_file(path)
         except OSError as error:
             raise ValueError(f"The store {self} cannot be written: {error}. Give another one by --store.") from error
@@ -165,13 +161,11 @@ class Store:
 
     def remove_file(self, path: str) -> None:
         """Removes a file; nothing happens where there is none."""
-        if self.exists(path):
-            _patiently(lambda: _unless_gone(self.file_system.delete_file, path), f"removing {path}")
+        _patiently(lambda: _unless_gone(self.file_system.delete_file, path), f"removing {path}")
 
     def remove_folder(self, folder: str) -> None:
         """Removes a folder with all that is in it; nothing happens where there is none."""
-        if self.exists(folder):
-            _patiently(lambda: _unless_gone(self.file_system.delete_dir, folder), f"removing {folder}")
+        _patiently(lambda: _unless_gone(self.file_system.delete_dir, folder), f"removing {folder}")
 
     def write_folder(self, folder: str, files: Iterable[tuple[str, bytes]]) -> None:
         """Writes `(name, content)` files in the given order: whoever sees the last one sees all."""
@@ -185,7 +179,8 @@ class Store:
         self.file_system.move(path, destination)
         return destination
 
-    def _write(self, path: str, content: bytes) -> None:
+    def write_once(self, path: str, content: bytes) -> None:
+        """As `write`, but an OSError comes at once."""
         if not self.is_local:
             with self.file_system.open_output_stream(path) as stream:
                 stream.write(content)
@@ -230,6 +225,6 @@ def _patiently(work: Callable[[], Result], what: str) -> Result:
 
 
 def _unless_gone(remove: Callable[[str], None], path: str) -> None:
-    """Removes what another process may remove first."""
+    """Removes what may not be there, or be removed by another process first."""
     with contextlib.suppress(FileNotFoundError):
         remove(path)

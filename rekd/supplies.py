@@ -45,7 +45,11 @@ class Supplies:
         """What a teacher says of the views of each epoch."""
         key = (task.digest, teacher_digest)
         if len(self._views.get(key, ())) < num_epochs:
-            self._views[key] = self.fetch_view_targets(task, teacher_digest, num_epochs)
+            views = self.fetch_view_targets(task, teacher_digest, num_epochs)
+            fingerprint = self.data(task).fingerprint
+            for epoch, targets in enumerate(views, start=1):
+                targets.check(teacher_digest=teacher_digest, data_fingerprint=fingerprint, view_epoch=epoch)
+            self._views[key] = views
         return self._views[key][:num_epochs]
 
     def teacher(self, digest: str) -> RationaleModel:

@@ -18,16 +18,15 @@ TeacherMode = Literal["stored", "stored_views", "live_predictor", "live"]
 """`stored`: targets computed once. `stored_views`: once for each epoch's views. `live_predictor`: stored selection
 logits, and the teacher's predictor in every step, under the student's mask. `live`: the whole teacher in every step."""
 
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+"""Files one of which a tokenizer's folder has."""
+
 _TOKENIZER_FILES = (
-    "tokenizer.json",
+    *VOCABULARY_FILES,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
     "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
 )
 
 

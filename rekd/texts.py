@@ -10,7 +10,7 @@ import numpy as np
 from rekd.dataset_tables import at_row
 from rekd.hub import hub, quiet
 from rekd.messages import one_line, shown
-from rekd.tasks import Model, Task
+from rekd.tasks import VOCABULARY_FILES, Model, Task
 
 if TYPE_CHECKING:
     import datasets
@@ -42,10 +42,6 @@ def read_texts(task: Task, tables: "dict[str, datasets.Dataset]") -> dict[str, d
     return arrays
 
 
-VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
-"""Files one of which a tokenizer's folder has."""
-
-
 def load_tokenizer(task: Task) -> "transformers.PreTrainedTokenizerBase":
     """The tokenizer of a text task. Raises ValueError where there is none, or it does not fit a model of the task."""
     import transformers
@@ -54,9 +50,9 @@ def load_tokenizer(task: Task) -> "transformers.PreTrainedTokenizerBase":
     with quiet():
         if Path(source).is_absolute():
             # Without its files, transformers makes one of no words: every text would be a row of unknown tokens.
-            if not any((Path(source) / name).is_file() for name in VOCABULARIES):
+            if not any((Path(source) / name).is_file() for name in VOCABULARY_FILES):
                 raise ValueError(
-                    f"{task.name}: the tokenizer {source} cannot be read: there is none of {', '.join(VOCABULARIES)}. "
+                    f"{task.name}: the tokenizer {source} cannot be read: there is none of {', '.join(VOCABULARY_FILES)}. "
                     "Write the folder with tokenizer.save_pretrained(folder)."
                 )
             try:

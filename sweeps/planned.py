@@ -80,9 +80,10 @@ def print_plan(
         console.print(f"[yellow]Stopped:[/] {escape(reason)}")
     if not work.expected:
         return
-    for line in teacher_lines([*waiting, *(group.like for group in plan.waiting)], estimator):
+    to_come = [*waiting, *(group.like for group in plan.waiting)]
+    for line in _teacher_lines(to_come, estimator):
         console.print(line)
-    basis = estimator.basis([*waiting, *(group.like for group in plan.waiting)])
+    basis = estimator.basis(to_come)
     source = BASES[basis]
     wall = f", {duration(work.expected / slots)} with {slots} at a time" if slots else ""
     console.print(f"Time: {_span(work)}{wall}; {source}.")
@@ -126,7 +127,7 @@ def _about(estimator: Estimator, trial: Trial) -> str:
     return ("~" if estimator.basis([trial]) == "arithmetic" else "") + duration(seconds.expected)
 
 
-def teacher_lines(trials: list[Trial], estimator: Estimator) -> list[str]:
+def _teacher_lines(trials: list[Trial], estimator: Estimator) -> list[str]:
     """How the students of each task hear their teacher, and what that costs."""
     lines = []
     students = {(trial.task, estimator.tasks[trial.task].teacher_mode(trial)): trial for trial in trials}

@@ -124,9 +124,8 @@ class Refusing:
 
     def __init__(self, monkeypatch, failures: int, error: OSError) -> None:
         self.asked, self.failures, self.error = 0, failures, error
-        self.write_file = Store._write
         monkeypatch.setattr(store_module, "PATIENCE", 2.0)
-        monkeypatch.setattr(Store, "_write", self.write)
+        monkeypatch.setattr(Store, "write_once", self.write)
 
     def write(self, path: str, content: bytes) -> None:
         self.asked += 1

@@ -42,7 +42,7 @@ def sweep(task_file, tmp_path):
 
 
 @pytest.fixture
-def report(request):
+def report():
     """Called with what was lost, once a fault was survived."""
     started = time.monotonic()
 

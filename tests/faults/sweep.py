@@ -11,18 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from disturbed import content, marked_processes, start_marked
 
 from analysis import load_epochs, load_trials
 
-ROOT = Path(__file__).parents[2]
-MARK = "REKD_TEST_RUN"
-"""In the environment of all that these tests start, and so of all that Ray starts for it."""
-
 EPOCHS = 8
 NUM_TRIALS = 12  # a teacher and a student of four seeds, the student with and without its teacher
-
-CLOCKS = ("train_seconds", "finished_at", "attempt", "versions", "seconds")
-"""Columns that tell when and how a row came about, not what it says."""
 
 
 @dataclass
@@ -41,15 +35,8 @@ class Sweep:
         """In a session of its own, so that it can be killed with all that it started."""
         command = [sys.executable, "sweeps/alpha_sweep.py", "--task", str(self.task), "--store", self.store]
         command += ["--seeds", "2026-2029", "--epochs", str(EPOCHS), "--alphas", "0.3", "--models", self.models]
-        with self.log.open("a") as log:
-            return subprocess.Popen(
-                [*command, "--teacher-seed", "2026", "--yes", *self.arguments],
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **self.environment, MARK: self.mark},
-                start_new_session=True,
-            )
+        command += ["--teacher-seed", "2026", "--yes", *self.arguments]
+        return start_marked(command, mark=self.mark, log=self.log, environment=self.environment)
 
     def run(self, *, status: int = 0) -> str:
         """From start to end; what it printed, in one line."""
@@ -67,26 +54,26 @@ class Sweep:
         process.wait()
         wait_until(lambda: not self.processes(), "what it started has ended")
 
-    def processes(self, name: str = "") -> list[int]:
-        """Those that runs of this store are using; only those whose command line has `name` in it."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if f"{MARK}={self.mark}".encode() not in (folder / "environ").read_bytes().split(b"\0"):
-                    continue
-                if name in (folder / "cmdline").read_bytes().decode(errors="replace"):
-                    found.append(int(folder.name))
-            except OSError:  # it has ended, or is another user's
-                continue
-        return found
+    def processes(self) -> list[int]:
+        """Those that runs of this store are using."""
+        return marked_processes(self.mark)
 
     def trainers(self) -> list[int]:
         """Processes in which a trial is being trained."""
-        return self.processes("ImplicitFunc.train")
+        return marked_processes(self.mark, "ImplicitFunc.train")
 
     def started_epochs(self) -> list[Path]:
         """Checkpoints of trials that are running, in a local store."""
         return sorted(Path(self.store).glob("running/*/epoch-*"))
+
+    def num_ended(self) -> int:
+        """Trials that have a row, in a local store."""
+        return len(list(Path(self.store).glob("trials/*.parquet")))
+
+    def wait_for_an_epoch(self) -> float:
+        """Seconds until one more epoch has ended than had before."""
+        before = set(self.started_epochs())
+        return wait_until(lambda: set(self.started_epochs()) - before, "an epoch has ended")
 
 
 def wait_until(holds: Callable[[], object], what: str, *, seconds: float = 120) -> float:
@@ -96,11 +83,6 @@ def wait_until(holds: Callable[[], object], what: str, *, seconds: float = 120) 
         assert time.monotonic() - started < seconds, f"waited {seconds:.0f} s in vain until {what}"
         time.sleep(0.1)
     return time.monotonic() - started
-
-
-def content(frame: pd.DataFrame) -> pd.DataFrame:
-    """What rows say, clocks aside."""
-    return frame.drop(columns=[name for name in CLOCKS if name in frame]).reset_index(drop=True)
 
 
 def assert_same_ledger(store: str, undisturbed: str) -> None:

@@ -2,15 +2,16 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from sweep import MARK, Sweep, assert_same_ledger, epochs_begun_again, wait_until
+from disturbed import MARK
+from sweep import assert_same_ledger, epochs_begun_again, wait_until
 
 from analysis import load_trials
+from rekd.launched import free_port
 
 RAY = str(Path(sys.executable).parent / "ray")
 
@@ -23,7 +24,6 @@ class Nodes:
             **os.environ,
             MARK: mark,
             "RAY_AUTH_MODE": "disabled",
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
         }
         self.processes: list[subprocess.Popen] = []
         self.port = free_port()
@@ -54,12 +54,6 @@ class Nodes:
         )
         self.processes.append(node)
         return node
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture
@@ -98,20 +92,15 @@ def test_nodes_are_lost_and_others_join_with_the_teacher_on_them(sweep, nodes, u
     process = sweep.start()
     waits = []
     for num_ended in (0, 8):
-        wait_until(lambda least=num_ended: num_trials(sweep) >= least and sweep.started_epochs(), "trials run")
+        wait_until(lambda least=num_ended: sweep.num_ended() >= least and sweep.started_epochs(), "trials run")
         nodes.kill(workers.pop())
         workers.append(nodes.start_worker())
-        before = set(sweep.started_epochs())
-        waits.append(wait_until(lambda seen=before: set(sweep.started_epochs()) - seen, "an epoch has ended"))
+        waits.append(sweep.wait_for_an_epoch())
     sweep.finish(process)
     assert_same_ledger(sweep.store, undisturbed.store)
     trials = load_trials(sweep.store)
     assert (trials["attempt"] <= 3).all(), "one epoch at most is begun again for each loss"
     report("two nodes lost, another one joining each time", epochs=epochs_begun_again(sweep.store), recovery=max(waits))
-
-
-def num_trials(sweep: Sweep) -> int:
-    return len(list(Path(sweep.store).glob("trials/*.parquet")))
 
 
 @pytest.mark.slow
@@ -120,7 +109,7 @@ def test_the_head_restarts_and_the_command_is_typed_again(sweep, nodes, undistur
     head = nodes.start_head(cpus=2)
     wait_until(lambda: num_nodes(nodes) == 1, "the head is there")
     process = sweep.start()
-    wait_until(lambda: num_trials(sweep) >= 2 and sweep.started_epochs(), "trials run")
+    wait_until(lambda: sweep.num_ended() >= 2 and sweep.started_epochs(), "trials run")
     nodes.kill(head)
     sweep.kill(process)
     nodes.start_head(cpus=2)

@@ -22,8 +22,7 @@ def test_a_worker_killed_in_mid_epoch(sweep, undisturbed, report):
         wait_until(sweep.trainers, "its process is found")
         victim = sweep.trainers()[0]
         os.kill(victim, signal.SIGKILL)
-        before = set(sweep.started_epochs())
-        waits.append(wait_until(lambda seen=before: set(sweep.started_epochs()) - seen, "an epoch has ended"))
+        waits.append(sweep.wait_for_an_epoch())
     sweep.finish(process)
     assert_same_ledger(sweep.store, undisturbed.store)
     assert load_trials(sweep.store)["attempt"].max() > 1, "no trial was hit"
@@ -38,24 +37,19 @@ def test_the_driver_killed_at_twenty_moments(sweep, undisturbed, report):
     for least in sorted(chance.randrange(NUM_TRIALS) for _ in range(NUM_KILLS)):
         process = sweep.start()
         wait_until(
-            lambda least=least, process=process: len(list_trials(sweep)) >= least or process.poll() is not None, ""
+            lambda least=least, process=process: sweep.num_ended() >= least or process.poll() is not None,
+            "trials have ended",
         )
         time.sleep(chance.uniform(0, 6))
         if process.poll() is not None:
             break  # the run has ended; there is nothing left to kill
         sweep.kill(process)
-        ended.append(len(list_trials(sweep)))
+        ended.append(sweep.num_ended())
     sweep.run()
     assert len(ended) > NUM_KILLS // 2
     assert_same_ledger(sweep.store, undisturbed.store)
     print(f"\ntrials that had ended at the kills: {ended}")
     report(f"the driver killed at {len(ended)} moments", epochs=epochs_begun_again(sweep.store), recovery="typed again")
-
-
-def list_trials(sweep: Sweep) -> list[str]:
-    from pathlib import Path
-
-    return [file.name for file in Path(sweep.store).glob("trials/*.parquet")]
 
 
 def test_two_drivers_on_one_store_share_the_trials(sweep, undisturbed, report, tmp_path):
@@ -74,7 +68,7 @@ def test_two_drivers_on_one_store_share_the_trials(sweep, undisturbed, report, t
 def test_the_trials_of_a_dead_driver_are_taken_over(sweep, undisturbed, report, tmp_path):
     other = Sweep(sweep.task, sweep.store, tmp_path / "other.log")
     processes = [sweep.start(), other.start()]
-    wait_until(lambda: len(list_trials(sweep)) >= NUM_TRIALS // 3, "a third has ended")
+    wait_until(lambda: sweep.num_ended() >= NUM_TRIALS // 3, "a third has ended")
     sweep.kill(processes[0])
     killed = time.monotonic()
     other.finish(processes[1])
@@ -87,11 +81,10 @@ def test_the_trials_of_a_dead_driver_are_taken_over(sweep, undisturbed, report, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM])
-def test_a_driver_that_is_asked_to_end_leaves_a_ledger_to_go_on_from(signal_number, sweep, undisturbed):
+def test_a_driver_that_is_asked_to_end_leaves_a_ledger_to_go_on_from(sweep, undisturbed):
     process = sweep.start()
     wait_until(sweep.started_epochs, "a trial is being trained")
-    os.kill(process.pid, signal_number)
+    os.kill(process.pid, signal.SIGTERM)
     process.wait(timeout=120)
     wait_until(lambda: not sweep.processes(), "what it started has ended")
     sweep.run()

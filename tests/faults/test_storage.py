@@ -16,9 +16,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from sweep import assert_same_ledger, epochs_begun_again, wait_until
-from test_nodes import free_port
 
 from analysis import load_trials
+from rekd.launched import free_port
 from rekd.store import Store
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_EC2_METADATA_DISABLED": "true"}
@@ -59,8 +59,7 @@ def test_a_full_disk_is_waited_for(sweep, small_disk, undisturbed, report):
     ballast = fill(small_disk)
     wait_until(lambda: "No space left on device" in sweep.log.read_text(), "the driver says so", seconds=60)
     ballast.unlink()
-    before = set(sweep.started_epochs())
-    recovery = wait_until(lambda: set(sweep.started_epochs()) - before, "an epoch has ended")
+    recovery = sweep.wait_for_an_epoch()
     output = sweep.finish(process)
     assert "does not take files" in output
     assert_same_ledger(sweep.store, undisturbed.store)

@@ -18,15 +18,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import stand_ins
+from disturbed import ROOT, content, marked_processes, start_marked
 
 from analysis import load_epochs, load_trials
 from rekd.store import Store
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[2]
-MARK = "REKD_TEST_RUN"
-"""In the environment of all that these tests start, and so of all that Ray starts for it."""
 
 NUM_KILLS = 10
 NUM_TRIALS = 176
@@ -35,9 +32,6 @@ CHOICES = (
     "vit-base=0.05,vit-small=0.05,vit-tiny=0.05,bert-base=0.005,bert-small=0.005,bert-mini=0.005",
     "2026",
 )
-
-CLOCKS = ("train_seconds", "finished_at", "attempt", "versions", "seconds")
-"""Columns that tell when and how a row came about, not what it says."""
 
 
 class Reproduction:
@@ -52,15 +46,7 @@ class Reproduction:
         command = [sys.executable, "sweeps/reproduce.py", "--seeds", "2026,2027", "--epochs", "3", "--local", "--yes"]
         command += [part for task in self.tasks for part in ("--task", str(task))]
         command += ["--lambda-select", CHOICES[0], "--teacher-seed", CHOICES[1]] if choices else []
-        with self.log.open("a") as log:
-            return subprocess.Popen(
-                [*command, "--store", str(self.store)],
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, MARK: self.mark},
-                start_new_session=True,
-            )
+        return start_marked([*command, "--store", str(self.store)], mark=self.mark, log=self.log)
 
     def run(self, *, choices: bool = True, status: int = 0) -> str:
         """From start to end; what it printed, in one line."""
@@ -76,19 +62,7 @@ class Reproduction:
 
     def processes(self) -> list[int]:
         """Those that runs of this store have left or are using."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if f"{MARK}={self.mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append(int(folder.name))
-            except OSError:  # it has ended, or is another user's
-                continue
-        return found
-
-
-def content(frame: pd.DataFrame) -> pd.DataFrame:
-    """What rows say, clocks aside."""
-    return frame.drop(columns=[name for name in CLOCKS if name in frame]).reset_index(drop=True)
+        return marked_processes(self.mark)
 
 
 @pytest.fixture(scope="module")
