@@ -95,7 +95,9 @@ class Claims:
         """Trials that others have claimed and that are alive, as of `LOOK_AGAIN` seconds ago at most."""
         if time.monotonic() - self._looked > LOOK_AGAIN:
             claims = self._claims()
-            others = {owner for owners in claims.values() for owner in owners} - {self.owner}
+            # Of those without a claim too: one may have died before its first.
+            owners = (name.removesuffix(".json") for name in self.store.names_in(self.store.owners_folder))
+            others = {*owners, *(owner for owners in claims.values() for owner in owners)} - {self.owner}
             alive = {owner for owner in others if self._is_alive(owner)}
             for owner in others - alive:
                 self._bury(owner, claims)

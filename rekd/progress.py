@@ -74,6 +74,10 @@ class Progress:
         self.running[trial.digest] = (trial, record)
         self._maybe_line()
 
+    def lost(self, trial: Trial) -> None:
+        """Its process is gone; it will be started again."""
+        self.running.pop(trial.digest, None)
+
     def end(self, trial: Trial, *, status: str, dev_loss: float | None, error: str = "") -> None:
         self.running.pop(trial.digest, None)
         self.num_done += 1

@@ -113,12 +113,17 @@ class Store:
         """One empty file a claim of a running sweep on a trial (`rekd.claims`)."""
         return f"{self.root}/claims"
 
+    @property
+    def owners_folder(self) -> str:
+        """One file a running sweep."""
+        return f"{self.root}/owners"
+
     def claim_file(self, digest: str, owner: str) -> str:
         return f"{self.claims_folder}/{digest}.{owner}"
 
     def owner_file(self, owner: str) -> str:
         """Signs of life of a running sweep, as JSON."""
-        return f"{self.root}/owners/{owner}.json"
+        return f"{self.owners_folder}/{owner}.json"
 
     def targets_file(self, fingerprint: str) -> str:
         """What a teacher says of a task's train and dev splits."""

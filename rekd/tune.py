@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import pandas as pd
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from rich.markup import escape
 
@@ -85,6 +86,7 @@ def run_sweep(
                 tune.with_resources(function_of_trial, _resources(shares, conductor.tasks)),
                 tune_config=tune.TuneConfig(
                     search_alg=conductor,
+                    scheduler=_InTurn(),
                     num_samples=-1,
                     reuse_actors=True,
                     trial_name_creator=_digest,
@@ -94,7 +96,8 @@ def run_sweep(
                     name="sweep",
                     storage_path=scratch,  # nothing is restored from it: the ledger is what lasts
                     verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                    # Tune tries a lost trial again only once it has run: one that is lost while it starts has ended.
+                    failure_config=tune.FailureConfig(max_failures=0),
                     callbacks=[_Reporter(conductor), *callbacks],
                 ),
             )
@@ -123,6 +126,7 @@ class _Conductor(Searcher):
         self.ledger = Ledger(store)
         self.results = self.ledger.trials().to_pandas()
         self.live: dict[str, Trial] = {}  # by Tune's trial_id
+        self.losses = Losses()
         self.given: set[str] = set()  # digests that this run has started
         self.ended: list[Trial] = []
         self.num_trained = 0  # of those, the ones that were run here
@@ -169,6 +173,7 @@ class _Conductor(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if trial_id in self.live and "epoch" in result:
+            self.losses.reached(self.live[trial_id], result["epoch"])
             self.progress.epoch(self.live[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -177,6 +182,11 @@ class _Conductor(Searcher):
             return
         row = self.ledger.trials([trial.digest]).to_pandas()
         if row.empty or (error and row.iloc[0]["status"] == "failed"):
+            if self.losses.once_more(trial):
+                self.given.remove(trial.digest)
+                self.queue.insert(0, trial)
+                self.progress.lost(trial)
+                return
             reason = f"its process ended {MAX_FAILURES + 1} times without an epoch, such as by a lost node or by memory"
             self.ledger.write(trial, Outcome(status="failed", error=reason))
             row = self.ledger.trials([trial.digest]).to_pandas()
@@ -266,14 +276,41 @@ class _Conductor(Searcher):
         return all(self.shelf.has(reference) for reference in needed)  # all were asked for above
 
 
+class Losses:
+    """How often trials have lost their process since they last came further than ever before."""
+
+    def __init__(self) -> None:
+        self._count: dict[str, int] = {}
+        self._furthest: dict[str, int] = {}
+
+    def reached(self, trial: Trial, epoch: int) -> None:
+        """An epoch was reported; one that is only reported again, from a checkpoint, is no step forward."""
+        if epoch > self._furthest.get(trial.digest, 0):
+            self._furthest[trial.digest] = epoch
+            self._count[trial.digest] = 0
+
+    def once_more(self, trial: Trial) -> bool:
+        """The process or its node was lost: whether the trial is tried again."""
+        self._count[trial.digest] = self._count.get(trial.digest, 0) + 1
+        return self._count[trial.digest] <= MAX_FAILURES
+
+
+class _InTurn(FIFOScheduler):
+    """Trials start in the order in which they were given.
+
+    Tune's own choice is the first trial whose process has not started yet. It would be handed each process that becomes
+    free, and its own, half started, be thrown away: with short trials nearly all slots would stay empty for good.
+    """
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """No trial goes before its turn: a free process takes the next trial that is given."""
+
+
 class _Reporter(tune.Callback):
-    """Notices what Tune does not: Ctrl-C (to Tune an end like any other), a trial that goes on, a store that fails."""
+    """Notices what Tune does not: Ctrl-C (to Tune an end like any other), and a store that fails."""
 
     def __init__(self, conductor: _Conductor) -> None:
         self.conductor = conductor
-
-    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        trial.run_metadata.num_failures = 0
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
         self.conductor.claims.check()

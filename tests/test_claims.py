@@ -43,7 +43,7 @@ def test_at_the_end_nothing_is_left_of_it(store):
     with Claims(store) as first:
         first.take("a")
     assert store.names_in(store.claims_folder) == []
-    assert store.names_in(f"{store.root}/owners") == []
+    assert store.names_in(store.owners_folder) == []
     with Claims(store) as second:
         assert second.take("a")
 
@@ -91,7 +91,19 @@ def test_the_claim_of_a_killed_process_is_taken_over_at_once(store):
             started = time.monotonic()
             assert claims.take("a")
             assert time.monotonic() - started < 5
-            assert store.names_in(f"{store.root}/owners") == [f"{claims.owner}.json"]
+            assert store.names_in(store.owners_folder) == [f"{claims.owner}.json"]
+
+
+def test_what_a_process_left_that_died_before_its_first_claim_is_removed(store):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, store.root], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        holder.kill()
+    for name in store.names_in(store.claims_folder):
+        store.remove_file(f"{store.claims_folder}/{name}")
+    with Claims(store) as claims:
+        claims.elsewhere()
+        assert store.names_in(store.owners_folder) == [f"{claims.owner}.json"]
 
 
 def test_an_owner_on_another_machine_is_dead_once_its_beat_has_stood_still(store, monkeypatch):
