@@ -1,99 +1,213 @@
-"""The paper's 880 trials on 120 slots, by discrete-event simulation: how far from the best possible is the wall time?
+"""The paper's 880 trials: how far from the best possible is their wall time?
 
-`python -m benchmarks.makespan [--slots 120] [--startup 20]`
+`python -m benchmarks.makespan simulate [--slots 120]` by discrete-event simulation, `python -m benchmarks.makespan run
+[--slots 12]` for real, with trials that only wait, their durations scaled down, and the simulation of the same beside it.
 
 The plan, the order (longest first) and the moments at which stages open are the real ones: `sweeps.reproduce`'s plan is
-asked, with made-up results, whenever a slot is free. Durations are the estimator's for an L40S, each with noise of a
-tenth; `--startup` seconds are added to each trial.
+asked, with made-up results. Durations are the estimator's for an L40S, each with noise of a tenth. The best possible is
+the larger of work / slots and the critical path, which is the wall time on as many slots as there are trials.
 """
 
 import argparse
 import heapq
-from dataclasses import asdict
+import os
+import tempfile
+import time
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
+from ray import tune
+from rich.console import Console
 
+import rekd.tune
 import sweeps.reproduce as reproduce
+from rekd.cluster import connect, disconnect
 from rekd.estimate import COLUMNS, Estimator
-from rekd.ledger import TRIALS_SCHEMA
+from rekd.ledger import TRIALS_SCHEMA, Ledger, Outcome
 from rekd.plan import PlanFunction, to_run
-from rekd.trial import Trial
+from rekd.progress import Progress
+from rekd.store import Store
+from rekd.tasks import Task
+from rekd.trial import Trial, canonical_json
 from sweeps.options import Options
 
-
-def paper_plan() -> tuple[PlanFunction, Options]:
-    """The plan function of `reproduce`, caught where it would be started."""
-    caught: list[PlanFunction] = []
-    original = reproduce.start
-    try:
-        reproduce.start = lambda plan, *_, **__: caught.append(plan) or 0
-        options = Options()
-        reproduce.reproduce(options)
-    finally:
-        reproduce.start = original
-    return caught[0], options
+SCALE = "REKD_BENCHMARK_SCALE"
+"""Names, for the processes that Ray starts, the fraction of its real duration that a trial takes."""
 
 
-def simulate(slots: int, startup: float, seed: int) -> tuple[float, float, float, int]:
-    """Wall time, work over slots, the longest chain of trials that wait for each other, and the number of trials."""
-    plan_of, options = paper_plan()
-    estimator = Estimator(pd.DataFrame(columns=list(COLUMNS)), options.tasks(reproduce.TASKS), device="cuda")
-    rng = np.random.default_rng(seed)
+@cache
+def paper() -> tuple[PlanFunction, list[Task]]:
+    """The plan function of `reproduce`, caught where it would be started, and its tasks."""
+    with patch.object(reproduce, "start", return_value=0) as start:
+        reproduce.reproduce(Options())
+    plan, tasks = start.call_args.args[:2]
+    return plan, tasks
+
+
+@cache
+def estimator() -> Estimator:
+    return Estimator(pd.DataFrame(columns=list(COLUMNS)), paper()[1], device="cuda")
+
+
+def duration(trial: Trial) -> float:
+    """Seconds on an L40S, with noise of a tenth that belongs to the trial."""
+    return estimator().seconds(trial).expected * _rng(trial).normal(1, 0.1)
+
+
+def outcome(trial: Trial, **times: Any) -> Outcome:
+    """A dev loss that makes the paper's middle values win, so that every rule finds something."""
+    loss = abs(np.log10(trial.lambda_select or 1e-3) + 3) + abs((trial.alpha or 0.3) - 0.3)
+    loss += 1e-3 * _rng(trial).normal()
+    return Outcome(status="ok", dev_loss=loss, dev_rationale_ratio=trial.p_target or 1.0, **times)
+
+
+def _rng(trial: Trial) -> np.random.Generator:
+    # By what is seeded, not by the digest: that of a student would change with its teacher's.
+    return np.random.default_rng(zlib.crc32(f"{trial.task} {trial.model} {trial.objective} {trial.seed}".encode()))
+
+
+@dataclass
+class Run:
+    """What a run came to, in seconds."""
+
+    wall: float
+    work: float
+    """Of all trials together."""
+    count: int
+
+    def above(self, slots: int, critical_path: float) -> float:
+        """Percent above the best possible."""
+        return 100 * (self.wall / max(self.work / slots, critical_path) - 1)
+
+
+def simulate(slots: int, *, starts: Sequence[float] = (), handover: float = 0.0, scale: float = 1.0) -> Run:
+    """`starts`: when each slot is ready for its first trial; `handover`: what it stands still between two trials."""
+    plan_of, _ = paper()
     rows: list[dict[str, object]] = []
     running: list[tuple[float, int, Trial]] = []
     given: set[str] = set()
+    idle = sorted(starts) or [0.0] * slots
+    heapq.heapify(idle)
     now = work = 0.0
-    chain: dict[str, float] = {}
-
-    def results() -> pd.DataFrame:
-        return pd.DataFrame(rows, columns=TRIALS_SCHEMA.names)
-
     queue: list[Trial] = []
-    ended_since_plan = 1
+    unfinished: Counter[str] = Counter()  # by setting
+    opened = True
     while True:
-        if ended_since_plan and (not queue or ended_since_plan >= 10):
-            waiting = [trial for trial in to_run(plan_of(results()), results()) if trial.digest not in given]
-            queue = sorted(waiting, key=lambda trial: -estimator.seconds(trial).expected)
-            ended_since_plan = 0
-        while queue and len(running) < slots:
+        if opened:
+            results = pd.DataFrame(rows, columns=TRIALS_SCHEMA.names)
+            waiting = [trial for trial in to_run(plan_of(results), results) if trial.digest not in given]
+            queue = sorted(waiting, key=lambda trial: -estimator().seconds(trial).expected)
+            unfinished = Counter(_setting(trial) for trial in (*queue, *(trial for _, _, trial in running)))
+        while queue and idle:
             trial = queue.pop(0)
-            seconds = startup + estimator.seconds(trial).expected * rng.normal(1, 0.1)
+            seconds = scale * duration(trial)
             work += seconds
             given.add(trial.digest)
-            chain[trial.digest] = seconds
-            heapq.heappush(running, (now + seconds, len(given), trial))
+            heapq.heappush(running, (max(now, heapq.heappop(idle)) + seconds, len(given), trial))
         if not running:
-            break
+            return Run(wall=now, work=work, count=len(rows))
         now, _, trial = heapq.heappop(running)
-        ended_since_plan += 1
-        # A dev loss that makes the paper's middle values win, so that every rule finds something.
-        loss = abs(np.log10(trial.lambda_select or 1e-3) + 3) + abs((trial.alpha or 0.3) - 0.3) + rng.normal(0, 1e-3)
-        row = {"digest": trial.digest, **asdict(trial), "status": "ok", "dev_loss": loss}
-        rows.append(row | {"dev_rationale_ratio": trial.p_target or 1.0})
-    longest = {kind: max(s for d, s in chain.items() if _kind(rows, d) == kind) for kind in ("re", "rekd")}
-    # The chain: a lambda_select run of the teacher, then (cifar100) its RE run, then REKD.
-    return now, work / slots, 2 * longest["re"] + longest["rekd"], len(rows)
+        heapq.heappush(idle, now + handover)
+        rows.append({"digest": trial.digest, **asdict(trial), **asdict(outcome(trial))})
+        # A stage opens with the last trial of a setting: all seeds of all that it chooses from have to be there.
+        unfinished[_setting(trial)] -= 1
+        opened = not unfinished[_setting(trial)]
 
 
-def _kind(rows: list[dict[str, object]], digest: str) -> str:
-    return next(str(row["objective"]) for row in rows if row["digest"] == digest)
+def _setting(trial: Trial) -> str:
+    return canonical_json(trial.setting)
+
+
+class _BareShelf:
+    """Trials that wait need nothing from the object store."""
+
+    directory = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None: ...
+
+    def check(self, *arguments: Any) -> None: ...
+
+    def data(self, *arguments: Any) -> None: ...
+
+    def targets(self, *arguments: Any) -> None: ...
+
+    def has(self, reference: Any) -> bool:
+        return True
+
+
+def wait(config: dict[str, Any], *, store_uri: str, **shared: Any) -> None:
+    """What takes the place of training. `device` says which process it was."""
+    trial = Trial(**config)
+    seconds = float(os.environ[SCALE]) * duration(trial)
+    time.sleep(seconds)
+    times = {"train_seconds": seconds, "num_epochs": trial.epochs, "device": str(os.getpid())}
+    times["finished_at"] = datetime.now(UTC).isoformat()
+    made_up = outcome(trial, **times)
+    Ledger(Store(store_uri)).write(trial, made_up, [{"epoch": trial.epochs, "dev_loss": made_up.dev_loss}])
+    tune.report({"epoch": trial.epochs, "dev_loss": made_up.dev_loss})
+
+
+def run(slots: int, scale: float) -> tuple[Run, list[float], float]:
+    """The plan on Ray: what it came to, when each slot was ready, and the median of standing still between two trials."""
+    os.environ[SCALE] = str(scale)
+    plan, tasks = paper()
+    cluster = connect(local=True, num_cpus=slots)
+    try:
+        with tempfile.TemporaryDirectory() as scratch, Path(os.devnull).open("w") as nowhere:
+            store = Store(scratch)
+            began = datetime.now(UTC)
+            with patch.object(rekd.tune, "Shelf", _BareShelf):
+                rekd.tune.run_sweep(
+                    plan, store, tasks=tasks, cluster=cluster, progress=Progress(Console(file=nowhere)),
+                    max_concurrent=slots, trainable=wait,
+                )  # fmt: skip
+            table = Ledger(store).trials().to_pandas()
+    finally:
+        disconnect()
+    ended = (pd.to_datetime(table["finished_at"]) - began).dt.total_seconds()
+    table = table.assign(ended=ended, started=ended - table["train_seconds"]).sort_values("started")
+    gaps = table["started"] - table.groupby("device")["ended"].shift()
+    starts = table.groupby("device")["started"].first().sort_values().tolist()
+    return Run(wall=ended.max(), work=table["train_seconds"].sum(), count=len(table)), starts, gaps.median()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slots", type=int, default=120)
-    parser.add_argument("--startup", type=float, default=20.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("how", choices=("simulate", "run"))
+    parser.add_argument("--slots", type=int)
+    parser.add_argument("--minutes", type=float, default=5.0, help="that `run` would take at best")
+    parser.add_argument("--startup", type=float, default=30.0, help="seconds until a slot of `simulate` is ready")
+    parser.add_argument("--handover", type=float, default=1.0, help="seconds between two trials, for `simulate`")
     options = parser.parse_args()
-    for seed in range(options.rounds):
-        wall, work, chain, count = simulate(options.slots, options.startup, seed)
-        bound = max(work, chain)
+    unlimited = simulate(10_000)
+    if options.how == "simulate":
+        slots = options.slots or 120
+        simulated = simulate(slots, starts=[options.startup] * slots, handover=options.handover)
         print(
-            f"{count} trials on {options.slots} slots: {wall / 3600:.2f} h; work / slots {work / 3600:.2f} h, critical path "
-            f"{chain / 3600:.2f} h; {100 * (wall / bound - 1):.1f} % above the bound",
-            flush=True,
+            f"{simulated.count} trials on {slots} slots, simulated: {simulated.wall / 3600:.2f} h; work / slots "
+            f"{simulated.work / slots / 3600:.2f} h, critical path {unlimited.wall / 3600:.2f} h; "
+            f"{simulated.above(slots, unlimited.wall):.1f} % above the best possible"
         )
+        return
+    slots = options.slots or 12
+    scale = 60 * options.minutes * slots / unlimited.work
+    real, starts, handover = run(slots, scale)
+    simulated = simulate(slots, starts=starts, handover=handover, scale=scale)
+    print(
+        f"{real.count} trials on {slots} slots, durations scaled to a mean of {real.work / real.count:.1f} s: "
+        f"{real.wall:.0f} s, {real.above(slots, scale * unlimited.wall):.1f} % above the best possible; simulated with "
+        f"its {len(starts)} processes (ready after {starts[0]:.0f} to {starts[-1]:.0f} s) and its handover of "
+        f"{1000 * handover:.0f} ms: {simulated.wall:.0f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -132,6 +132,13 @@ class Ledger:
         """One row a trial, sorted by digest; of the given digests only, where they are given."""
         return self._read("trials", TRIALS_SCHEMA, digests).sort_by("digest")
 
+    def row(self, digest: str) -> dict[str, Any] | None:
+        """The row of one trial; None where it has not ended."""
+        table = self._read_or_set_aside(self.store.trial_file(digest), TRIALS_SCHEMA)
+        if table is None:  # the compact copy may have it
+            table = self.trials([digest])
+        return next(iter(table.to_pylist()), None)
+
     def epochs(self, digests: Sequence[str] | None = None) -> pa.Table:
         """One row an epoch of a finished trial, sorted by digest and epoch."""
         table = self._read("epochs", EPOCHS_SCHEMA, digests)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+import pyarrow as pa
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -20,7 +21,7 @@ from rich.markup import escape
 from rekd.claims import Claims
 from rekd.cluster import Cluster
 from rekd.estimate import Estimator
-from rekd.ledger import Ledger, Outcome
+from rekd.ledger import TRIALS_SCHEMA, Ledger, Outcome
 from rekd.plan import PlanFunction, Swept, fixed_plan, to_run
 from rekd.progress import Progress
 from rekd.sharing import Shares, measured_shares
@@ -125,6 +126,7 @@ class _Conductor(Searcher):
         self.device = "cuda" if cluster.num_gpus else "cpu"
         self.ledger = Ledger(store)
         self.results = self.ledger.trials().to_pandas()
+        self.news: list[dict[str, Any]] = []  # rows that are not among the results yet
         self.live: dict[str, Trial] = {}  # by Tune's trial_id
         self.losses = Losses()
         self.given: set[str] = set()  # digests that this run has started
@@ -180,8 +182,8 @@ class _Conductor(Searcher):
         trial = self.live.pop(trial_id, None)
         if trial is None or self.interrupted:
             return
-        row = self.ledger.trials([trial.digest]).to_pandas()
-        if row.empty or (error and row.iloc[0]["status"] == "failed"):
+        row = self.ledger.row(trial.digest)
+        if row is None or (error and row["status"] == "failed"):
             if self.losses.once_more(trial):
                 self.given.remove(trial.digest)
                 self.queue.insert(0, trial)
@@ -189,18 +191,16 @@ class _Conductor(Searcher):
                 return
             reason = f"its process ended {MAX_FAILURES + 1} times without an epoch, such as by a lost node or by memory"
             self.ledger.write(trial, Outcome(status="failed", error=reason))
-            row = self.ledger.trials([trial.digest]).to_pandas()
+            row = self.ledger.trials([trial.digest]).to_pylist()[0]
         self.claims.release(trial.digest)
         self.num_trained += 1
         self._take_in(trial, row)
 
-    def _take_in(self, trial: Trial, row: pd.DataFrame) -> None:
+    def _take_in(self, trial: Trial, row: dict[str, Any]) -> None:
         """A trial has ended, here or in another sweep, with this row."""
-        self.results = pd.concat([self.results[self.results["digest"] != trial.digest], row], ignore_index=True)
+        self.news.append(row)
         self.ended.append(trial)
-        first = row.iloc[0]
-        loss = None if pd.isna(first["dev_loss"]) else float(first["dev_loss"])
-        self.progress.end(trial, status=first["status"], dev_loss=loss, error=first["error"])
+        self.progress.end(trial, status=row["status"], dev_loss=row["dev_loss"], error=row["error"])
         self.stale = True
 
     def __getstate__(self) -> dict[str, Any]:
@@ -223,6 +223,10 @@ class _Conductor(Searcher):
 
     def _replan(self) -> None:
         started = time.monotonic()
+        if self.news:
+            rows = pa.Table.from_pylist(self.news, schema=TRIALS_SCHEMA).to_pandas()
+            known = self.results[~self.results["digest"].isin(rows["digest"])]
+            self.results, self.news = pd.concat([known, rows], ignore_index=True), []
         self.plan = self.plan_function(self.results)
         self.estimator = Estimator(self.results, self.tasks.values(), device=self.device)
         waiting = [trial for trial in to_run(self.plan, self.results) if trial.digest not in self.given]
@@ -255,8 +259,8 @@ class _Conductor(Searcher):
         """Whether another sweep has run a trial since the ledger was read."""
         if not self.store.exists(self.store.trial_file(trial.digest)):
             return False
-        row = self.ledger.trials([trial.digest]).to_pandas()
-        if row.empty or row.iloc[0]["status"] == "failed":
+        row = self.ledger.row(trial.digest)
+        if row is None or row["status"] == "failed":
             return False
         self.claims.release(trial.digest)
         self.given.add(trial.digest)
