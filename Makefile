@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types tests whole faults cluster-test bench
+.PHONY: demo test lint types tests whole faults cluster-test bench audit
 
 demo: .venv/installed
 	$(BIN)/python sweeps/alpha_sweep.py --task digits
@@ -32,6 +32,11 @@ faults: .venv/installed
 cluster-test: .venv/installed
 	$(BIN)/pytest -s tests/cluster
 
+# Known vulnerabilities of what constraints.txt pins; says so where the advisories cannot be reached.
+audit: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[audit]'
+	$(BIN)/python .ci/audit
+
 # The figures of docs/performance.md: half an hour of a machine that does nothing else.
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.step
@@ -40,7 +45,8 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.sweep driver
 	$(BIN)/python -m benchmarks.sweep again
 	$(BIN)/python -m benchmarks.sweep efficiency
-	$(BIN)/python -m benchmarks.makespan
+	$(BIN)/python -m benchmarks.makespan simulate
+	$(BIN)/python -m benchmarks.makespan run
 	$(BIN)/python -m benchmarks.ledger
 
 # constraints.txt pins what was tested; the same command takes the CUDA build of torch where pip finds that one.

@@ -1,6 +1,9 @@
 """`python -m analysis`."""
 
+import sys
+
 from analysis.cli import app
+from rekd.command_line import run
 
 if __name__ == "__main__":
-    app(prog_name="python -m analysis")
+    run(app, sys.argv[1:] or ["--help"], prog_name="python -m analysis")

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -28,6 +29,7 @@ from analysis.selection import select_alpha, select_lambda_select, select_teache
 from analysis.stages import Stages, split_stages
 from analysis.status import duration
 from analysis.status import status as status_of
+from rekd.command_line import print_error
 from rekd.store import Store
 
 MOST_ROWS = 100
@@ -39,7 +41,6 @@ BOOTSTRAP_SEED = 0
 app = typer.Typer(
     name="analysis",
     help="Selections, tables, figures and the report of a store.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -143,7 +144,7 @@ def report_command(
         else:
             path = str(out)
             _write(out, content)
-        console.print(f"The report is {path} ({len(content) / 1e6:.1f} MB).", soft_wrap=True)
+        console.print(f"The report is {escape(str(path))} ({len(content) / 1e6:.1f} MB).", soft_wrap=True)
 
 
 @app.command("query")
@@ -277,5 +278,5 @@ def _bad_input() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"error: {error}")
+        print_error(error)
         raise typer.Exit(2) from error

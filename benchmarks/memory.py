@@ -74,7 +74,7 @@ class Worker:
 
     def _look(self, model: Any) -> None:
         self.model = model
-        self.total = sum(parameter.double().sum().item() for parameter in model.parameters())
+        self.total = sum(parameter.sum().item() for parameter in model.parameters())
 
 
 def grown(num_workers: int, how: str, folder: str, store: str, digest: str) -> tuple[float, float]:

@@ -19,10 +19,10 @@ class Ratio:
 
 
 def in_turn(work: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of each piece of work in each round: A B C, A B C, ..."""
+    """Seconds of each piece of work in each round: A B C, C B A, ... so that none always follows the same other."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for round in range(warm_up + rounds):
-        for name, run in work.items():
+        for name, run in list(work.items())[:: 1 if round % 2 else -1]:
             started = time.perf_counter()
             run()
             if round >= warm_up:

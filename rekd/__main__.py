@@ -1,5 +1,8 @@
 """`python -m rekd`."""
 
-from rekd.cli import app
+import sys
 
-app()
+from rekd.cli import app
+from rekd.command_line import run
+
+run(app, sys.argv[1:] or ["--help"], prog_name="python -m rekd")

@@ -8,17 +8,20 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from rekd.hub import find, quiet
+from rekd.messages import one_line
 
 Inputs = Mapping[str, Tensor]
 """A batch: `image`, 8 bits, "batch channel height width"; or `input_ids` and `valid`, "batch feature"."""
@@ -263,7 +266,7 @@ def load_backbone(
     if settings.model_type == "bert" and not pooler:
         arguments["add_pooling_layer"] = False
     if checkpoint is None:
-        encoder = AutoModel.from_config(settings, **arguments)
+        encoder = AutoModel.from_config(settings, trust_remote_code=False, **arguments)
     else:
         encoder = _pretrained(checkpoint, settings, arguments)
     if issubclass(backbone, ViTBackbone):
@@ -306,16 +309,22 @@ def _made_config(config: Mapping[str, Any] | None) -> PretrainedConfig:
     values = dict(config)
     model_type = values.pop("model_type")
     _known_family(model_type, "config")
-    return AutoConfig.for_model(model_type, **values)
+    try:
+        return AutoConfig.for_model(model_type, **values)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The config of a {model_type!r} is not valid: {one_line(error)}. Correct its values."
+        ) from error
 
 
 def _stored_config(checkpoint: _Checkpoint) -> PretrainedConfig:
     with checkpoint.reading():
         try:
-            found = AutoConfig.from_pretrained(checkpoint.source, revision=checkpoint.revision)
-        except (OSError, ValueError) as error:
+            found = AutoConfig.from_pretrained(checkpoint.source, revision=checkpoint.revision, trust_remote_code=False)
+        except (OSError, ValueError, StrictDataclassError) as error:
             raise ValueError(
-                f"The configuration of the model {checkpoint.source} could not be read: {_first_line(error)}"
+                f"The configuration of the model {checkpoint.source} could not be read: {_reason(error)}. Give one of "
+                f"the families {', '.join(sorted(BACKBONES))}, as save_pretrained writes it."
             ) from error
     _known_family(found.model_type, checkpoint.source)
     return found
@@ -339,11 +348,13 @@ def _pretrained(checkpoint: _Checkpoint, settings: PretrainedConfig, arguments: 
                 revision=checkpoint.revision,
                 dtype=torch.float32,
                 output_loading_info=True,
+                trust_remote_code=False,
+                weights_only=True,  # some models, the paper's BERTs among them, are a pytorch_model.bin, which is a pickle
                 **arguments,
             )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
             raise ValueError(
-                f"The weights of {source} could not be loaded: {_first_line(error)}. Fetch or save them anew."
+                f"The weights of {source} could not be loaded: {_reason(error)}. Fetch or save them anew."
             ) from error
     # A pooler may be absent from a checkpoint of a masked language model; anything else means another architecture.
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
@@ -373,5 +384,12 @@ def _normalisation(checkpoint: _Checkpoint | None, settings: PretrainedConfig) -
     return {name: list(processor.get(name, plain[name])) for name in plain}
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _reason(error: Exception) -> str:
+    """What a library says, where its advice would not be ours, else its first line."""
+    if isinstance(error, UnpicklingError):
+        return "a file of theirs holds more than tensors, which is not unpickled here"
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own, which is not run here"
+    if isinstance(error, StrictDataclassError):  # the field in the first line, what is wrong with it in the next
+        return one_line(error).rstrip(".")
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

@@ -1,14 +1,11 @@
 """Checkpoints of a running trial, so that what stops it costs an epoch at most."""
 
-import logging
 from typing import Any
 
 from torch import Tensor
 
-from rekd.store import Store
-from rekd.tensorfile import DamagedFileError, pack, unpack
-
-logger = logging.getLogger(__name__)
+from rekd.store import DamagedFileError, Store
+from rekd.tensorfile import pack, unpack
 
 KEPT = 2
 """Checkpoints that stay: the newest, and the one before it in case the newest is damaged."""
@@ -37,7 +34,7 @@ class Checkpoints:
             try:
                 return unpack(self.store.read(path))
             except DamagedFileError as error:
-                logger.warning("Checkpoint %s is damaged (%s). It is now %s.", path, error, self.store.set_aside(path))
+                self.store.set_aside(path, f"is damaged ({error}); the trial goes on without it")
         return None
 
     def clear(self) -> None:

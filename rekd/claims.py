@@ -5,7 +5,8 @@ trial; otherwise it takes its claim back and asks again later. Of two that write
 the other, as every store that lists what was just written grants (a disk, S3), so that two never have the same trial.
 
 An owner writes a beat every `BEAT` seconds. One whose beat has stood still for `LEASE`, by the clock of whoever looks,
-or whose process is known to have ended, is dead, and its claims with it.
+or whose process is known to have ended, is dead, and its claims with it. One that only stood still (a suspended machine,
+a store out of reach) finds its claims gone when it looks again, and gives those trials up.
 """
 
 import json
@@ -43,6 +44,8 @@ class Claims:
         self.owner = uuid.uuid4().hex[:16]
         self.on_trouble = on_trouble
         self.held: set[str] = set()
+        self.lost: set[str] = set()
+        """Trials that were held and that another owner has taken over."""
         self.failing_since: float | None = None
         self._beats = 0
         self._stop = threading.Event()
@@ -83,6 +86,7 @@ class Claims:
             self._not_before[digest] = time.monotonic() + random.uniform(LOOK_AGAIN, 4 * LOOK_AGAIN)
             return False
         self.held.add(digest)
+        self.lost.discard(digest)
         return True
 
     def release(self, digest: str) -> None:
@@ -98,6 +102,8 @@ class Claims:
             # Of those without a claim too: one may have died before its first.
             owners = (name.removesuffix(".json") for name in self.store.names_in(self.store.owners_folder))
             others = {*owners, *(owner for owners in claims.values() for owner in owners)} - {self.owner}
+            lost = {digest for digest in self.held if self.owner not in claims.get(digest, ())}
+            self.held, self.lost = self.held - lost, self.lost | lost
             alive = {owner for owner in others if self._is_alive(owner)}
             for owner in others - alive:
                 self._bury(owner, claims)
@@ -112,9 +118,11 @@ class Claims:
         return since is not None and time.monotonic() - since > PATIENCE
 
     def check(self) -> None:
-        """Raises StoreUnavailableError where it is hopeless."""
+        """Looks whether what is held is held still. Raises StoreUnavailableError where the store is hopeless."""
         if self.is_hopeless:
             raise StoreUnavailableError(f"The store {self.store} has not taken a file for {PATIENCE:.0f} s.")
+        if time.monotonic() - self._looked > BEAT:
+            self.elsewhere()
 
     def _claims(self) -> dict[str, list[str]]:
         """Owners by trial."""

@@ -11,14 +11,13 @@ from rich.markup import escape
 from rich.text import Text
 
 from rekd.claims import Claims
+from rekd.command_line import print_error
 from rekd.ledger import Ledger
 from rekd.store import Store
 from rekd.tasks import load_task
 from rekd.trial import Objective, Trial
 
-app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__, rich_markup_mode=None
-)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 
 
 @app.command()
@@ -48,12 +47,13 @@ def train(
         raise _bad_input(error) from error
     ledger = Ledger(place)
     if trial.digest not in ledger.done():
-        from rekd.run import run_trial
+        from rekd.run import check_trial, run_trial
         from rekd.supplies import Supplies, default_device
 
-        console.print(f"Training {trial} (digest {trial.digest})")
         supplies = Supplies(place, device=default_device())
         try:
+            check_trial(trial, task=chosen, supplies=supplies)
+            console.print(f"Training {trial} (digest {trial.digest})")
             with Claims(place) as claims:
                 if not claims.take(trial.digest):
                     raise ValueError(f"The trial {trial.digest} is being run by a sweep on {place}. Wait for its end.")
@@ -137,5 +137,5 @@ def down(
 
 
 def _bad_input(error: ValueError) -> typer.Exit:
-    Console(stderr=True).print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    print_error(error)
     return typer.Exit(2)

@@ -1,10 +1,16 @@
 """Connecting to Ray: a cluster that is named, or this machine."""
 
+import contextlib
 import logging
 import os
+import secrets
 import socket
+import stat
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
+
+from rekd.messages import one_line
 
 QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future behaviour, and no warning about the past one
@@ -48,15 +54,25 @@ def connect(address: str | None = None, *, local: bool = False, num_cpus: int | 
         if ray.is_initialized():
             pass
         elif address is None:
-            ray.init("local", num_cpus=num_cpus, **arguments)
+            _keep_out_others()
+            ray.init("local", num_cpus=num_cpus, _temp_dir=f"{_private_folder()}/ray", **arguments)
         else:
             arguments.pop("include_dashboard")
             try:
                 _knock(address)
                 ray.init(address, **arguments)
-            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            except OSError as error:
                 raise ValueError(
                     f"No Ray cluster answers at {address}: {error}. Start one with `ray up cluster.yaml`, or use --local."
+                ) from error
+            except ray.exceptions.AuthenticationError as error:
+                raise ValueError(
+                    f"The Ray cluster at {address} lets in who has its token: {one_line(error.message)}. Set "
+                    "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the token of that cluster."
+                ) from error
+            except (RuntimeError, ValueError, ray.exceptions.RayError) as error:
+                raise ValueError(
+                    f"The Ray cluster at {address} cannot be used: {one_line(error)} Name another, or use --local."
                 ) from error
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that is lost is told by the ledger and goes on
@@ -64,6 +80,27 @@ def connect(address: str | None = None, *, local: bool = False, num_cpus: int | 
     cpus, gpus = (max(there.get(name, 0), float(os.environ.get(variable, 0))) for name, variable in MOST.items())
     where = f"the cluster at {address}" if address else "this machine"
     return Cluster(description=f"{where}: {cpus:.0f} CPUs, {gpus:.0f} GPUs", num_cpus=cpus, num_gpus=gpus)
+
+
+def _keep_out_others() -> None:
+    """A token for this run, in this process and those that it starts alone. Ray asks for one, and would leave it in a file."""
+    if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _private_folder() -> str:
+    """A folder for Ray's, which it opens to everybody. Its path is short: those of sockets may have 107 characters.
+
+    Raises ValueError where it is there and belongs to somebody else.
+    """
+    folder = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / f"rekd-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+        raise ValueError(f"{folder} belongs to somebody else. Remove it, or set RAY_TMPDIR to a folder of your own.")
+    folder.chmod(0o700)
+    return str(folder)
 
 
 def _knock(address: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from rekd.hub import hub
 from rekd.local_files import TABLE_SUFFIXES, LocalDataset, check_split
-from rekd.messages import one_line, shortened
+from rekd.messages import one_line, shortened, shown
 from rekd.tasks import Task
 
 if TYPE_CHECKING:
@@ -27,8 +28,22 @@ def read_tables(task: Task) -> "dict[str, datasets.Dataset]":
                     f"{task.name}: split {name!r} of {task.dataset} has no column {column!r}, "
                     f"but {shortened(tables[role].column_names)}. Set input_column and label_column."
                 )
-        tables[role] = tables[role].select_columns(wanted)
+        tables[role] = _undecoded(task, tables[role].select_columns(wanted))
     return tables
+
+
+def _undecoded(task: Task, table: "datasets.Dataset") -> "datasets.Dataset":
+    """The table as it is stored. Where a column is said to hold images or sounds, `datasets` opens any path in it."""
+    from datasets.features.features import require_decoding
+
+    for column, feature in table.features.items():
+        if hasattr(feature, "decode"):
+            table = table.cast_column(column, replace(feature, decode=False))
+        elif require_decoding(feature):
+            raise ValueError(
+                f"{task.name}: column {column!r} of {task.dataset} holds {shown(feature)}. Give one image a row."
+            )
+    return table
 
 
 def at_row(task: Task, split: str, row: int) -> str:
@@ -153,7 +168,7 @@ def read_labels(
         for row, value in enumerate(of_role):
             if not isinstance(value, int):
                 raise ValueError(
-                    f"{at_row(task, roles[role], row)}: label {value!r} of column {column!r} is neither a whole number "
+                    f"{at_row(task, roles[role], row)}: label {shown(value)} of column {column!r} is neither a whole number "
                     "nor a text. Correct it, or name another label_column."
                 )
             if not 0 <= value < task.num_classes:

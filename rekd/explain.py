@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rekd.backbones import ViTBackbone
 from rekd.hub import quiet
-from rekd.models import Prediction, RationaleModel
+from rekd.messages import one_line
+from rekd.models import Prediction, RationaleModel, saved_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,23 +52,19 @@ class Explainer:
 
     def __init__(self, folder: Path) -> None:
         """Raises ValueError where the folder is not that of a finished trial."""
-        import json
-
         self.model = RationaleModel.load(folder)
-        details = json.loads((folder / "config.json").read_text())["details"]
-        try:
-            self.shapes: dict[str, list[int]] = details["inputs"]
-        except KeyError as error:
+        details = saved_config(folder)["details"]
+        needed = "input_ids" if self.model.kind == "text" else "image"
+        if not isinstance(details, dict) or needed not in details.get("inputs", {}):
             raise ValueError(
-                f"{folder}/config.json does not say what inputs look like. Give a finished trial's."
-            ) from error
+                f"{folder}/config.json has no details.inputs.{needed}, the shape of an input. "
+                "Give a folder that a finished trial wrote."
+            )
+        self.shapes: dict[str, list[int]] = details["inputs"]
         self.class_names: Sequence[str] | None = details.get("class_names")
         self.tokenizer: Any = None
         if self.model.kind == "text":
-            from transformers import AutoTokenizer
-
-            with quiet():  # of a warning that `rekd` is no model type of the library's
-                self.tokenizer = AutoTokenizer.from_pretrained(folder)
+            self.tokenizer = _tokenizer(folder)
 
     def __call__(self, inputs: Sequence[str]) -> list[Explanation]:
         """One explanation an input: texts for a text model, paths of image files for an image model.
@@ -130,3 +127,15 @@ class Explainer:
             rationale_ratio=float(prediction.mask[0].mean()),
             **parts,
         )
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    with quiet():  # of a warning that `rekd` is no model type of the library's
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"The tokenizer in {folder} cannot be read: {one_line(error)}. Give a folder that a finished trial wrote."
+            ) from error

@@ -1,5 +1,6 @@
 """A table's column of images as 8-bit pixels."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +33,10 @@ def _pixels(task: Task, table: "datasets.Dataset", split: str) -> np.ndarray:
     column = task.input_column
     feature = table.features[column]
     encoded = isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "bytes" in feature)
-    if isinstance(feature, datasets.Image):
-        table = table.cast_column(column, datasets.Image(decode=False))
+    folders = _folders_of_images(task) if encoded else ()
     pixels: np.ndarray = np.zeros((0, 1 if task.image_mode == "L" else 3, 0, 0), dtype=np.uint8)
     for row, value in enumerate(table[column]):
-        image = _decoded(task, value, split, row) if encoded else _from_numbers(task, value, split, row)
+        image = _decoded(task, value, split, row, folders) if encoded else _from_numbers(task, value, split, row)
         if image.mode.startswith(("I", "F")):
             raise ValueError(
                 f"{at_row(task, split, row)}: the image is of mode {image.mode!r}, more than 8 bits a pixel. "
@@ -59,15 +59,14 @@ def _pixels(task: Task, table: "datasets.Dataset", split: str) -> np.ndarray:
     return pixels
 
 
-def _decoded(task: Task, value: Any, split: str, row: int) -> Any:
-    """A PIL image of an encoded one (PNG, JPEG, ...)."""
+def _decoded(task: Task, value: Any, split: str, row: int, folders: Sequence[Path] | None) -> Any:
+    """A PIL image of an encoded one (PNG, JPEG, ...): of its bytes, or of a file in one of the folders (None: anywhere)."""
     import datasets
     import PIL.Image
 
     if value is None or (value.get("bytes") is None and value.get("path") is None):
         raise ValueError(f"{at_row(task, split, row)}: the image is missing. Remove the row.")
-    if value.get("bytes") is None and not _may_be_opened(task, value["path"]):
-        # A table from somewhere may name any file of this machine, or an address.
+    if value.get("bytes") is None and folders is not None and not _is_in(folders, value["path"]):
         raise ValueError(
             f"{at_row(task, split, row)}: the image is the path {value['path']!r}, not its bytes. "
             "Write the dataset with save_to_disk or to_parquet, which embed images."
@@ -80,9 +79,25 @@ def _decoded(task: Task, value: Any, split: str, row: int) -> Any:
         ) from error
 
 
-def _may_be_opened(task: Task, path: str) -> bool:
-    local = task.local_dataset
-    return local is None or (local.path.is_dir() and not local.is_saved and Path(path).is_relative_to(local.path))
+def _folders_of_images(task: Task) -> tuple[Path, ...] | None:
+    """Where the images are that are named by their path; None where the paths are not a table's but were found here.
+
+    A table from somewhere may name any file of this machine, or an address.
+    """
+    import datasets
+    from huggingface_hub import constants
+
+    if task.local_dataset is not None:
+        return None if task.local_dataset.holds_images else ()
+    downloads = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE)
+    return tuple(Path(folder).expanduser().resolve() for folder in downloads)
+
+
+def _is_in(folders: Sequence[Path], path: str) -> bool:
+    """Whether it is a file of one of the folders, wherever `..` and links lead; where there are any, one of the hub too."""
+    if folders and path.startswith("hf://"):
+        return "::" not in path  # which begins a second address
+    return Path(path).is_absolute() and any(Path(path).resolve().is_relative_to(folder) for folder in folders)
 
 
 def _from_numbers(task: Task, value: Any, split: str, row: int) -> Any:

@@ -11,9 +11,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from rich.markup import escape
 
 from rekd.messages import one_line
 
@@ -28,16 +30,29 @@ NOT_SET = "CHANGE-ME"
 
 DASHBOARD_PORT = 8265
 TOKEN_FILE = "~/.rekd/token"
+KEY_FILE = "~/ray_bootstrap_key.pem"
+"""On the head: what Ray opens the workers with."""
 PATIENCE = 20
 """Seconds in which an SSH connection has to be there."""
+QUIETLY = ("-o", "BatchMode=yes", "-o", "LogLevel=ERROR")
+"""SSH asks nothing and says what failed only."""
+NO_WAY = 255
+"""SSH's own exit status, where it does not get there."""
 
-# Run on each machine that stays. The environment and the results stay too: the next `ray up` is quick, and nothing is lost.
-CLEAN = (
-    "~/.rekd/venv/bin/ray stop --force > /dev/null 2>&1; "
-    f"rm -f {TOKEN_FILE} ~/ray_bootstrap_key.pem ~/ray_bootstrap_config.yaml; "
-    "sed -i '/# rekd$/d' ~/.bashrc 2> /dev/null; [ -s ~/.bashrc ] || rm -f ~/.bashrc; "
-    '[ ! -d /tmp/ray ] || find /tmp/ray -depth -user "$(id -u)" -delete'
+RAY_FOLDER = "/tmp/rekd-$(id -u)"
+"""What Ray and trials keep for a while on a machine that stays, as its shell names it. Ray lets everybody write its own
+folders, so they are below this one, which is its user's alone."""
+
+# Run on each machine that stays: every step, and one that fails is told. The environment and the results stay too: the next
+# `ray up` is quick, and nothing is lost.
+STEPS = (
+    "[ ! -x ~/.rekd/venv/bin/ray ] || ~/.rekd/venv/bin/ray stop --force > /dev/null",
+    f"rm -f {TOKEN_FILE} {KEY_FILE} ~/ray_bootstrap_config.yaml",
+    "[ ! -e ~/.bashrc ] || sed -i '/# rekd$/d' ~/.bashrc",
+    "[ -s ~/.bashrc ] || rm -f ~/.bashrc",
+    f"[ ! -O {RAY_FOLDER} ] || rm -rf {RAY_FOLDER}",
 )
+CLEAN = f"failed=0; {''.join(f'{step} || failed=1; ' for step in STEPS)}exit $failed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +159,7 @@ class Tunnel:
         token = cluster.where_ray_is(f"cat {TOKEN_FILE}")
         with tempfile.TemporaryFile() as errors:
             self._process = subprocess.Popen(
-                cluster.ssh(f"{token}; echo; exec cat", *forward, *_options("BatchMode=yes", "LogLevel=ERROR")),
+                cluster.ssh(f"{token}; echo; exec cat", *forward, *QUIETLY),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -179,6 +194,7 @@ class Tunnel:
     def client(self) -> Any:
         """Ray's job client. Raises ConnectionError or RuntimeError where no Ray answers or the token is not its own."""
         os.environ.pop("RAY_API_SERVER_ADDRESS", None)  # would go before the address
+        _keep_from_proxies("127.0.0.1")
         from ray.job_submission import JobSubmissionClient
 
         for module in ("dashboard_sdk", "job.sdk"):
@@ -200,22 +216,53 @@ def take_down(file: str, say: Callable[[str], None]) -> bool:
     if config["provider"]["type"] != "local":
         return is_gone
     cluster = Launched(file=file, head=str(config["provider"]["head_ip"]), config=config)
-    # The workers are reached from the head, with the key that Ray put there: from here they need not be reachable.
-    user = (config.get("auth") or {}).get("ssh_user")
-    unchecked = _options("StrictHostKeyChecking=no", f"UserKnownHostsFile={os.devnull}")  # as Ray does from there
-    options = " ".join([*unchecked, *_options("BatchMode=yes", "LogLevel=ERROR", f"ConnectTimeout={PATIENCE}")])
-    for worker in [*config["provider"]["worker_ips"], None]:
-        target = f"{user}@{worker}" if user else worker
-        onward = f"ssh -i ~/ray_bootstrap_key.pem {options} {shlex.quote(str(target))} {shlex.quote(CLEAN)}"
-        command = cluster.ssh(CLEAN if worker is None else onward, *_options("BatchMode=yes", "LogLevel=ERROR"))
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        if done.returncode:
-            is_gone = False
-            say(f"{worker or cluster.head} could not be cleaned up: {one_line(done.stderr)}")
-    temporary = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray"
-    for suffix in ("state", "lock"):
-        (temporary / f"cluster-{config['cluster_name']}.{suffix}").unlink(missing_ok=True)
+    # The way to the workers is the head, so that goes last: as long as one is left, they can be reached again.
+    workers = [str(worker) for worker in config["provider"]["worker_ips"]]
+    left = [worker for worker in workers if not _is_clean(_clean_worker(cluster, worker), worker, say)]
+    if left:
+        say(
+            f"The head {escape(cluster.head)} keeps its key and token until these are clean: {escape(', '.join(left))}. Type "
+            f"the same command again. A machine that is gone for good: take it out of provider.worker_ips in {escape(file)}."
+        )
+        return False
+    is_gone &= _is_clean(_run(cluster.ssh(CLEAN, *QUIETLY)), cluster.head, say)
+    from ray.autoscaler._private.local.config import get_lock_path, get_state_path
+
+    for path_of in (get_lock_path, get_state_path):
+        Path(path_of(config["cluster_name"])).unlink(missing_ok=True)
     return is_gone
+
+
+def _clean_worker(cluster: Launched, worker: str) -> subprocess.CompletedProcess[str]:
+    """From the head, with the key that Ray put there, so that only the head need be reachable from here; else from here.
+
+    A head without the key is one that was cleaned up, after all workers.
+    """
+    user = (cluster.config.get("auth") or {}).get("ssh_user")
+    unchecked = _options("StrictHostKeyChecking=no", f"UserKnownHostsFile={os.devnull}")  # as Ray does from there
+    options = " ".join([*unchecked, *QUIETLY, *_options(f"ConnectTimeout={PATIENCE}")])
+    target = shlex.quote(f"{user}@{worker}" if user else worker)
+    onward = f"ssh -i {KEY_FILE} {options} {target} {shlex.quote(CLEAN)}"
+    done = _run(cluster.ssh(f"[ ! -e {KEY_FILE} ] || {onward}", *QUIETLY))
+    return _run(replace(cluster, head=worker).ssh(CLEAN, *QUIETLY)) if done.returncode == NO_WAY else done
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+
+def _is_clean(done: subprocess.CompletedProcess[str], machine: str, say: Callable[[str], None]) -> bool:
+    if done.returncode:
+        said = done.stderr or f"exit status {done.returncode}"
+        say(f"{escape(machine)} could not be cleaned up: {escape(one_line(said))}")
+    return not done.returncode
+
+
+def _keep_from_proxies(host: str) -> None:
+    """Requests to the host carry the token and the working tree: no proxy that the environment names gets them."""
+    hosts = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(dict.fromkeys([*filter(None, hosts), host]))
 
 
 def _config(path: Path, file: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The ledger: what has been run and what came out, one row a trial and one row an epoch, in Parquet."""
 
 import base64
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -13,8 +12,6 @@ import pyarrow.parquet as pq
 
 from rekd.store import Store
 from rekd.trial import Trial, canonical_json, plain_type
-
-logger = logging.getLogger(__name__)
 
 WORTHWHILE = 100
 """Trials in files of their own from which on they are worth a compact copy: reading them takes 0.2 s."""
@@ -149,6 +146,16 @@ class Ledger:
         table = self.trials().select(["digest", "status"]).to_pydict()
         return {digest for digest, status in zip(table["digest"], table["status"], strict=True) if status != "failed"}
 
+    def withdraw(self, digest: str, why: str) -> None:
+        """A trial that ended `ok` counts as `failed` from now on and runs again: what it left is of no use."""
+        rows = [row for row in self.trials([digest]).to_pylist() if row["status"] == "ok"]
+        if not rows:
+            return
+        for name in ("trials", "epochs"):  # what the copies hold is not to change, and now it does
+            self.store.remove_file(self.store.compact_file(name))
+        rows[0] |= {"status": "failed", "error": why}
+        self.store.write(self.store.trial_file(digest), _parquet(rows, TRIALS_SCHEMA))
+
     def compact(self, *, at_least: int = WORTHWHILE) -> None:
         """Copies rows that will not change (`ok` and `diverged`) into one file a table, which is read 100 times faster.
 
@@ -208,10 +215,7 @@ class Ledger:
         try:
             return _parsed(content, schema)
         except (pa.ArrowException, OSError) as error:  # not the store's: the content is here
-            moved = self.store.set_aside(path)
-            logger.warning(
-                "%s could not be read (%s). It is now %s; what is lost with it runs again.", path, error, moved
-            )
+            self.store.set_aside(path, f"could not be read ({error}); what is lost with it runs again")
             return None
 
 

@@ -34,6 +34,11 @@ class LocalDataset:
         """Whether it is a folder of `save_to_disk`."""
         return (self.path / "dataset_dict.json").is_file() or (self.path / "state.json").is_file()
 
+    @property
+    def holds_images(self) -> bool:
+        """Whether it is `split/class/image` folders: their images were found there, and no table names them."""
+        return not self.is_saved and self.files()["train"][0].suffix.lower() in IMAGE_SUFFIXES
+
     def saved_folder(self, split: str) -> Path:
         """Where `save_to_disk` has put a split."""
         return self.path / split if (self.path / "dataset_dict.json").is_file() else self.path

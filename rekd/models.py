@@ -14,10 +14,15 @@ from torch import Tensor, nn
 
 from rekd.arrays import as_tensor
 from rekd.backbones import Backbone, Inputs, ViTBackbone, load_backbone
+from rekd.messages import one_line
 from rekd.method import argmax_mask, gumbel_noise
+from rekd.store import DamagedFileError
+from rekd.weights import check, checksum_of
 
 AUTHORS_HIDDEN = 256
 """Width of the authors' BERT generator head."""
+
+_DESCRIPTION = ("objective", "num_classes", "dropout", "heads", "precision")
 
 
 class Generator(nn.Module):
@@ -151,7 +156,8 @@ class RationaleModel(nn.Module):
     def save(self, folder: Path, *, tokenizer: Any = None, details: Mapping[str, Any] | None = None) -> None:
         """Writes config.json, model.safetensors, and what prepares an input, into a folder.
 
-        `details` are kept in config.json under `details` for people to read, such as the trial and the class names.
+        `details` are kept in config.json under `details` for people to read, such as the trial and the class names. Beside
+        them stands a checksum of both files (`rekd.weights`).
         """
         folder.mkdir(parents=True, exist_ok=True)
         backbone = self.predictor.backbone
@@ -179,24 +185,23 @@ class RationaleModel(nn.Module):
             "backbone": backbone.config.to_dict(),
             "details": dict(details or {}),
         }
-        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=str))
+        config = json.loads(json.dumps(config, default=str))  # as it is read again, keys as text
+        config["sha256"] = checksum_of(config, (folder / "model.safetensors").read_bytes())
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
 
     @classmethod
     def load(cls, folder: Path) -> "RationaleModel":
         """The model of a folder that `save` wrote, in evaluation mode. Raises ValueError where it is not one."""
-        config_file = folder / "config.json"
-        if not config_file.is_file():
-            raise ValueError(f"{folder} has no config.json. Give a folder that a finished trial or `save` wrote.")
-        config = json.loads(config_file.read_text())
-        if config.get("model_type") != "rekd":
-            raise ValueError(
-                f"{config_file} describes a {config.get('model_type')!r} model, not a rationale model. "
-                "Give a folder that a finished trial wrote."
-            )
+        config = saved_config(folder)
         try:
-            return cls.assemble(config, load_file(folder / "model.safetensors"))
-        except (OSError, SafetensorError) as error:
+            check(config, (folder / "model.safetensors").read_bytes())
+            weights = load_file(folder / "model.safetensors")
+        except (OSError, SafetensorError, DamagedFileError) as error:
             raise ValueError(f"{folder}/model.safetensors could not be read: {error}") from error
+        try:
+            return cls.assemble(config, weights)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{folder}/config.json: {one_line(error)}") from error
 
     @classmethod
     def assemble(cls, config: Mapping[str, Any], weights: Mapping[str, Any]) -> "RationaleModel":
@@ -205,15 +210,36 @@ class RationaleModel(nn.Module):
 
         Raises ValueError where the weights are not those of the config.
         """
-        names = ("objective", "num_classes", "dropout", "heads", "precision")
-        description = {name: config[name] for name in names}
+        description = {name: config[name] for name in _DESCRIPTION}
         with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced at once
             model = cls.build(**description, config=config["backbone"])
         try:
             model.load_state_dict({name: as_tensor(value) for name, value in weights.items()}, assign=True)
         except RuntimeError as error:
-            raise ValueError(f"The weights are not those of their config.json: {error}") from error
+            raise ValueError(f"The weights are not those of their config.json: {one_line(error)}") from error
         return model.requires_grad_(False).eval()
+
+
+def saved_config(folder: Path) -> dict[str, Any]:
+    """The config.json that `save` wrote. Raises ValueError, with the file and the key in it, where it is not one."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{folder} has no config.json. Give a folder that a finished trial or `save` wrote.")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{file} cannot be read: {one_line(error)}. Give a folder that a finished trial wrote."
+        ) from error
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if model_type != "rekd":
+        raise ValueError(
+            f"{file} describes a {model_type!r} model, not a rationale model. Give a folder that a finished trial wrote."
+        )
+    for name in (*_DESCRIPTION, "backbone", "details"):
+        if name not in config:
+            raise ValueError(f"{file} has no {name!r}. Give a folder that a finished trial wrote.")
+    return config
 
 
 def _initialise(head: nn.Module, backbone: Backbone) -> None:

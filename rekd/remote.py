@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from rekd.cluster import MOST
-from rekd.launched import ROOT, Launched, Tunnel
+from rekd.launched import ROOT, TOKEN_FILE, Launched, Tunnel
 from rekd.messages import one_line
 
 NOT_SENT = (".git", ".venv", "results", "tests")
 """What the job's copy of the working tree leaves out, beside what .gitignore names."""
 
-RECONNECTS = 6
-"""Times that a lost connection is tried again, over two minutes, before the job is left to itself."""
+PAUSES = (2, 4, 8, 16, 30, 30, 30)
+"""Seconds before each try to come back to a lost connection. After the last the job is left to itself: after two minutes, or
+five where each try waits for an answer."""
 
 LASTING = 120.0
 """Seconds after which a connection counts as a good one, and the next loss as the first."""
@@ -68,39 +71,66 @@ class Command:
 def hand_over(cluster: Launched, command: Command, say: Callable[[str], None]) -> int:
     """Runs the command as a job of the cluster, or comes back to it where it runs; returns its exit status.
 
-    Ctrl-C and a lost connection leave the job running. Raises ValueError where the cluster does not answer.
+    Ctrl-C and a lost connection leave the job running. Raises ValueError where the cluster does not take it.
     """
-    say(f"Running on the cluster of {cluster.file}, head {cluster.head}.")
+    from aiohttp import ClientError
+    from ray.exceptions import RayError
+
+    head = f"The head {escape(cluster.head)}"
+    say(f"Running on the cluster of {cluster.file}, head {escape(cluster.head)}.")
     job = _Job(command, say, {variable: str(cluster.most(resource)) for resource, variable in MOST.items()})
     failures = 0
     try:
-        while failures <= RECONNECTS:
+        while True:
             started = time.monotonic()
             try:
                 with Tunnel(cluster) as tunnel:
                     return job.follow(tunnel.client())
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, RayError, ClientError) as error:
                 if not job.submission_id:
-                    raise ValueError(
-                        f"The head {cluster.head} of {cluster.file} does not answer: {one_line(error)}. Start the cluster "
-                        f"again with `ray up -y {cluster.file}`, forget it with `python -m rekd down {cluster.file}`, or "
-                        "use --local."
-                    ) from error
+                    raise ValueError(_why_not(cluster, error)) from error
                 if time.monotonic() - started > LASTING:
                     failures = 0
+                if failures == len(PAUSES):
+                    say(f"{head} does not answer any more: {escape(one_line(error))}")
+                    break
                 if not failures:
-                    say(f"[yellow]The head {cluster.head} does not answer.[/] Trying again for two minutes.")
+                    say(f"[yellow]{head} does not answer.[/] Trying again for two to five minutes.")
+                time.sleep(PAUSES[failures])
                 failures += 1
-                time.sleep(2**failures)
-        say("It does not answer any more.")
     except KeyboardInterrupt:
         pass
     if job.submission_id:
         say(
-            f"\nNo longer following. The job goes on as long as the cluster is up, with results in {command.store}. The same "
-            f"command follows it again. To stop it: {cluster.stop_command(job.submission_id)}"
+            "\nNo longer following. The job goes on as long as the cluster is up, with results in "
+            f"{escape(command.store)}. The same command follows it again. To stop it: "
+            f"{escape(cluster.stop_command(job.submission_id))}"
         )
     return 1
+
+
+def _why_not(cluster: Launched, error: Exception) -> str:
+    """Why nothing was handed over, and what to do. `ray up` ends what runs there, so only where no Ray answers."""
+    import requests
+    from ray.exceptions import AuthenticationError
+
+    head = f"The head {cluster.head} of {cluster.file}"
+    said = one_line(error.message if isinstance(error, AuthenticationError) else error).rstrip(".")
+    if isinstance(error, AuthenticationError):
+        return (
+            f"{head} refuses the token in its {TOKEN_FILE}: {said}. Another Ray may have its port, or the "
+            f"file was replaced. `python -m rekd down {cluster.file}` and `ray up -y {cluster.file}` make a new one, and end "
+            "what runs there. --local runs on this machine."
+        )
+    if isinstance(error, ConnectionError | TimeoutError | requests.ConnectionError | requests.Timeout):
+        return (
+            f"{head} does not answer: {said}. Start the cluster again with `ray up -y {cluster.file}`, forget it "
+            f"with `python -m rekd down {cluster.file}`, or use --local."
+        )
+    return (
+        f"{head} has not taken the sweep: {said}. Type the same command again, which meets the sweep if it runs "
+        "there after all, or use --local."
+    )
 
 
 class _Job:
@@ -120,33 +150,44 @@ class _Job:
             time.sleep(0.2)  # the output ends a moment before the job does
         if details.driver_exit_code in (0, 1, 2):
             return details.driver_exit_code
-        self.say(f"[red]The job has ended as {details.status.value}:[/] {one_line(details.message)}")
+        self.say(f"[red]The job has ended as {details.status.value}:[/] {escape(one_line(details.message))}")
         return 1
 
     def _hand_over(self, client: Any) -> None:
-        earlier = [job for job in client.list_jobs() if (job.submission_id or "").startswith(self.command.name)]
-        running = next((job.submission_id for job in earlier if not job.status.is_terminal()), None)
-        if running is not None:
-            said = client.get_job_logs(running)
-            self.num_shown = len(said) - sum(map(len, said.splitlines(keepends=True)[-LINES_AGAIN:]))
-            self.say(f"It runs there already, as job {running}. This is what it said last:")
-            self.submission_id = running
+        earlier = self._earlier(client)
+        if self._meets_one_of(earlier, client):
             return
         submission_id = f"{self.command.name}-{len(earlier) + 1}"  # what ended jobs did is in the ledger
-        client.submit_job(
-            entrypoint=shlex.join(["python", self.command.script, *self.command.arguments]),
-            submission_id=submission_id,
-            runtime_env={
-                "working_dir": str(ROOT),
-                "excludes": list(NOT_SENT),
-                "env_vars": {
-                    **self.environment,
-                    "COLUMNS": str(shutil.get_terminal_size().columns),
-                    "TMPDIR": "/tmp/ray",  # what a job leaves that is ended goes when the cluster does
+        try:
+            client.submit_job(
+                entrypoint=shlex.join(["python", self.command.script, *self.command.arguments]),
+                submission_id=submission_id,
+                runtime_env={
+                    "working_dir": str(ROOT),
+                    "excludes": list(NOT_SENT),
+                    "env_vars": {**self.environment, "COLUMNS": str(shutil.get_terminal_size().columns)},
                 },
-            },
-        )
-        self.submission_id = submission_id
+            )
+        except RuntimeError:
+            if not self._meets_one_of(self._earlier(client), client):  # typed twice at once, the other was first
+                raise
+        else:
+            self.submission_id = submission_id
+
+    def _earlier(self, client: Any) -> list[Any]:
+        """Jobs of this command."""
+        return [job for job in client.list_jobs() if (job.submission_id or "").startswith(self.command.name)]
+
+    def _meets_one_of(self, jobs: list[Any], client: Any) -> bool:
+        """Whether one of them runs, which is then the one to follow."""
+        running = next((job.submission_id for job in jobs if not job.status.is_terminal()), None)
+        if running is None:
+            return False
+        said = client.get_job_logs(running)
+        self.num_shown = len(said) - sum(map(len, said.splitlines(keepends=True)[-LINES_AGAIN:]))
+        self.say(f"It runs there already, as job {escape(running)}. This is what it said last:")
+        self.submission_id = running
+        return True
 
     async def _print_output(self, client: Any) -> None:
         """What is new of the output, as it comes; the stream starts at its beginning each time."""

@@ -70,6 +70,16 @@ def run_trial(
     checkpoints.clear()
 
 
+def check_trial(trial: Trial, *, task: Task, supplies: Supplies) -> None:
+    """Raises ValueError, and writes nothing, where data, model or teacher are not what the trial needs."""
+    build_model(trial, task, supplies.data(task), Streams(0, device=torch.device("cpu")))
+    store, teacher = supplies.store, trial.teacher_digest
+    if teacher is not None and not store.names_in(store.model_folder(teacher)):
+        raise ValueError(
+            f"The store {store} has no model of a trial {teacher}. Train it first, or choose another teacher."
+        )
+
+
 def build_model(trial: Trial, task: Task, data: Data, streams: Streams) -> RationaleModel:
     """The untrained model of a trial. Raises ValueError where the backbone cannot read the task's samples."""
     reference = task.models[trial.model]

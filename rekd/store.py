@@ -5,11 +5,13 @@ import errno
 import logging
 import os
 import random
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import parse_qs
 
 import pyarrow.fs as pafs
 
@@ -33,8 +35,16 @@ HOPELESS = {
 """Errors that waiting does not mend."""
 
 
+SECRETS = ("secret", "password", "token", "key", "credential", "sig")
+"""Parts of the names of a URI's options that would hold what nobody else may see."""
+
+
 class StoreUnavailableError(OSError):
     """The store did not answer, or refused, for as long as `PATIENCE`. It is no trial's fault."""
+
+
+class DamagedFileError(ValueError):
+    """The file is not what was written."""
 
 
 class Store:
@@ -48,6 +58,7 @@ class Store:
         """`uri` is a local path or a URI such as `s3://bucket/folder`. Raises ValueError where nothing can open it."""
         self.uri = str(uri)
         if "://" in self.uri:
+            _refuse_secrets(self.uri)
             try:
                 self.file_system, self.root = pafs.FileSystem.from_uri(self.uri)
             except (ValueError, OSError) as error:
@@ -177,12 +188,20 @@ class Store:
         for name, content in files:
             self.write(f"{folder}/{name}", content)
 
-    def set_aside(self, path: str) -> str:
-        """Moves an unreadable file out of the way and returns where it is now."""
-        self.file_system.create_dir(self.set_aside_folder, recursive=True)
+    def set_aside(self, path: str, why: str) -> None:
+        """Moves a file that is of no use out of the way, with a warning: its path and `why`, such as "is damaged".
+
+        Another process may have done it first. Where the store cannot be written, the file stays and is left out.
+        """
         destination = f"{self.set_aside_folder}/{uuid.uuid4().hex[:8]}-{path.rsplit('/', 1)[-1]}"
-        self.file_system.move(path, destination)
-        return destination
+        try:
+            _patiently(lambda: self._move(path, destination), f"setting {path} aside")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            logger.warning("%s %s. It cannot be set aside (%s) and is left out.", path, why, error)
+        else:
+            logger.warning("%s %s. It is now %s.", path, why, destination)
 
     def write_once(self, path: str, content: bytes) -> None:
         """As `write`, but an OSError comes at once."""
@@ -202,6 +221,17 @@ class Store:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def _move(self, path: str, destination: str) -> None:
+        try:
+            self.file_system.create_dir(destination.rpartition("/")[0], recursive=True)
+            self.file_system.move(path, destination)
+        except OSError as error:  # those of S3 have no number
+            if "ACCESS_DENIED" in str(error):
+                raise PermissionError(errno.EACCES, str(error)) from error
+            if self.file_system.get_file_info(path).type == pafs.FileType.NotFound:
+                raise FileNotFoundError(errno.ENOENT, "no longer there", path) from error
+            raise
+
     def _read(self, path: str) -> bytes:
         if self.is_local:
             return Path(path).read_bytes()
@@ -210,6 +240,17 @@ class Store:
 
     def __str__(self) -> str:
         return self.uri
+
+
+def _refuse_secrets(uri: str) -> None:
+    """Raises ValueError where an address holds what opens the store: it is shown in logs, job lists and reports."""
+    scheme, _, rest = uri.partition("://")
+    options = parse_qs(rest.partition("?")[2])
+    if re.match("[^@]*:[^@]*@", rest) or any(word in name.lower() for name in options for word in SECRETS):
+        raise ValueError(
+            f"The store's {scheme} address holds a password or key. Leave it out, and name it where the storage's own "
+            "library looks, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
 
 
 def _patiently(work: Callable[[], Result], what: str) -> Result:

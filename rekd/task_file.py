@@ -120,7 +120,7 @@ def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ValueError(
             f"{file}: extends is one of {', '.join(task_names())} or a file that ends in .toml, got {parent!r}."
         )
-    return _merged_tasks(_read(_inside(parent, "extends", file), (*seen, file)), table)
+    return _merged_tasks(_read(_followed(parent, "extends", file), (*seen, file)), table)
 
 
 def _merged_tasks(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
@@ -166,10 +166,8 @@ def _resolve_paths(table: dict[str, Any], file: Path) -> None:
 
 def _resolved(value: str, key: str, file: Path) -> str:
     """Absolute path of what `value` names on this machine, else `value` itself: a name on the hub."""
-    path = Path(value).expanduser()
-    is_path = path.is_absolute() or value.startswith(".") or path.suffix in TABLE_SUFFIXES
-    if not path.is_absolute():
-        path = _inside(value, key, file)
+    path = _followed(value, key, file)
+    is_path = Path(value).is_absolute() or value.startswith((".", "~")) or path.suffix in TABLE_SUFFIXES
     if path.exists():
         return str(path)
     if is_path or not _HUB_NAME.fullmatch(value):
@@ -180,10 +178,19 @@ def _resolved(value: str, key: str, file: Path) -> str:
     return value
 
 
-def _inside(value: str, key: str, file: Path) -> Path:
-    """`value` below the file's folder. By its text alone: a symbolic link there is the user's own decision."""
-    if Path(value).is_absolute():
-        return Path(value)
+def _followed(value: str, key: str, file: Path) -> Path:
+    """An absolute path or one from `~` as it is, for it is the user's own word; any other below the file's folder.
+
+    By its text alone: a symbolic link there is the user's own decision.
+    """
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{file}: {key} = {value!r} names a home folder that is not there. Correct the path."
+        ) from error
+    if path.is_absolute():
+        return path
     if ".." in Path(value).parts:
         raise ValueError(
             f"{file}: {key} = {value!r} leaves the folder of the task file. "

@@ -1,6 +1,5 @@
 """The teacher: a finished RE model, and what it says of every training sample, computed once."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,12 +12,10 @@ from rekd.arrays import as_tensor
 from rekd.backbones import Inputs
 from rekd.method import SELECTED, argmax_mask
 from rekd.models import RationaleModel
-from rekd.store import Store
-from rekd.tensorfile import DamagedFileError, pack, unpack
+from rekd.store import DamagedFileError, Store
+from rekd.tensorfile import pack, unpack
 from rekd.trial import digest_of
 from rekd.views import Views
-
-logger = logging.getLogger(__name__)
 
 BATCH = 256
 """Samples at a time where no gradients are needed."""
@@ -73,7 +70,7 @@ class Targets:
         try:
             arrays, identity = unpack(store.read(path))
         except DamagedFileError as error:
-            logger.warning("Targets %s are damaged (%s). They are now %s.", path, error, store.set_aside(path))
+            store.set_aside(path, f"is damaged ({error}); the targets are computed again")
             return None
         targets = cls(**{name: array.numpy() for name, array in arrays.items()}, **identity)
         targets.check(teacher_digest=teacher_digest, data_fingerprint=data_fingerprint, view_epoch=view_epoch)

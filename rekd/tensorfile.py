@@ -11,11 +11,8 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import load, save
 from torch import Tensor
 
+from rekd.store import DamagedFileError
 from rekd.trial import canonical_json
-
-
-class DamagedFileError(ValueError):
-    """The file is not what was written."""
 
 
 def pack(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bytes:

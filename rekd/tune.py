@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pandas as pd
 import pyarrow as pa
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from rich.markup import escape
 
@@ -87,7 +87,7 @@ def run_sweep(
                 tune.with_resources(function_of_trial, _resources(shares, conductor.tasks)),
                 tune_config=tune.TuneConfig(
                     search_alg=conductor,
-                    scheduler=_InTurn(),
+                    scheduler=_InTurn(conductor),
                     num_samples=-1,
                     reuse_actors=True,
                     trial_name_creator=_digest,
@@ -183,18 +183,28 @@ class _Conductor(Searcher):
         if trial is None or self.interrupted:
             return
         row = self.ledger.row(trial.digest)
+        if row is None and trial.digest in self.claims.lost:
+            self._put_back(trial)
+            return
         if row is None or (error and row["status"] == "failed"):
             if self.losses.once_more(trial):
-                self.given.remove(trial.digest)
-                self.queue.insert(0, trial)
-                self.progress.lost(trial)
+                self._put_back(trial)
                 return
-            reason = f"its process ended {MAX_FAILURES + 1} times without an epoch, such as by a lost node or by memory"
+            reason = (
+                f"its process ended {MAX_FAILURES + 1} times without an epoch in between: a lost node, or too little memory; "
+                "try fewer trials at once (--max-concurrent) or a smaller batch_size"
+            )
             self.ledger.write(trial, Outcome(status="failed", error=reason))
             row = self.ledger.trials([trial.digest]).to_pylist()[0]
         self.claims.release(trial.digest)
         self.num_trained += 1
         self._take_in(trial, row)
+
+    def _put_back(self, trial: Trial) -> None:
+        """It did not end, and is to be run again: here, or where another sweep has taken it over."""
+        self.given.remove(trial.digest)
+        self.queue.insert(0, trial)
+        self.progress.lost(trial)
 
     def _take_in(self, trial: Trial, row: dict[str, Any]) -> None:
         """A trial has ended, here or in another sweep, with this row."""
@@ -306,8 +316,18 @@ class _InTurn(FIFOScheduler):
     free, and its own, half started, be thrown away: with short trials nearly all slots would stay empty for good.
     """
 
+    def __init__(self, conductor: _Conductor) -> None:
+        super().__init__()
+        self.conductor = conductor
+
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """No trial goes before its turn: a free process takes the next trial that is given."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """A trial that another sweep has taken over ends here."""
+        ours = self.conductor.live.get(trial.trial_id)
+        taken_over = ours is not None and ours.digest in self.conductor.claims.lost
+        return TrialScheduler.STOP if taken_over else TrialScheduler.CONTINUE
 
 
 class _Reporter(tune.Callback):

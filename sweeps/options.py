@@ -7,9 +7,8 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
+from rekd.command_line import print_error, run
 from rekd.task_file import seeds_in
 from rekd.tasks import Task, load_task
 
@@ -36,7 +35,7 @@ def parse_grid(text: str | tuple[float, ...]) -> tuple[float, ...]:
     except ValueError as error:
         raise typer.BadParameter(f"a grid is numbers with commas between, such as 0,0.3,0.5, got {text!r}.") from error
     if len(set(values)) < len(values):
-        raise typer.BadParameter(f"{text!r} names a value twice.")
+        raise typer.BadParameter(f"{text!r} names a value twice. Give it once.")
     return values
 
 
@@ -165,7 +164,7 @@ def run_command(sweep: Callable[..., int]) -> None:
         try:
             status = sweep(options, **arguments)
         except ValueError as error:
-            Console(stderr=True).print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            print_error(error)
             status = 2
         raise typer.Exit(status)
 
@@ -176,4 +175,4 @@ def run_command(sweep: Callable[..., int]) -> None:
     command.__doc__ = sweep.__doc__
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(command)
-    app()
+    run(app)

@@ -70,7 +70,7 @@ def print_plan(
     num_asked = len(plan.trials) + num_later + sum(group.num_shared for group in plan.waiting)
     shared = f", {num_asked - num_unique} shared between parts of the sweep" if num_asked > num_unique else ""
     console.print(
-        f"{num_unique} trials{shared}: {len(plan.unique_trials()) - len(waiting)} in the ledger {store}, "
+        f"{num_unique} trials{shared}: {len(plan.unique_trials()) - len(waiting)} in the ledger {escape(str(store))}, "
         f"{len(waiting) + num_later} to run."
     )
     needs = list(dict.fromkeys(group.needs for group in plan.waiting))

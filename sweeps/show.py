@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from analysis import figures, tables
@@ -110,7 +111,7 @@ def show_reproduction(swept: Swept, tasks: list[Task], store: Store, console: Co
     show_performance(swept, tasks, store, console)
     path = f"{store.pictures_folder}/report.html"
     store.write(path, report(store, rng=np.random.default_rng(RESAMPLING_SEED)).encode())
-    console.print(f"Report: {path}", soft_wrap=True)
+    console.print(f"Report: {escape(str(path))}", soft_wrap=True)
 
 
 def _settings_table(title: str, rows: pd.DataFrame, by: str, chosen: float, of: str) -> Table:
@@ -166,7 +167,7 @@ def _draw(
     if picture is not None:
         path = f"{store.pictures_folder}/{picture.name}.png"
         store.write(path, picture.render("png"))
-        console.print(f"Picture: {path}\n", soft_wrap=True)
+        console.print(f"Picture: {escape(str(path))}\n", soft_wrap=True)
 
 
 def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
@@ -188,7 +189,7 @@ def show_search(path: Path) -> Callable[[Swept, list[Task], Store, Console], Non
         if path.exists():
             for name in optuna.get_all_study_names(f"sqlite:///{path}"):
                 console.print(_best_table(optuna.load_study(study_name=name, storage=f"sqlite:///{path}")))
-            console.print(f"Studies: {path} (`optuna-dashboard sqlite:///{path}`)", soft_wrap=True)
+            console.print(f"Studies: {escape(str(path))} (`optuna-dashboard sqlite:///{escape(str(path))}`)", soft_wrap=True)
 
     return show
 

@@ -78,7 +78,7 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
     elif swept.results.empty:
         raise ValueError("The sweep has no trials. Check --models and the grid.")
     else:
-        console.print(f"All {len(swept.results)} trials are in the ledger {store}; nothing is trained.")
+        console.print(f"All {len(swept.results)} trials are in the ledger {escape(str(store))}; nothing is trained.")
     return _report(swept, tasks, store, console, show)
 
 
@@ -101,7 +101,7 @@ def _run(
         callbacks = make_loggers(options.log, store)
     cluster = connect(options.address, local=options.local)
     try:
-        console.print(f"Running on {cluster.description}. Results go to {store}.")
+        console.print(f"Running on {cluster.description}. Results go to {escape(str(store))}.")
         num_done = len(current.unique_trials()) - len(waiting)
         later = sum(group.num_trials for group in current.waiting)
         console.print(f"{len(waiting) + later} trials to run, {num_done} in the ledger already.")
@@ -134,10 +134,10 @@ def _report(swept: Swept, tasks: list[Task], store: Store, console: Console, sho
     num_missing = len(swept.missing) + sum(group.num_trials for group in swept.plan.waiting)
     if swept.interrupted:
         console.print(
-            f"\nInterrupted. {len(swept.results)} finished trials are in the ledger {store}, {num_missing} are missing. "
-            "Type the same command again to go on; running trials go on from their last epoch."
+            f"\nInterrupted. {len(swept.results)} finished trials are in the ledger {escape(str(store))}, {num_missing} are "
+            "missing. Type the same command again to go on; running trials go on from their last epoch."
         )
-    console.print(f"\nLedger: {store} (`python -m analysis status {store}`)")
+    console.print(f"\nLedger: {escape(str(store))} (`python -m analysis status {escape(str(store))}`)")
     return 0 if swept.is_complete else 1
 
 

@@ -1,4 +1,4 @@
-"""Commands that are started to be killed, with all that they start, and what is compared of their ledgers."""
+"""Commands that are started to be killed, with all that they start, what is compared of their ledgers, and damaged files."""
 
 import os
 import subprocess
@@ -48,3 +48,17 @@ def marked_processes(mark: str, name: str = "") -> list[int]:
 def content(frame: pd.DataFrame) -> pd.DataFrame:
     """What rows say, clocks aside."""
     return frame.drop(columns=[name for name in CLOCKS if name in frame]).reset_index(drop=True)
+
+
+DAMAGES = ("truncated", "empty", "a bit of a tensor", "a bit of the header", "a bit of the length")
+"""What may happen to a safetensors file."""
+
+
+def damaged(content: bytes, how: str) -> bytes:
+    """The content of a safetensors file, damaged in one of the ways of `DAMAGES`."""
+    if how == "truncated":
+        return content[: len(content) // 2]
+    if how == "empty":
+        return b""
+    place = {"a bit of a tensor": len(content) - 3, "a bit of the header": 60, "a bit of the length": 2}[how]
+    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]

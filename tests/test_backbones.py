@@ -1,11 +1,15 @@
 """Backbones: our two halves are the library's own forward, and a mask between them hides what it hides exactly."""
 
+import json
+import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModel, GPT2Config, GPT2Model
 
 from rekd.backbones import BACKBONES, Backbone, load_backbone, read_config
@@ -253,6 +257,80 @@ def test_damaged_weights_are_refused_with_a_reason(tmp_path):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match="could not be loaded"):
         load_backbone(str(tmp_path))
+
+
+# --- Models of strangers --------------------------------------------------------------------------------------------
+
+
+class Touch:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def save_bin(folder: Path, content: dict) -> None:
+    """A BERT as the paper's are: `pytorch_model.bin`, and no safetensors."""
+    backbone_of("bert").encoder.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save({**weights, **content}, folder / "pytorch_model.bin")
+
+
+def test_a_pytorch_model_bin_is_read(tmp_path):
+    save_bin(tmp_path, {})
+    assert tiny.same_tensors(
+        load_backbone(str(tmp_path)).encoder.state_dict(), backbone_of("bert").encoder.state_dict()
+    )
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_pickled_object_in_a_pytorch_model_bin_is_refused_and_does_nothing(tmp_path, is_zip):
+    file, marker = tmp_path / "model/pytorch_model.bin", tmp_path / "written"
+    save_bin(tmp_path / "model", {"extra": Touch(marker)})
+    if not is_zip:
+        file.write_bytes(pickle.dumps({"extra": Touch(marker)}))
+    with pytest.raises(
+        ValueError, match=r"The weights of .*model could not be loaded: a file of theirs holds more than tensors"
+    ):
+        load_backbone(str(tmp_path / "model"))
+    assert not marker.exists()
+    if is_zip:
+        torch.load(file, weights_only=False)
+    else:
+        pickle.loads(file.read_bytes())
+    assert marker.exists()  # it was one that would have
+
+
+@pytest.mark.parametrize("upstream", ["", "somebody/else--"])
+def test_a_model_that_brings_code_is_refused_without_a_question(tmp_path, monkeypatch, upstream):
+    marker = tmp_path / "written"
+    (tmp_path / "model").mkdir()
+    auto_map = dict.fromkeys(("AutoConfig", "AutoModel"), f"{upstream}code.Mine")
+    (tmp_path / "model/config.json").write_text(json.dumps({"model_type": "mine", "auto_map": auto_map}))
+    (tmp_path / "model/code.py").write_text(f"open({str(marker)!r}, 'w')\nclass Mine: pass\n")
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *text: asked.append(text) or "y")
+    with pytest.raises(
+        ValueError, match=r"could not be read: it needs code of its own, which is not run here\. Give one"
+    ) as one:
+        load_backbone(str(tmp_path / "model"))
+    assert "\n" not in str(one.value)
+    assert not asked
+    assert not marker.exists()
+
+
+def test_code_beside_a_model_of_a_known_family_is_left_alone(tmp_path):
+    backbone_of("bert").encoder.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["auto_map"] = dict.fromkeys(("AutoConfig", "AutoModel"), "code.Mine")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "code.py").write_text("raise AssertionError")
+    assert type(load_backbone(str(tmp_path)).encoder).__module__.startswith("transformers.")
+    assert load_backbone(config=config).hidden_size == 16
 
 
 # --- What a backbone cannot read ------------------------------------------------------------------------------------

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from disturbed import DAMAGES, damaged
 
 from rekd.checkpoint import KEPT, Checkpoints
-from rekd.tensorfile import DamagedFileError, pack, unpack
+from rekd.store import DamagedFileError
+from rekd.tensorfile import pack, unpack
 
 TENSORS = {
     "weights": torch.arange(6.0).reshape(2, 3),
@@ -17,18 +19,6 @@ TENSORS = {
     "number": torch.tensor(3.0),
 }
 STATE = {"epoch": 2, "best_loss": 0.1, "records": [{"epoch": 1, "dev_loss": 1 / 3, "diverged": None}]}
-
-
-def damaged(content: bytes, how: str) -> bytes:
-    if how == "truncated":
-        return content[: len(content) // 2]
-    if how == "empty":
-        return b""
-    place = {"a bit of a tensor": len(content) - 3, "a bit of the header": 60, "a bit of the length": 2}[how]
-    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
-
-
-DAMAGES = ("truncated", "empty", "a bit of a tensor", "a bit of the header", "a bit of the length")
 
 
 def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:

@@ -126,6 +126,23 @@ def test_an_owner_on_another_machine_is_dead_once_its_beat_has_stood_still(store
         assert claims.take("a")
 
 
+def test_one_that_only_stood_still_finds_what_was_taken_over(store):
+    """A suspended laptop wakes up, or a store is in reach again, after another sweep has given its owner up."""
+    with Claims(store) as first, Claims(store) as second:
+        assert first.take("a")
+        assert first.take("b")
+        second._bury(first.owner, {"a": [first.owner]})
+        first._beat()
+        assert second.take("a")
+        first.elsewhere()
+        assert first.held == {"b"}
+        assert first.lost == {"a"}
+        assert not first.take("a")
+        second.release("a")
+        assert first.take("a")
+        assert first.lost == set()
+
+
 def test_a_store_that_fails_is_told_once_and_is_hopeless_after_a_while(store, monkeypatch):
     monkeypatch.setattr(claims_module, "BEAT", 0.01)
     monkeypatch.setattr(claims_module, "PATIENCE", 0.2)

@@ -2,6 +2,7 @@
 
 import copy
 import http.server
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rekd.launched import NOT_SET, TOKEN_FILE, Launched, launched_from
+from rekd.launched import NOT_SET, RAY_FOLDER, TOKEN_FILE, Launched, launched_from
 
 ROOT = Path(__file__).parents[1]
 FILES = ("cluster.yaml", "clusters/on_premises.yaml")
@@ -116,6 +117,65 @@ def test_nobody_gets_in_without_the_token(file):
         assert f"chmod 600 {TOKEN_FILE}" in commands
 
 
+def the(word: str, commands: list[str]) -> str:
+    """The one command with this word."""
+    (command,) = (command for command in commands if word in command)
+    return command
+
+
+@pytest.mark.parametrize(
+    ("pkill", "is_started"), [("exit 0", True), ("exit 1", True), ("exit 3", False), (None, False)]
+)
+@pytest.mark.parametrize("file", [*FILES, "clusters/slurm.sbatch"])
+def test_rays_client_server_is_ended_or_nothing_starts(file, pkill, is_started, tmp_path):
+    """`pkill` has the status 1 where there is none; where it fails or is missing itself, the server may still be there."""
+    (tmp_path / "python").write_text(f"#!/bin/sh\ntouch {tmp_path}/sweep\n")
+    if pkill is not None:
+        (tmp_path / "pkill").write_text(f"#!/bin/sh\n{pkill}\n")
+    for program in tmp_path.iterdir():
+        program.chmod(0o755)
+    for tool in ("id", "touch"):
+        (tmp_path / tool).symlink_to(Path("/usr/bin") / tool)
+    if file in FILES:
+        command = ["/bin/bash", "-c", the("pkill", read(file)["head_start_ray_commands"])]
+    else:
+        script = re.search(r"bash -c '(pkill .*?)' rekd ", (ROOT / file).read_text())
+        assert script
+        command = ["/bin/bash", "-c", script[1], "rekd", "sweep.py"]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert (done.returncode == 0) == is_started, done.stderr
+    if file not in FILES:
+        assert (tmp_path / "sweep").exists() == is_started
+
+
+@pytest.mark.parametrize("kind", ["head", "worker"])
+def test_rays_folders_are_below_one_that_its_user_alone_may_enter(kind, tmp_path):
+    commands = read("clusters/on_premises.yaml")[f"{kind}_start_ray_commands"]
+    start = the("ray start", commands)
+    assert f"TMPDIR={RAY_FOLDER} " in start.split("ray start")[0]
+    assert "--temp-dir=$TMPDIR/ray" in start.split("ray start")[1]
+    make = the("mkdir", commands)
+    assert commands.index(make) < commands.index(start)
+    folder = tmp_path / f"rekd-{os.getuid()}"
+
+    def made() -> bool:
+        done = subprocess.run(["bash", "-c", make.replace("/tmp/", f"{tmp_path}/")], capture_output=True, text=True)
+        assert done.returncode == 0 or "belongs to somebody else. Remove it." in done.stdout
+        return done.returncode == 0
+
+    assert made()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    assert made()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    if os.geteuid() == 0:
+        os.chown(folder, 65534, 65534)
+        assert not made()
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    assert not made()
+
+
 def test_aws_lets_in_one_address_and_gives_one_bucket():
     config = read("cluster.yaml")
     for kind in config["available_node_types"].values():
@@ -179,8 +239,12 @@ def test_the_kubernetes_job_has_what_kuberay_asks_for():
     # Every pod is under the policy, and the policy lets in those pods and the operator.
     assert all(template["metadata"]["labels"]["app"] == "rekd" for template in templates)
     assert policy["spec"]["podSelector"]["matchLabels"] == {"app": "rekd"}
-    assert len(policy["spec"]["ingress"]) == 1
-    assert len(policy["spec"]["ingress"][0]["from"]) == 2
+    own, operator = policy["spec"]["ingress"]
+    assert own == {"from": [{"podSelector": {"matchLabels": {"app": "rekd"}}}]}
+    assert operator["ports"] == [{"protocol": "TCP", "port": 8265}]
+    (pod,) = operator["from"]
+    assert pod["podSelector"]["matchLabels"] == {"app.kubernetes.io/component": "kuberay-operator"}
+    assert pod["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": NOT_SET}  # not any namespace
 
 
 @pytest.mark.parametrize("script", ["clusters/slurm.sbatch", "clusters/aws/watch_spot.sh"])
@@ -238,6 +302,8 @@ def test_the_slurm_job_is_the_papers_size_and_has_its_own_token():
     assert int(re.search(r"--nodes=(\d+)", options)[1]) * int(re.search(r"--gpus-per-node=(\d+)", options)[1]) == 120
     assert "export RAY_AUTH_TOKEN RAY_AUTH_MODE=token" in text
     assert text.index("RAY_AUTH_MODE=token") < text.index("ray symmetric-run")
+    made = """srun --ntasks-per-node=1 sh -c 'rm -rf "$RAY_TMPDIR" && mkdir -m 700 "$RAY_TMPDIR"'"""
+    assert text.index("export RAY_TMPDIR=") < text.index(made) < text.index("ray symmetric-run")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,6 +252,64 @@ def test_16_bit_damaged_missing_and_foreign_images_are_refused(tmp_path):
         load_data(two_class_task(str(folder)))
 
 
+@pytest.mark.parametrize(
+    "path", ["{folder}/../secret.png", "{folder}/link.ppm", "file://{folder}/../secret.png", "hf://x"]
+)
+def test_a_table_cannot_name_a_file_outside_its_folder(tmp_path, path):
+    from PIL import Image
+
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
+    (folder / "link.ppm").symlink_to(tmp_path / "secret.png")
+    rows = [{"img": {"bytes": None, "path": path.format(folder=folder)}, "label": number % 2} for number in range(10)]
+    for split in ("train", "test"):
+        (folder / f"{split}.json").write_text(json.dumps(rows))
+    with pytest.raises(
+        ValueError, match=r"row 0: the image is the path '.*', not its bytes. Write the dataset"
+    ) as caught:
+        load_data(two_class_task(str(folder)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["img", "label"])
+def test_a_column_that_is_said_to_hold_images_opens_none(tmp_path, column):
+    """`datasets` decodes such a column wherever it is read, and opens the path that is in it."""
+    import datasets
+    from PIL import Image
+
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
+    named = [{"bytes": None, "path": str(tmp_path / "secret.png")}] * 10
+    columns = {"img": [[[0]]] * 10, "label": [0, 1] * 5, column: named}
+    split = datasets.Dataset.from_dict(columns).cast_column(column, datasets.Image())
+    stand_ins._save(datasets.DatasetDict({"train": split, "test": split}), tmp_path / "saved")
+    (tmp_path / "secret.png").unlink()  # whoever opens it fails with another message
+    message = (
+        "the image is the path .*, not its bytes" if column == "img" else "label {.*} of column 'label' is neither"
+    )
+    with pytest.raises(ValueError, match=f"split 'train', row 0: {message}"):
+        load_data(two_class_task(str(tmp_path / "saved")))
+
+    nested = datasets.Dataset.from_dict({**columns, column: [[image] for image in named]})
+    nested = nested.cast_column(column, datasets.List(datasets.Image()))
+    stand_ins._save(datasets.DatasetDict({"train": nested, "test": nested}), tmp_path / "nested")
+    with pytest.raises(ValueError, match=f"column '{column}' of .* holds List.* Give one image a row"):
+        load_data(two_class_task(str(tmp_path / "nested")))
+
+
+def test_links_in_a_folder_of_images_are_followed(tmp_path):
+    """As in a snapshot of the hub's cache: they are the user's own."""
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for number in range(10):
+            link = tmp_path / "images" / split / f"class {number % 2}" / f"{number}.png"
+            Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(tmp_path / f"{number}.png")
+    assert len(load_data(two_class_task(str(tmp_path / "images"))).pool) == 10
+
+
 def reviews(folder: Path, rows: list, test_rows: list | None = None) -> str:
     folder.mkdir(parents=True)
     for split, of_split in (("train", rows), ("test", rows if test_rows is None else test_rows)):
@@ -295,6 +354,16 @@ def test_right_data_is_not(text_task, tmp_path):
     long = [{"text": "good " * 100_000, "label": 1}, {"text": "<script>bad</script>", "label": 0}]
     task = replace(load_task(text_task), dataset=reviews(tmp_path / "data", labelled(0, 1) * 5 + long))
     assert load_data(task).pool.arrays["valid"][10].all()
+
+
+def test_a_text_of_megabytes_is_truncated_and_quick(text_task, tmp_path):
+    rows = labelled(0, 1) * 5 + [{"text": "good film " * 500_000, "label": 1}, {"text": "x" * 5_000_000, "label": 0}]
+    task = replace(load_task(text_task), dataset=reviews(tmp_path / "data", rows, labelled(0, 1)))
+    start = time.monotonic()
+    valid = load_data(task).pool.arrays["valid"]
+    assert time.monotonic() - start < 60
+    assert valid[10].all()  # cut at the maximum length
+    assert valid[11].sum() == 3  # one word that no vocabulary has, between the two tokens of a text's ends
 
 
 @pytest.mark.parametrize(

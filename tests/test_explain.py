@@ -1,15 +1,22 @@
 """Prediction and rationale of new inputs, and the command line of one trial."""
 
 import json
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import stand_ins
 import tiny
 from PIL import Image
 from typer.testing import CliRunner
 
 from rekd.cli import app
+from rekd.command_line import run
 from rekd.explain import Explainer
 from rekd.run import run_trial
 from rekd.store import Store
@@ -113,6 +120,69 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
         Explainer(tmp_path)
 
 
+def spoilt(model: Path, folder: Path, **changes: Any) -> Path:
+    """A copy of a trained model with another config.json; None removes a key."""
+    shutil.copytree(model, folder)
+    config = {**json.loads((folder / "config.json").read_text()), **changes}
+    config.pop("sha256", None)
+    text = json.dumps({name: value for name, value in config.items() if value is not None})
+    (folder / "config.json").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": None}, "config.json has no 'objective'. Give a folder that a finished trial wrote."),
+        ({"details": None}, "config.json has no 'details'. Give a folder that a finished trial wrote."),
+        ({"details": {}}, "config.json has no details.inputs.input_ids, the shape of an input."),
+        ({"details": {"inputs": {"image": [1, 4, 4]}}}, "config.json has no details.inputs.input_ids"),
+        ({"model_type": "bert"}, "config.json describes a 'bert' model, not a rationale model."),
+    ],
+)
+def test_a_checkpoint_that_is_none_is_one_line_and_status_2(text_model, tmp_path, capsys, changes, message):
+    folder = spoilt(text_model, tmp_path / "model", **changes)
+    with pytest.raises(SystemExit) as ended:
+        run(app, ["explain", str(folder), TEXT])
+    captured = capsys.readouterr()
+    assert ended.value.code == 2
+    assert captured.err.startswith(f"Error: {folder}/{message}")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_a_model_of_another_kind_says_what_it_wants(image_model, text_model, picture):
+    with pytest.raises(ValueError, match=r"film, was it cannot be read as an image: .* Give a PNG or JPEG file"):
+        Explainer(image_model)([TEXT])
+    (explanation,) = Explainer(text_model)([picture])  # a path is a text as any other
+    assert explanation.words is not None
+
+
+def test_a_shared_checkpoint_that_brings_code_is_read_without_it_or_refused(text_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *text: pytest.fail(f"asked: {text}"))
+    folder = spoilt(text_model, tmp_path / "model", auto_map={"AutoConfig": "code.Mine", "AutoTokenizer": "code.Mine"})
+    (folder / "code.py").write_text("raise AssertionError")
+    assert Explainer(folder)([TEXT]) == Explainer(text_model)([TEXT])
+    file = folder / "tokenizer_config.json"
+    settings = {
+        **json.loads(file.read_text()),
+        "tokenizer_class": "Mine",
+        "auto_map": {"AutoTokenizer": [None, "code.M"]},
+    }
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"The tokenizer in .*model cannot be read: .* Give a folder that") as caught:
+        Explainer(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_text_of_megabytes_is_truncated_and_quick(text_model):
+    start = time.monotonic()
+    (explanation,) = Explainer(text_model)(["good film " * 500_000])
+    assert time.monotonic() - start < 30
+    assert explanation.words is not None
+    assert len(explanation.words) == 22
+
+
 def test_train_without_ray_prints_a_line_an_epoch_and_writes_the_ledger(tmp_path):
     arguments = ["train", "--task", "digits", "--model", "vit-student", "--epochs", "2", "--store", str(tmp_path)]
     result = CliRunner().invoke(app, arguments)
@@ -123,7 +193,65 @@ def test_train_without_ray_prints_a_line_an_epoch_and_writes_the_ledger(tmp_path
     assert "epoch" not in again.output.replace("Best epoch", "")  # it is in the ledger: nothing is trained
 
 
-def test_train_refuses_what_it_does_not_know(tmp_path):
-    result = CliRunner().invoke(app, ["train", "--task", "digits", "--model", "vit", "--store", str(tmp_path / "s")])
-    assert result.exit_code == 2
-    assert not (tmp_path / "s").exists()
+TRAIN = ("train", "--task", "digits", "--model", "vit-student")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*TRAIN[:-1], "vit"), "digits: model is one of vit-teacher, vit-student, got 'vit'."),
+        (
+            (*TRAIN, "--epochs", "0"),
+            "Invalid value for '--epochs': Input should be greater than or equal to 1, got '0'.",
+        ),
+        ((*TRAIN, "--objective", "ree"), "Invalid value for '--objective': 'ree' is not one of 'cls', 're', 'rekd'."),
+        ((*TRAIN, "--sede", "1"), "No such option: --sede (Possible options: --seed). Try --help."),
+        (TRAIN[:3], "Missing option '--model'. Try --help."),
+        (("trian",), "No such command 'trian'."),
+        ((*TRAIN, "--objective", "rekd", "--teacher", "0123"), "The store {} has no model of a trial 0123. Train it"),
+        ((*TRAIN, "--p-target", "15"), "p_target is a fraction"),
+    ],
+)
+def test_train_refuses_what_it_does_not_know_in_one_line(tmp_path, capsys, arguments, message):
+    store = tmp_path / "s"
+    with pytest.raises(SystemExit) as ended:
+        run(app, [*arguments, "--store", str(store)] if len(arguments) > 1 else arguments)
+    captured = capsys.readouterr()
+    assert ended.value.code == 2
+    assert captured.err.startswith(f"Error: {message.format(store)}")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not store.exists()
+
+
+def test_train_looks_at_data_and_model_before_it_writes(image_task, tmp_path, capsys):
+    for name, spoil, message in (
+        ("data", lambda folder: shutil.rmtree(folder / "data/test"), "cannot be read as a folder of save_to_disk"),
+        ("model", lambda folder: (folder / "vit-tiny/model.safetensors").write_bytes(b"no weights"), "The weights of "),
+        (
+            "kind",
+            lambda folder: stand_ins.save_bert(folder / "vit-tiny"),
+            "reads texts, got image. Choose an encoder of",
+        ),
+    ):
+        folder = shutil.copytree(image_task.parent, tmp_path / name)
+        spoil(folder)
+        arguments = ["--task", str(folder / image_task.name), "--model", "vit-tiny", "--store", str(tmp_path / "store")]
+        with pytest.raises(SystemExit) as ended:
+            run(app, ["train", *arguments])
+        captured = capsys.readouterr()
+        assert ended.value.code == 2
+        assert captured.err.startswith("Error: ")
+        assert message in captured.err
+        assert captured.err.count("\n") == 1
+        assert captured.out == ""
+        assert not (tmp_path / "store").exists()
+
+
+def test_help_is_printed_and_asked_for_by_no_arguments_too():
+    asked = [
+        subprocess.run([sys.executable, "-m", "rekd", *more], capture_output=True, text=True) for more in ([], ["-h"])
+    ]
+    assert [ended.returncode for ended in asked] == [0, 2]
+    assert asked[0].stdout.startswith("Usage: python -m rekd [OPTIONS] COMMAND")
+    assert asked[1].stderr == "Error: No such option: -h. Try --help.\n"

@@ -29,6 +29,7 @@ def loopback_hub(tmp_path, monkeypatch):
 
     class Hub(BaseHTTPRequestHandler):
         status = 200
+        content = files
         paths: list[str] = []
 
         def answer(self):
@@ -101,6 +102,43 @@ def test_without_the_hub_one_quick_line_says_what_to_do(loopback_hub, text_task,
         load_data(replace(load_task(text_task), tokenizer="nobody/bert"))
     assert time.monotonic() - start < 5
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_table_of_the_hub_names_downloaded_files_only(loopback_hub, tmp_path):
+    """Not a file of this machine, nor an address: not even through `..` out of the folder of downloads."""
+    import datasets
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    (tmp_path / "hub").mkdir()
+    for place in (tmp_path / "secret.png", tmp_path / "hub/known.png"):
+        Image.new("RGB", (4, 4), (9, 0, 0)).save(place)
+    (tmp_path / "hub/link.png").symlink_to(tmp_path / "secret.png")
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(num_classes=2)})
+
+    def read(path):
+        columns = {"img": [{"bytes": None, "path": str(path)}] * 10, "label": [0, 1] * 5}
+        table = datasets.Dataset.from_dict(columns, features=features).data.table
+        for name in loopback_hub.content:
+            pq.write_table(table, tmp_path / "table.parquet")
+            loopback_hub.content[name] = (tmp_path / "table.parquet").read_bytes()
+        return load_data(replace(load_task("cifar10"), num_classes=2))
+
+    for path in (
+        tmp_path / "secret.png",
+        tmp_path / "hub/../secret.png",
+        tmp_path / "hub/link.png",
+        "secret.png",
+        f"file://{tmp_path}/secret.png",
+        "http://127.0.0.1:1/x.png",
+        f"hf://datasets/a/b@main/x.zip::file://{tmp_path}/secret.png",
+    ):
+        with pytest.raises(ValueError, match=r"row 0: the image is the path '.*', not its bytes. Write the") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+    assert (read(tmp_path / "hub/known.png").pool.arrays["image"][:, 0] == 9).all()
+    with pytest.raises(ValueError, match="row 0: the image cannot be decoded"):
+        read("hf://datasets/uoft-cs/cifar10@main/x.png")  # it is asked for, and the hub does not have it
 
 
 def test_a_name_that_the_hub_does_not_know(loopback_hub):

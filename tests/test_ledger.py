@@ -1,5 +1,6 @@
 """The ledger: rows come back as they were written, and a damaged file costs its own trial only."""
 
+import errno
 import logging
 import math
 import tempfile
@@ -217,6 +218,23 @@ def test_a_damaged_file_is_set_aside_and_the_others_are_untouched(ledger, three,
     assert caplog.records == []  # once, not every time
 
 
+@pytest.mark.parametrize("how", ["the store may not be written", "another process was quicker"])
+def test_a_damaged_file_that_cannot_be_moved_is_left_out(ledger, three, monkeypatch, caplog, how):
+    path = Path(ledger.store.trial_file(three[1].digest))
+    path.write_bytes(b"")
+
+    def move(*arguments: object) -> None:
+        if how == "the store may not be written":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        path.unlink()
+        raise FileNotFoundError(errno.ENOENT, "gone")
+
+    monkeypatch.setattr(Store, "_move", move)
+    assert set(ledger.trials()["digest"].to_pylist()) == {three[0].digest, three[2].digest}
+    assert ledger.row(three[1].digest) is None
+    assert ("cannot be set aside" in caplog.text) == (how == "the store may not be written")
+
+
 def test_a_flipped_bit_never_passes_for_another_result(ledger, caplog):
     """Wherever it is: the file is set aside, or the bit is one that no value depends on."""
     ledger.write(TRIAL, OK)
@@ -237,6 +255,32 @@ def test_a_whole_store_of_damaged_files_is_an_empty_table(ledger, three, caplog)
     assert ledger.trials().schema.equals(TRIALS_SCHEMA)
     assert ledger.done() == set()
     assert len(ledger.store.names_in(ledger.store.set_aside_folder)) == 3
+
+
+# --- Results that are of no use any more ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_compact", [False, True])
+def test_a_trial_that_is_withdrawn_keeps_its_numbers_and_runs_again(ledger, three, is_compact):
+    if is_compact:
+        ledger.compact(at_least=1)
+    digest, others = three[1].digest, {three[0].digest, three[2].digest}
+    before = ledger.row(digest)
+    ledger.withdraw(digest, "its model is damaged")
+    assert ledger.done() == others
+    assert ledger.row(digest) == before | {"status": "failed", "error": "its model is damaged"}
+    assert ledger.trials([digest]).to_pylist() == [ledger.row(digest)]
+    ledger.write(three[1], OK, EPOCHS[:1])
+    assert ledger.done() == {digest, *others}
+    assert ledger.epochs([digest]).num_rows == 1
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_a_trial_without_a_model_is_not_withdrawn(ledger, status):
+    ledger.write(TRIAL, Outcome(status=status, error="why"))
+    ledger.withdraw(TRIAL.digest, "it has no model")
+    ledger.withdraw("unknown", "it has no model")
+    assert [(row["status"], row["error"]) for row in ledger.trials().to_pylist()] == [(status, "why")]
 
 
 # --- Files of other versions ----------------------------------------------------------------------------------------

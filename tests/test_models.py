@@ -7,6 +7,7 @@ import pytest
 import stand_ins
 import tiny
 import torch
+from disturbed import DAMAGES, damaged
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoTokenizer
@@ -178,10 +179,45 @@ def test_a_folder_that_is_no_rationale_model_is_refused(tmp_path):
         RationaleModel.load(tmp_path / "vit")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"model_type": "rekd"}', "has no 'objective'. Give a folder that a finished trial wrote"),
+        (
+            '{"model_type": "rekd"',
+            "cannot be read: Expecting ',' delimiter.* Give a folder that a finished trial wrote",
+        ),
+        ("[1]", "describes a None model, not a rationale model"),
+        ("\udcff", "cannot be read: 'utf-8' codec"),
+        ({"backbone": None}, "has no 'backbone'"),
+        ({"details": None}, "has no 'details'"),
+        ({"backbone": "bert"}, "needs a source or a config with its model_type, got 'bert'"),
+        ({"num_classes": "three"}, "config.json: .*three|config.json: .*int"),
+        (
+            {"backbone": {"model_type": "vit", "hidden_size": "wide"}},
+            "The config of a 'vit' is not valid: .*hidden_size",
+        ),
+    ],
+)
+def test_a_config_that_is_no_config_is_refused_with_file_and_key(tmp_path, content, message):
+    tiny.build("vit").save(tmp_path)
+    file = tmp_path / "config.json"
+    if isinstance(content, dict):
+        config = {**json.loads(file.read_text()), **content}
+        del config["sha256"]
+        content = json.dumps({name: value for name, value in config.items() if value is not None})
+    file.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=message) as caught:
+        RationaleModel.load(tmp_path)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_weights_that_are_not_those_of_the_config_are_refused(tmp_path):
     tiny.build("vit").save(tmp_path)
     file = tmp_path / "config.json"
     config = json.loads(file.read_text())
+    del config["sha256"]
     file.write_text(json.dumps({**config, "num_classes": 4}))
     with pytest.raises(ValueError, match=r"(?s)not those of their config\.json: .*size mismatch"):
         RationaleModel.load(tmp_path)
@@ -190,16 +226,23 @@ def test_weights_that_are_not_those_of_the_config_are_refused(tmp_path):
         RationaleModel.load(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "a bit of the header"])
+@pytest.mark.parametrize("damage", ["missing", *DAMAGES])
 def test_damaged_weights_are_refused(tmp_path, damage):
     tiny.build("vit").save(tmp_path)
     file = tmp_path / "model.safetensors"
     content = file.read_bytes()
-    if damage == "missing":
-        file.unlink()
-    else:
-        file.write_bytes(content[:-10] if damage == "truncated" else b"\xff" + content[1:])
+    file.unlink()
+    if damage != "missing":
+        file.write_bytes(damaged(content, damage))
     with pytest.raises(ValueError, match=r"model\.safetensors could not be read"):
+        RationaleModel.load(tmp_path)
+
+
+def test_a_number_of_the_config_that_is_not_what_was_saved_is_noticed(tmp_path):
+    tiny.build("vit").save(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text().replace('"layer_norm_eps": 1e-12', '"layer_norm_eps": 5e-12'))
+    with pytest.raises(ValueError, match=r"the checksum in its config\.json is not that of its files"):
         RationaleModel.load(tmp_path)
 
 

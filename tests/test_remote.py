@@ -1,14 +1,25 @@
 """What a sweep makes of a cluster that `ray up` started, up to the point where there has to be one."""
 
+import contextlib
+import http.server
+import io
+import json
+import os
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from types import SimpleNamespace
 
+import aiohttp
 import pytest
+import yaml
+from rich.console import Console
 
 from rekd import launched, remote
-from rekd.launched import ROOT, Launched, find, launched_from, take_down
-from rekd.remote import Command, hand_over
+from rekd.launched import CLEAN, ROOT, Launched, Tunnel, find, launched_from, take_down
+from rekd.remote import PAUSES, Command, hand_over
 
 CONFIG = {
     "cluster_name": "mine",
@@ -94,6 +105,72 @@ def test_a_head_that_does_not_answer_is_said_with_what_to_do(cluster, typed):
     assert said == ["Running on the cluster of cluster.yaml, head 127.0.0.2."]
 
 
+@contextlib.contextmanager
+def http_server(status: int = 200, **answer: object) -> Iterator[tuple[int, list[tuple[str, str | None]]]]:
+    """A server that answers everything alike: its port, and the path and the token of each question."""
+    asked: list[tuple[str, str | None]] = []
+    content = json.dumps(answer).encode()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers["Authorization"]))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port, asked
+        server.shutdown()
+
+
+class OpenTunnel(Tunnel):
+    """A tunnel whose other end is on this machine."""
+
+    def __init__(self, port: int = 0, client: object = None) -> None:
+        self.port, self.token, self._client = port, "0123", client
+
+    def client(self):
+        return self._client or super().client()
+
+    def close(self) -> None:
+        pass
+
+
+def test_no_proxy_gets_the_token(monkeypatch):
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    with http_server(ray_version="2.60.0") as (port, asked), http_server() as (proxy, seen):
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy}")
+        OpenTunnel(port).client()
+    assert seen == []
+    assert set(asked) == {("/api/version", "Bearer 0123")}
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "example.org,127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, r"refuses the token in its ~/.rekd/token: Authentication required.*rekd down cluster.yaml"),
+        (403, r"refuses the token in its ~/.rekd/token: Authentication failed.*rekd down cluster.yaml"),
+        (404, r"has not taken the sweep: Version check returned 404.*Type the same command again"),
+        (500, r"has not taken the sweep: 500 .*Type the same command again"),
+    ],
+)
+def test_a_head_that_answers_otherwise_is_said_in_one_line(cluster, typed, monkeypatch, status, words):
+    command = typed("--task", "digits")
+    with http_server(status) as (port, _):
+        monkeypatch.setattr(remote, "Tunnel", lambda cluster: OpenTunnel(port))
+        with pytest.raises(ValueError, match=rf"^The head 127.0.0.2 of cluster.yaml {words}") as error:
+            hand_over(cluster, command, print)
+    assert "\n" not in str(error.value)
+    assert status in (401, 403) or "ray up" not in str(error.value)  # it would end what runs there
+
+
 class Client:
     """A cluster's job server with one job, as far as `_Job` asks it."""
 
@@ -157,6 +234,172 @@ def test_a_command_that_has_ended_runs_anew(typed):
     for _ in range(2):
         remote._Job(command, print, {}).follow(client)
     assert [job.submission_id for job in client.jobs[1:]] == [f"{command.name}-1", f"{command.name}-2"]
+
+
+def test_a_command_typed_twice_at_once_is_one_job(typed, capsys):
+    """Both have looked before either has handed over; the cluster refuses the second for its name."""
+    command = typed("--task", "digits")
+
+    class Raced(Client):
+        def submit_job(self, *, submission_id: str, **arguments) -> None:
+            super().submit_job(submission_id=submission_id, **arguments)
+            raise RuntimeError(f"Request failed with status code 400: {submission_id} already exists.")
+
+    said: list[str] = []
+    assert remote._Job(command, said.append, {}).follow(Raced(texts=["a\n"], exit_code=0, is_running=True)) == 0
+    assert said == [f"It runs there already, as job {command.name}-1. This is what it said last:"]
+    assert capsys.readouterr().out == "a\n"
+    with pytest.raises(RuntimeError, match="already exists"):  # and ran to its end: not this command's end
+        remote._Job(command, said.append, {}).follow(Raced(texts=[], exit_code=0))
+
+
+class Lost(Client):
+    """A job server that takes the job, and is not there for its output."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(texts=[], exit_code=0, is_running=True)
+        self.error = error
+
+    async def tail_job_logs(self, name: str):
+        raise self.error
+        yield
+
+
+@pytest.mark.parametrize("error", [RuntimeError("close code 1006"), aiohttp.ServerDisconnectedError()])
+def test_a_lost_connection_is_tried_again_and_a_try_is_the_last_thing(cluster, typed, monkeypatch, error):
+    command = typed("--task", "digits")
+    done: list[object] = []
+    client = Lost(error)
+
+    def tunnel(cluster: Launched) -> OpenTunnel:
+        done.append("try")
+        return OpenTunnel(client=client)
+
+    monkeypatch.setattr(remote, "Tunnel", tunnel)
+    monkeypatch.setattr(remote.time, "sleep", done.append)
+    said: list[str] = []
+    assert hand_over(cluster, command, said.append) == 1
+    assert done == ["try", *(step for pause in PAUSES for step in (pause, "try"))]
+    assert sum(PAUSES) == 120
+    assert "does not answer.[/] Trying again for two to five minutes." in said[1]
+    assert f"does not answer any more: {error}" in said[-2]
+    assert "The same command follows it again" in said[-1]
+
+
+def test_what_others_say_is_no_markup(typed, monkeypatch):
+    command = typed("--store", "/tmp/[/x]", store="/tmp/[/x]")
+    output = io.StringIO()
+    console = Console(file=output, width=500)
+    monkeypatch.setattr(remote, "Tunnel", lambda cluster: OpenTunnel(client=Lost(KeyboardInterrupt())))
+    hand_over(Launched(file="cluster.yaml", head="[/head]", config=CONFIG), command, console.print)
+    client = Client(texts=[], exit_code=None)
+    monkeypatch.setattr(client, "get_job_info", lambda name: client._details(name, ended=True))
+    monkeypatch.setattr(client, "_details", lambda *_, **__: SimpleNamespace(
+        status=SimpleNamespace(is_terminal=lambda: True, value="FAILED"), driver_exit_code=None, message="[/no] room"
+    ))  # fmt: skip
+    remote._Job(command, console.print, {}).follow(client)
+    for text in ("head [/head].", "with results in /tmp/[/x].", "The job has ended as FAILED: [/no] room"):
+        assert text in output.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"RAY_AUTH_MODE": "token"}, "lets in who has its token: Token authentication is enabled but no"),
+        ({"RAY_AUTH_MODE": "disabled"}, "cannot be used: "),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_said_without_advice_to_start_another(tmp_path, environment, words):
+    """Something listens there: a Ray that wants a token, and something that is no Ray."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-c", f"from rekd.cluster import connect; connect('{address}')"],
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), **environment},
+            capture_output=True,
+            text=True,
+        )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ValueError: The Ray cluster at {address} {words}"), done.stderr
+    assert "ray up" not in last
+
+
+# Stands for SSH: notes whom it was to reach, through the head and directly, and does not get to those in $DEAD.
+SSH = """#!/bin/sh
+for word; do target=$command; command=$word; done
+onward=$(echo "$command" | grep -o 'me@10[.][0-9.]*' | head -n 1)
+echo "$target${onward:+ $onward}" >> "$NOTED"
+case " $DEAD " in *" $target "* | *" ${onward:-nobody} "*) echo "no way to [/it]" >&2; exit 255;; esac
+"""
+HEAD, WORKERS = "me@10.0.0.1", ["me@10.0.0.2", "me@10.0.0.3"]
+
+
+@pytest.fixture
+def down(tmp_path, monkeypatch):
+    """What `rekd down` says and does where some machines are dead: whether all is gone, what is said, SSH's ways."""
+    monkeypatch.setattr(launched, "ROOT", tmp_path)
+    config = {
+        "cluster_name": "mine",
+        "provider": {"type": "local", "head_ip": "10.0.0.1", "worker_ips": ["10.0.0.2", "10.0.0.3"]},
+        "auth": {"ssh_user": "me"},
+    }
+    (tmp_path / "file.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "ssh").write_text(SSH)
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "cluster-mine.state").write_text("{}")
+
+    def down(*dead: str) -> tuple[bool, str, list[str]]:
+        noted, output = tmp_path / "noted", io.StringIO()
+        noted.unlink(missing_ok=True)
+        monkeypatch.setenv("NOTED", str(noted))
+        monkeypatch.setenv("DEAD", " ".join(dead) or "nobody's")
+        is_gone = take_down("file.yaml", Console(file=output, width=500).print)
+        assert (tmp_path / "ray" / "cluster-mine.state").exists() == any(worker in dead for worker in WORKERS)
+        return is_gone, output.getvalue(), noted.read_text().splitlines()
+
+    return down
+
+
+def test_down_leaves_the_head_to_the_end_and_a_way_to_a_worker_that_was_out_of_reach(down):
+    through_head = [f"{HEAD} {worker}" for worker in WORKERS]
+    is_gone, said, ways = down(WORKERS[1])
+    assert not is_gone
+    assert "10.0.0.3 could not be cleaned up: no way to [/it]" in said
+    assert "The head 10.0.0.1 keeps its key and token until these are clean: 10.0.0.3. Type the same command" in said
+    assert ways == [*through_head, WORKERS[1]]  # not the head
+    assert down() == (True, "", [*through_head, HEAD])
+
+
+def test_down_goes_straight_to_the_workers_of_a_dead_head(down):
+    is_gone, said, ways = down(HEAD)
+    assert not is_gone
+    assert said == "10.0.0.1 could not be cleaned up: no way to [/it]\n"
+    assert [way for way in ways if way in WORKERS] == WORKERS
+
+
+@pytest.mark.parametrize("status", [0, 7])
+def test_cleaning_up_takes_every_step_and_tells_one_that_fails(tmp_path, status):
+    home, folder = tmp_path / "home", tmp_path / f"rekd-{os.getuid()}"
+    ray = home / ".rekd" / "venv" / "bin" / "ray"
+    ray.parent.mkdir(parents=True)
+    ray.write_text(f"#!/bin/sh\necho stopping\nexit {status}\n")
+    ray.chmod(0o755)
+    (folder / "ray").mkdir(parents=True)
+    installed = home / ".rekd" / "installed"
+    gone = [home / ".rekd" / "token", home / "ray_bootstrap_key.pem", folder / "ray" / "log"]
+    for file in [installed, *gone]:
+        file.touch()
+    (home / ".bashrc").write_text("alias\nexport PATH # rekd\n")
+    command = ["sh", "-c", CLEAN.replace("/tmp/", f"{tmp_path}/")]
+    done = subprocess.run(command, env={"HOME": str(home), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (int(status != 0), "", "")
+    assert installed.exists()
+    assert not any(file.exists() for file in [*gone, folder])
+    assert (home / ".bashrc").read_text() == "alias\n"
 
 
 def test_down_has_a_word_for_a_file_without_machines():

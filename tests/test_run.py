@@ -12,6 +12,7 @@ import pytest
 import stand_ins
 import tiny
 import torch
+from disturbed import damaged
 from transformers import AutoTokenizer
 
 from rekd.checkpoint import Checkpoints
@@ -284,11 +285,34 @@ def test_targets_are_computed_once_and_again_where_they_are_damaged(image_task, 
     path.write_bytes(path.read_bytes()[:-7])
     with caplog.at_level(logging.WARNING):
         third = Supplies(store, device=tiny.CPU).targets(image_task, teacher.digest)
-    assert "are damaged" in caplog.text
+    assert "is damaged" in caplog.text
     for targets in (second, third):
         assert np.array_equal(targets.logits, first.logits)
         assert np.array_equal(targets.selection_difference, first.selection_difference)
     assert Targets.load(store, teacher_digest=teacher.digest, data_fingerprint=first.data_fingerprint) is not None
+
+
+@pytest.mark.parametrize("how", ["truncated", "a bit of a tensor"])
+def test_a_teacher_whose_model_is_damaged_is_trained_again(image_task, taught, tmp_path, how):
+    """Its students fail in a line until then, and after it all is as it was."""
+    finished, teacher, student = taught["image"]
+    store = Store(shutil.copytree(finished.root, tmp_path / "store"))
+    shutil.rmtree(f"{store.root}/targets")
+    file = Path(store.model_folder(teacher.digest)) / "model.safetensors"
+    file.write_bytes(damaged(file.read_bytes(), how))
+    students = [student, replace(student, seed=2027)]
+    for trial in students:
+        run(trial, image_task, store)
+    first, second = (row_of(trial, store)["error"] for trial in students)
+    assert first.startswith(f"ValueError: The trial {teacher.digest} has a damaged checkpoint (the checksum")
+    assert second.startswith(f"ValueError: The trial {teacher.digest} has no checkpoint")
+    assert all(error.endswith("which trains it first, or choose another teacher.") for error in (first, second))
+    assert Ledger(store).done() == set()
+
+    for trial in (teacher, student):
+        run(trial, image_task, store)
+        assert without_clocks(row_of(trial, store)) == without_clocks(row_of(trial, finished))
+    assert Ledger(store).done() == {teacher.digest, student.digest}
 
 
 def test_a_student_of_seeded_views_has_its_teacher_asked_once_an_epoch(image_task, taught, tmp_path):

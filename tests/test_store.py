@@ -61,10 +61,14 @@ def test_names_are_sorted_and_leave_out_what_is_being_written(store):
 def test_a_file_that_is_set_aside_is_kept_elsewhere(store):
     for content in (b"one", b"two"):  # of the same name, and both are kept
         store.write(store.trial_file("a"), content)
-        moved = store.set_aside(store.trial_file("a"))
-        assert store.read(moved) == content
+        store.set_aside(store.trial_file("a"), "is damaged")
         assert not store.exists(store.trial_file("a"))
-    assert len(store.names_in(store.set_aside_folder)) == 2
+    assert set_aside(store) == {b"one", b"two"}
+
+
+def set_aside(store: Store) -> set[bytes]:
+    """Contents of what was set aside."""
+    return {store.read(f"{store.set_aside_folder}/{name}") for name in store.names_in(store.set_aside_folder)}
 
 
 def test_a_folder_is_written_in_order_and_removed_whole(store):
@@ -109,14 +113,34 @@ def test_a_store_that_is_not_a_local_folder():
     store.write(store.trial_file("a"), b"content")
     assert store.read(store.trial_file("a")) == b"content"
     assert store.names_in(store.trials_folder) == ["a.parquet"]
-    moved = store.set_aside(store.trial_file("a"))
-    assert store.read(moved) == b"content"
+    store.set_aside(store.trial_file("a"), "is damaged")
+    assert set_aside(store) == {b"content"}
     assert not store.exists(store.trial_file("a"))
 
 
 def test_an_address_that_nothing_opens_is_refused():
     with pytest.raises(ValueError, match="The store nowhere://bucket/folder cannot be opened"):
         Store("nowhere://bucket/folder")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://AKIA123:hush/hush@bucket/folder",
+        "s3://AKIA123:hush@bucket/folder?region=us-east-1",
+        "s3://bucket/folder?secret_key=hush",
+        "abfs://:hush@container/folder",
+        "https://bucket/folder?sig=hush",
+    ],
+)
+def test_an_address_that_holds_a_secret_is_refused_without_telling_it(uri):
+    with pytest.raises(ValueError, match="Leave it out") as refused:
+        Store(uri)
+    assert "hush" not in str(refused.value)
+
+
+def test_a_user_without_a_password_is_no_secret():
+    assert Store("gs://anonymous@bucket/folder").root == "bucket/folder"
 
 
 class Refusing:
@@ -150,3 +174,63 @@ def test_what_waiting_does_not_mend_comes_at_once(store, monkeypatch):
     with pytest.raises(PermissionError):
         store.write(store.trial_file("a"), b"content")
     assert refusing.asked == 1
+
+
+# --- Setting aside --------------------------------------------------------------------------------------------------
+
+DENIED = OSError("When copying key 'a': AWS Error ACCESS_DENIED during CopyObject operation: Access Denied")
+FAILED = OSError("When copying key 'a': AWS Error INTERNAL_FAILURE during CopyObject operation: try again")
+GONE = OSError("When copying key 'a': AWS Error NO_SUCH_KEY during CopyObject operation: gone")
+
+
+class Immovable:
+    """A store's file system that moves nothing the first few times."""
+
+    def __init__(self, store: Store, monkeypatch, error: OSError, failures: int = 1000) -> None:
+        self.asked, self.failures, self.error, self.inner = 0, failures, error, store.file_system
+        monkeypatch.setattr(store_module, "PATIENCE", 1.0)
+        store.file_system = self
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def move(self, source: str, destination: str) -> None:
+        self.asked += 1
+        if self.asked <= self.failures:
+            raise self.error
+        self.inner.move(source, destination)
+
+
+def test_setting_aside_is_tried_again_where_the_store_fails(store, monkeypatch):
+    store.write(store.trial_file("a"), b"content")
+    immovable = Immovable(store, monkeypatch, FAILED, failures=2)
+    store.set_aside(store.trial_file("a"), "is damaged")
+    assert immovable.asked == 3
+    assert set_aside(store) == {b"content"}
+
+
+@pytest.mark.parametrize("error", [DENIED, PermissionError(errno.EACCES, "no"), OSError(errno.EROFS, "no")])
+def test_where_nothing_may_be_written_a_file_stays_and_the_reader_goes_on_at_once(store, monkeypatch, caplog, error):
+    store.write(store.trial_file("a"), b"content")
+    immovable = Immovable(store, monkeypatch, error)
+    store.set_aside(store.trial_file("a"), "is damaged")
+    assert immovable.asked == 1
+    assert store.read(store.trial_file("a")) == b"content"
+    (record,) = caplog.records
+    assert f"{store.trial_file('a')} is damaged. It cannot be set aside" in record.message
+
+
+def test_where_the_store_fails_for_long_a_file_stays_and_the_reader_goes_on(store, monkeypatch, caplog):
+    store.write(store.trial_file("a"), b"content")
+    Immovable(store, monkeypatch, FAILED)
+    store.set_aside(store.trial_file("a"), "is damaged")
+    assert store.read(store.trial_file("a")) == b"content"
+    assert "It cannot be set aside (setting" in caplog.text
+
+
+@pytest.mark.parametrize("error", [GONE, FileNotFoundError(errno.ENOENT, "gone")])
+def test_a_file_that_another_process_has_set_aside_is_no_trouble(store, monkeypatch, caplog, error):
+    immovable = Immovable(store, monkeypatch, error)
+    store.set_aside(store.trial_file("a"), "is damaged")
+    assert immovable.asked == 1
+    assert caplog.records == []

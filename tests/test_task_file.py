@@ -84,6 +84,23 @@ def test_an_extending_file_keeps_what_it_does_not_name(image_task, tmp_path):
         ("num_classes = 10", 'num_classes = 10\nextends = "mine.toml"', "extends comes back to this file"),
         ('dataset = "data"', 'dataset = "../data"', "leaves the folder of the task file"),
         ('dataset = "data"', 'dataset = "data/../../x"', "leaves the folder of the task file"),
+        (
+            'dataset = "data"',
+            'dataset = "data"\ntokenizer = "../x"',
+            "tokenizer = '../x' leaves the folder of the task",
+        ),
+        (
+            'dataset = "data"',
+            'dataset = "data"\nextends = "../x.toml"',
+            "extends = '../x.toml' leaves the folder of the",
+        ),
+        (
+            "[models.small.config]\nmodel_type",
+            "[models.small]\nsource = 'data/../../x' #",
+            "source = .* leaves the folder",
+        ),
+        ('dataset = "data"', 'dataset = "~/no-such-folder"', "no-such-folder does not exist"),
+        ('dataset = "data"', 'dataset = "~nobody-here/x"', "'~nobody-here/x' names a home folder that is not there"),
         ('dataset = "data"', 'dataset = "/no/such/folder"', r"/no/such/folder does not exist"),
         ('dataset = "data"', 'dataset = "./imdb"', "does not exist"),
         ('dataset = "data"', 'dataset = "train.csv"', "does not exist"),
@@ -127,6 +144,17 @@ def test_a_wrong_task_file_is_refused_in_one_line(tmp_path, old, new, message):
         load_task(write(tmp_path, MINIMAL.replace(old, new)))
     assert str(tmp_path / "mine.toml") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_absolute_paths_and_those_from_home_are_followed(tmp_path, monkeypatch):
+    home, here = tmp_path / "home", tmp_path / "here"
+    monkeypatch.setenv("HOME", str(home))
+    (home / "data").mkdir(parents=True)
+    write(home, MINIMAL, "base.toml")
+    for extends in ("~/base.toml", str(home / "base.toml")):
+        for dataset in ("~/data", str(home / "data")):
+            task = load_task(write(here, f'extends = "{extends}"\ndataset = "{dataset}"'))
+            assert task.dataset == str(home / "data")
 
 
 def test_a_task_file_that_is_not_there():

@@ -1,5 +1,6 @@
 """The teacher: what it says once serves as well as asking it every step, and only for its own samples."""
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from disturbed import DAMAGES, damaged
 
+from rekd.ledger import Ledger, Outcome
 from rekd.method import (
     argmax_mask,
     gumbel_noise,
@@ -16,6 +19,7 @@ from rekd.method import (
     rationale_distillation_loss,
 )
 from rekd.teacher import Targets, Teacher, batches, compute_targets, selection_difference
+from rekd.weights import Weights
 
 FAMILIES = ("vit", "bert")
 
@@ -124,7 +128,7 @@ def test_damaged_targets_are_set_aside_and_count_as_none(store, image_teacher, c
     path.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         assert Targets.load(store, teacher_digest="teacher", data_fingerprint="toy") is None
-    assert "are damaged" in caplog.text
+    assert "is damaged" in caplog.text
     assert len(store.names_in(store.set_aside_folder)) == 1
 
 
@@ -141,6 +145,60 @@ def test_targets_of_another_teacher_or_other_data_are_refused(store, image_teach
     wrong.rename(store.targets_file(targets.fingerprint))
     with pytest.raises(ValueError, match="targets belong to the data another"):
         Targets.load(store, teacher_digest="teacher", data_fingerprint="toy")
+
+
+@pytest.fixture
+def stored_teacher(store, image_teacher):
+    """The digest of a finished trial whose model is in the store."""
+    trial = tiny.trial("re")
+    image_teacher.model.save(Path(store.model_folder(trial.digest)))
+    Ledger(store).write(trial, Outcome(status="ok"))
+    return trial.digest
+
+
+def test_a_stored_model_is_read_as_it_was_saved(store, image_teacher, stored_teacher):
+    arrays = Weights.load(store, stored_teacher).arrays
+    assert tiny.same_tensors(
+        {name: torch.tensor(array) for name, array in arrays.items()}, image_teacher.model.state_dict()
+    )
+    assert Ledger(store).done() == {stored_teacher}
+    assert store.names_in(store.set_aside_folder) == []
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_damaged_model_is_set_aside_and_its_trial_runs_again(store, stored_teacher, caplog, name, how):
+    path = Path(store.model_folder(stored_teacher)) / name
+    content = damaged(path.read_bytes(), how)
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=rf"(?s)^The trial {stored_teacher} has a damaged checkpoint \(.*command again"
+    ):
+        Weights.load(store, stored_teacher)
+    assert Ledger(store).done() == set()
+    moved = {file[9:]: f"{store.set_aside_folder}/{file}" for file in store.names_in(store.set_aside_folder)}
+    assert set(moved) == {"model.safetensors", "config.json"}
+    assert store.read(moved[name]) == content
+    assert all("is of no use: the trial has a damaged checkpoint" in record.message for record in caplog.records)
+
+    with pytest.raises(ValueError, match=f"^The trial {stored_teacher} has no checkpoint.*command again"):
+        Weights.load(store, stored_teacher)
+
+
+def test_a_trial_whose_model_is_gone_runs_again(store, stored_teacher):
+    (Path(store.model_folder(stored_teacher)) / "config.json").unlink()
+    with pytest.raises(ValueError, match="has no checkpoint"):
+        Weights.load(store, stored_teacher)
+    assert Ledger(store).done() == set()
+    # It may be on its way there: the trial may be running again.
+    assert store.names_in(store.model_folder(stored_teacher)) == ["model.safetensors"]
+
+
+def test_a_model_that_was_saved_without_a_checksum_is_read(store, stored_teacher):
+    file = Path(store.model_folder(stored_teacher)) / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({name: value for name, value in config.items() if name != "sha256"}))
+    assert Weights.load(store, stored_teacher).arrays
 
 
 # --- In a training step ---------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from analysis.cli import app
 from analysis.query import query
 from analysis.status import duration, status
+from rekd.command_line import run as run_app
 from rekd.ledger import Outcome
 from rekd.store import Store
 
@@ -102,8 +103,37 @@ def test_bad_input_is_one_message_and_status_2(store: str, arguments: tuple[str,
     places = {"NOWHERE": str(tmp_path / "nowhere"), "STORE": store}
     code, _, error = run(*(places.get(argument, argument) for argument in arguments))
     assert code == 2
-    assert error.startswith("error: ")
-    assert "Traceback" not in error
+    assert error.startswith("Error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["select"], "Missing argument 'STORE'."),
+        (["selct"], "No such command 'selct'."),
+        (["select", "x", "--tolerance", "much"], "Invalid value for '--tolerance': Input should be a valid number"),
+        (["tables", "x", "--format", "word"], "Invalid value for '--format': 'word' is not one of 'markdown', 'latex'"),
+        (["status", "x", "--watch"], "No such option: --watch"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_2(arguments: list[str], message: str, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_app(app, arguments, prog_name="python -m analysis")
+    captured = capsys.readouterr()
+    assert ended.value.code == 2
+    assert captured.err.startswith(f"Error: {message}")
+    assert captured.err.endswith(" Try --help.\n")
+    assert captured.err.count("\n") == 1
+    assert all(value in captured.err for value in arguments[3:])
+    assert captured.out == ""
+
+
+def test_help_is_printed(capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_app(app, ["--help"], prog_name="python -m analysis")
+    assert not ended.value.code
+    assert capsys.readouterr().out.startswith("Usage: python -m analysis [OPTIONS] COMMAND")
 
 
 def test_status_of_a_store_in_use(tmp_path: Path) -> None:

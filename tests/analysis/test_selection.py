@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from analysis import alpha_settings, lambda_settings, paper, select_alpha, select_lambda_select, select_teacher
 
@@ -189,3 +191,94 @@ def test_an_empty_frame_gives_no_rows_and_the_same_columns(rule) -> None:
     frame = pd.DataFrame([one_setting(0.15, seed=1, alpha=0.3)])
     assert rule(frame.iloc[:0]).columns.tolist() == rule(frame).columns.tolist()
     assert len(rule(frame.iloc[:0])) == 0
+
+
+# --- Properties -----------------------------------------------------------------------------------------------------
+
+TARGET, TOLERANCE = 0.25, 0.0625
+"""Like all numbers below, a sum of powers of two: means of such numbers do not depend on the order of the rows."""
+GRID = {"lambda_select": (1e-4, 1e-3, 1e-2, 1e-1), "alpha": (0.0, 0.25, 0.5, 0.75), "seed": (1, 2, 3, 4)}
+RULES = {
+    "lambda_select": lambda runs: select_lambda_select(runs, TOLERANCE),
+    "alpha": select_alpha,
+    "seed": lambda runs: select_teacher(runs, TOLERANCE),
+}
+"""By what they choose."""
+statuses = st.sampled_from(["ok"] * 5 + ["diverged", "failed"])
+losses = st.integers(1, 8).map(lambda count: count / 8)  # few, so that ties are frequent
+ratios = st.integers(0, 32).map(lambda count: count / 64)
+
+
+@st.composite
+def runs_of(draw: st.DrawFn, chosen: str) -> pd.DataFrame:
+    """One row a run, of one or two models: some values of the grid, some seeds, some runs without a result."""
+    rows = []
+    for model in draw(st.sampled_from([["a"], ["a", "b"]])):
+        for value in draw(st.lists(st.sampled_from(GRID[chosen]), min_size=1, unique=True)):
+            for seed in [value] if chosen == "seed" else draw(st.lists(st.integers(1, 3), min_size=1, unique=True)):
+                row = one_setting(draw(ratios), draw(losses), model=model, p_target=TARGET, status=draw(statuses))
+                rows.append(row | {"seed": seed, chosen: value})
+    return pd.DataFrame(rows)
+
+
+def settings_of(runs: pd.DataFrame, chosen: str) -> pd.DataFrame:
+    """Means of the runs that have a result, and whether they may be chosen, by another way than the rules'."""
+    means = runs[runs["status"] == "ok"].groupby(["model", chosen])[["dev_loss", "dev_rationale_ratio"]].mean()
+    means["eligible"] = True if chosen == "alpha" else (means["dev_rationale_ratio"] - TARGET).abs() <= TOLERANCE
+    return means.reset_index()
+
+
+def choices_of(runs: pd.DataFrame, chosen: str) -> pd.DataFrame:
+    """By model: the choice with its numbers, but without the words on what was not chosen."""
+    return RULES[chosen](runs).set_index("model")[[chosen, "dev_loss", "dev_rationale_ratio", "num_eligible"]]
+
+
+@pytest.mark.parametrize("chosen", RULES)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_the_choice_is_the_eligible_setting_of_the_lowest_loss_and_of_those_the_smallest(chosen, data) -> None:
+    runs = data.draw(runs_of(chosen))
+    choices = choices_of(runs, chosen)
+    assert set(choices.index) == set(runs["model"])
+    means = settings_of(runs, chosen)
+    for model, choice in choices.iterrows():
+        eligible = means[means["eligible"] & (means["model"] == model)]
+        assert choice["num_eligible"] == len(eligible)
+        if eligible.empty:
+            assert pd.isna(choice[chosen])
+            continue
+        best = eligible.sort_values(["dev_loss", chosen]).iloc[0]
+        assert choice[[chosen, "dev_loss", "dev_rationale_ratio"]].tolist() == [
+            best[chosen],
+            best["dev_loss"],
+            best["dev_rationale_ratio"],
+        ]
+
+
+@pytest.mark.parametrize("chosen", RULES)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_the_choice_does_not_depend_on_the_order_of_rows(chosen, data) -> None:
+    runs = data.draw(runs_of(chosen))
+    shuffled = runs.iloc[data.draw(st.permutations(range(len(runs))))]
+    pd.testing.assert_frame_equal(RULES[chosen](shuffled), RULES[chosen](runs))
+
+
+@pytest.mark.parametrize("chosen", RULES)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_setting_that_is_not_eligible_changes_no_choice_and_an_eligible_one_may(chosen, data) -> None:
+    runs = data.draw(runs_of(chosen))
+    before = choices_of(runs, chosen)
+    new = 1.0 if chosen == "alpha" else 9  # plain RE; a value that is none of the grid's
+    ratio = TARGET if chosen == "alpha" else TARGET + data.draw(st.sampled_from([-1, 1])) * (TOLERANCE + 1 / 64)
+    low = one_setting(ratio, 1 / 16, model="a", p_target=TARGET, status="ok") | {"seed": 9, chosen: new}
+    pd.testing.assert_frame_equal(choices_of(pd.concat([runs, pd.DataFrame([low])]), chosen), before)
+    stopped = low | {"dev_rationale_ratio": TARGET, "status": "diverged", chosen: 9}
+    pd.testing.assert_frame_equal(choices_of(pd.concat([runs, pd.DataFrame([stopped])]), chosen), before)
+
+    eligible = stopped | {"status": "ok"}
+    after = choices_of(pd.concat([runs, pd.DataFrame([eligible])]), chosen)
+    assert after.loc["a", chosen] == 9
+    assert after.loc["a", "num_eligible"] == before.loc["a", "num_eligible"] + 1
+    pd.testing.assert_frame_equal(after.drop("a"), before.drop("a"))

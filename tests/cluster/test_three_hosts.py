@@ -96,6 +96,19 @@ def test_the_sweep_runs_there_and_its_table_comes_back(network):
     assert versions.str.contains("rekd 0").all()
 
 
+def test_another_user_of_a_host_gets_at_nothing_of_rays(network):
+    """Of the code that was handed over, above all, which Ray lets everybody write."""
+    code = network.head.run("find", "/tmp", "-name", "alpha_sweep.py").stdout.split()
+    assert code
+    assert all(path.startswith("/tmp/rekd-0/ray/") for path in code)
+    for host in network.hosts:
+        assert host.run("stat", "-c", "%a %U", "/tmp/rekd-0").stdout == "700 root\n"
+        stranger = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+        assert host.run(*stranger, "ls", "/tmp/rekd-0", check=False).returncode != 0
+        open_ones = ("-mindepth", "1", "-path", "/tmp/rekd-0", "-prune", "-o", "-perm", "-o+w", "-print")
+        assert host.run("find", "/tmp", *open_ones).stdout == ""
+
+
 def test_the_exit_status_is_the_sweeps_own(network):
     """Ray calls a job that ends with 1 or 2 failed, and its own client knows no numbers."""
     done = network.laptop.run(*SWEEP, "--epochs", "2", "--store", f"{hosts.SHARED}/plain", "--dry-run", check=False)

@@ -29,11 +29,12 @@ class Sweep:
     arguments: tuple[str, ...] = ("--local",)
     environment: dict[str, str] = field(default_factory=dict)
     models: str = "vit-base,vit-tiny"
+    script: str = "sweeps/alpha_sweep.py"
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def start(self) -> subprocess.Popen:
         """In a session of its own, so that it can be killed with all that it started."""
-        command = [sys.executable, "sweeps/alpha_sweep.py", "--task", str(self.task), "--store", self.store]
+        command = [sys.executable, self.script, "--task", str(self.task), "--store", self.store]
         command += ["--seeds", "2026-2029", "--epochs", str(EPOCHS), "--alphas", "0.3", "--models", self.models]
         command += ["--teacher-seed", "2026", "--yes", *self.arguments]
         return start_marked(command, mark=self.mark, log=self.log, environment=self.environment)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from disturbed import MARK
 from sweep import assert_same_ledger, epochs_begun_again, wait_until
+from watched import PLACES
 
 from analysis import load_trials
 from rekd.launched import free_port
@@ -17,13 +18,18 @@ RAY = str(Path(sys.executable).parent / "ray")
 
 
 class Nodes:
-    """A head without CPUs for trials, and workers, each a `ray start` of its own."""
+    """A head without CPUs for trials, and workers, each a `ray start` of its own.
+
+    Workers have GPUs in name, and the head has none, so that a teacher's pass over a task is theirs, as on a real cluster.
+    """
 
     def __init__(self, mark: str) -> None:
         self.environment = {
             **os.environ,
             MARK: mark,
             "RAY_AUTH_MODE": "disabled",
+            # Smaller objects are not kept on the node that made them; the stand-ins' targets are 20 kB.
+            "RAY_max_direct_call_object_size": "1000",
         }
         self.processes: list[subprocess.Popen] = []
         self.port = free_port()
@@ -36,7 +42,7 @@ class Nodes:
         return self._start(f"--head --port={self.port} --num-cpus={cpus} --include-dashboard=false")
 
     def start_worker(self) -> subprocess.Popen:
-        return self._start(f"--address={self.address} --num-cpus=2")
+        return self._start(f"--address={self.address} --num-cpus=2 --num-gpus=2")
 
     def kill(self, node: subprocess.Popen) -> None:
         """A power cut: all processes of a node at once."""
@@ -83,16 +89,31 @@ def num_nodes(nodes: Nodes) -> int:
     return int(found.stdout.split()[-1]) if found.returncode == 0 else 0
 
 
+def lines_of(places: Path) -> list[list[str]]:
+    """What `watched.py` wrote: the head, then the nodes on which the targets lay."""
+    return [line.split() for line in places.read_text().splitlines()] if places.exists() else []
+
+
 @pytest.mark.slow
-def test_nodes_are_lost_and_others_join_with_the_teacher_on_them(sweep, nodes, undisturbed, report):
+def test_nodes_are_lost_and_others_join_with_the_teacher_on_them(sweep, nodes, undisturbed, report, tmp_path):
     """One while the teacher is trained, one while students are: what the second held of the teacher comes back."""
+    places = tmp_path / "places"
+    sweep.script, sweep.environment[PLACES] = "tests/faults/watched.py", str(places)
+    sweep.arguments += ("--gpus-per-trial", "0.5")
+    trials = load_trials(undisturbed.store)
+    students = set(trials.loc[trials["objective"] == "rekd", "digest"])
+
+    def a_student_runs() -> bool:
+        return any(file.parent.name in students for file in sweep.started_epochs())
+
     nodes.start_head()
     workers = [nodes.start_worker()]
     wait_until(lambda: num_nodes(nodes) == 2, "head and worker are there")
     process = sweep.start()
     waits = []
-    for num_ended in (0, 8):
-        wait_until(lambda least=num_ended: sweep.num_ended() >= least and sweep.started_epochs(), "trials run")
+    for begun, what in ((sweep.started_epochs, "a trial runs"), (a_student_runs, "a student of the teacher runs")):
+        wait_until(begun, what)
+        lying = lines_of(places)
         nodes.kill(workers.pop())
         workers.append(nodes.start_worker())
         waits.append(sweep.wait_for_an_epoch())
@@ -100,6 +121,10 @@ def test_nodes_are_lost_and_others_join_with_the_teacher_on_them(sweep, nodes, u
     assert_same_ledger(sweep.store, undisturbed.store)
     trials = load_trials(sweep.store)
     assert (trials["attempt"] <= 3).all(), "one epoch at most is begun again for each loss"
+    head, *victims = lying[-1]
+    assert len(victims) == 1, "the targets lay on one node"
+    assert head not in victims, "and it was the worker that was lost"
+    assert any(set(nodes_of) - {head, *victims} for _, *nodes_of in lines_of(places)), "they were made again elsewhere"
     report("two nodes lost, another one joining each time", epochs=epochs_begun_again(sweep.store), recovery=max(waits))
 
 

@@ -289,6 +289,33 @@ def test_damaged_checkpoints_and_targets(how, sweep, undisturbed, report):
     report(f"targets and a checkpoint {how}", epochs=epochs_begun_again(sweep.store), recovery="typed again")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["truncated", "one bit flipped"])
+def test_a_damaged_model_of_a_teacher(how, sweep, undisturbed, report):
+    """Its students, which are all that is left to run, fail with a word; typed again, the command mends it all."""
+    shutil.copytree(undisturbed.store, sweep.store)
+    root, trials = Path(sweep.store), load_trials(sweep.store)
+    students = trials.loc[trials["objective"] == "rekd", "digest"].tolist()
+    (teacher,) = trials["teacher_digest"].dropna().unique()
+    for student in students:
+        (root / f"trials/{student}.parquet").unlink()
+    shutil.rmtree(root / "targets")
+    damage(root / f"models/{teacher}/model.safetensors", how)
+    kept = [file for name in ("trials", "epochs", "models", "rationales") for file in (root / name).rglob("*.*")]
+    others = [file for file in kept if not {teacher, *students} & {file.stem, file.parent.name}]
+    before = {file: file.stat().st_mtime_ns for file in others}
+
+    output = sweep.run(status=1)
+    assert output.count("Failed:") == len(students)
+    assert "Type its sweep's command again, which trains it first" in output
+    assert "Traceback" not in output
+    assert {file.name[9:] for file in root.glob("set-aside/*")} == {"config.json", "model.safetensors"}
+    sweep.run()
+    assert_same_ledger(sweep.store, undisturbed.store)
+    assert {file: file.stat().st_mtime_ns for file in others} == before, "nothing else is touched"
+    report(f"a teacher's model {how}", epochs="one trial", recovery="typed again")
+
+
 # --- Memory ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,36 @@
+"""What all command lines share: bad input, a wrong option too, is one line on standard error and exit status 2."""
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+
+def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, prog_name: str | None = None) -> NoReturn:
+    """Runs the command that was typed, or `arguments`, and ends the process with its exit status."""
+    try:
+        status = app(arguments, prog_name=prog_name, standalone_mode=False)
+    except typer.TyperException as error:  # Typer's own display of it is four lines
+        print_error(f"{_sentence(error)} Try --help.")
+        status = error.exit_code
+    sys.exit(status)
+
+
+def _sentence(error: typer.TyperException) -> str:
+    """What Typer says, and the value that was given, which it leaves out where a number is expected."""
+    from pydantic import ValidationError  # what Typer checks values with, and loads as late
+
+    message = error.format_message().replace("Value error, ", "")
+    if isinstance(error.__cause__, ValidationError):
+        got = repr(error.__cause__.errors()[0]["input"])
+        message += "" if got in message else f", got {got}"
+    return message if message.endswith((".", "?")) else f"{message}."
+
+
+def print_error(error: object) -> None:
+    """One line on standard error, however long: a terminal breaks it by itself, and a log file has it whole."""
+    line = Text.assemble(("Error:", "red"), " ", " ".join(str(error).split()))
+    Console(stderr=True, highlight=False).print(line, soft_wrap=True)

@@ -1,0 +1,48 @@
+"""Ray on this machine: nobody else gets in, and nothing is left that would let them."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rekd.cluster as cluster_module
+
+CONNECT = """
+import ray
+from rekd.cluster import connect, disconnect
+print(connect(local=True, num_cpus=1).num_cpus, ray.get(ray.remote(lambda: 7).remote()))
+disconnect()
+"""
+
+
+def test_a_local_run_leaves_no_token_and_its_files_are_ones_own(tmp_path):
+    home, folder = tmp_path / "home", Path("/tmp") / f"rekd-test-{os.getpid()}"  # short: sockets lie in it
+    home.mkdir()
+    folder.mkdir()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {**kept, "HOME": str(home), "RAY_TMPDIR": str(folder)}
+    try:
+        ran = subprocess.run([sys.executable, "-c", CONNECT], env=environment, capture_output=True, text=True, timeout=120)
+        assert ran.stdout.split() == ["1.0", "7"], ran.stderr
+        assert not (home / ".ray" / "auth_token").exists()
+        (private,) = folder.iterdir()
+        assert stat.S_IMODE(private.stat().st_mode) == 0o700
+        assert list(private.glob("ray/session_*"))
+    finally:
+        subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+def test_a_folder_of_somebody_else_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / f"rekd-{os.getuid()}").symlink_to("/etc")
+    with pytest.raises(ValueError, match="Remove it"):
+        cluster_module._private_folder()
+
+
+def test_a_folder_that_is_there_already_is_closed_to_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / f"rekd-{os.getuid()}").mkdir(mode=0o755)
+    assert stat.S_IMODE(Path(cluster_module._private_folder()).stat().st_mode) == 0o700
