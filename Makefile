@@ -37,7 +37,7 @@ audit: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[audit]'
 	$(BIN)/python .ci/audit
 
-# The figures of docs/performance.md: half an hour of a machine that does nothing else.
+# The figures of docs/performance.md: an hour of a machine that does nothing else.
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.memory

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -144,7 +143,7 @@ def report_command(
         else:
             path = str(out)
             _write(out, content)
-        console.print(f"The report is {escape(str(path))} ({len(content) / 1e6:.1f} MB).", soft_wrap=True)
+        console.print(f"The report is {path} ({len(content) / 1e6:.1f} MB).", soft_wrap=True)
 
 
 @app.command("query")

@@ -349,9 +349,9 @@ def _pretrained(checkpoint: _Checkpoint, settings: PretrainedConfig, arguments: 
                 dtype=torch.float32,
                 output_loading_info=True,
                 trust_remote_code=False,
-                weights_only=True,  # some models, the paper's BERTs among them, are a pytorch_model.bin, which is a pickle
                 **arguments,
             )
+        # Some models, the paper's BERTs among them, are a pytorch_model.bin, a pickle: transformers reads it with weights_only.
         except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
             raise ValueError(
                 f"The weights of {source} could not be loaded: {_reason(error)}. Fetch or save them anew."

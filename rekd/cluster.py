@@ -46,6 +46,7 @@ def connect(address: str | None = None, *, local: bool = False, num_cpus: int | 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import ray
+    from ray.exceptions import AuthenticationError, RayError
 
     address = None if local else address or os.environ.get("RAY_ADDRESS")
     arguments = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
@@ -63,16 +64,18 @@ def connect(address: str | None = None, *, local: bool = False, num_cpus: int | 
                 ray.init(address, **arguments)
             except OSError as error:
                 raise ValueError(
-                    f"No Ray cluster answers at {address}: {error}. Start one with `ray up cluster.yaml`, or use --local."
+                    f"No Ray cluster answers at {address}: {one_line(error).rstrip('.')}. One that runs there may ask for "
+                    "its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH). Else start one with `ray up cluster.yaml`, or use "
+                    "--local."
                 ) from error
-            except ray.exceptions.AuthenticationError as error:
+            except AuthenticationError as error:
                 raise ValueError(
-                    f"The Ray cluster at {address} lets in who has its token: {one_line(error.message)}. Set "
+                    f"The Ray cluster at {address} lets in who has its token: {one_line(error.message).rstrip('.')}. Set "
                     "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the token of that cluster."
                 ) from error
-            except (RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            except (RuntimeError, ValueError, RayError) as error:
                 raise ValueError(
-                    f"The Ray cluster at {address} cannot be used: {one_line(error)} Name another, or use --local."
+                    f"The Ray cluster at {address} cannot be used: {one_line(error).rstrip('.')}. Name another, or use --local."
                 ) from error
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that is lost is told by the ledger and goes on

@@ -55,7 +55,7 @@ class Explainer:
         self.model = RationaleModel.load(folder)
         details = saved_config(folder)["details"]
         needed = "input_ids" if self.model.kind == "text" else "image"
-        if not isinstance(details, dict) or needed not in details.get("inputs", {}):
+        if needed not in details.get("inputs", {}):
             raise ValueError(
                 f"{folder}/config.json has no details.inputs.{needed}, the shape of an input. "
                 "Give a folder that a finished trial wrote."

@@ -84,12 +84,12 @@ def _folders_of_images(task: Task) -> tuple[Path, ...] | None:
 
     A table from somewhere may name any file of this machine, or an address.
     """
-    import datasets
+    from datasets import config
     from huggingface_hub import constants
 
     if task.local_dataset is not None:
         return None if task.local_dataset.holds_images else ()
-    downloads = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE)
+    downloads = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE)
     return tuple(Path(folder).expanduser().resolve() for folder in downloads)
 
 

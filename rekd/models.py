@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rekd.arrays import as_tensor
 from rekd.backbones import Backbone, Inputs, ViTBackbone, load_backbone
-from rekd.messages import one_line
+from rekd.messages import one_line, shown
 from rekd.method import argmax_mask, gumbel_noise
 from rekd.store import DamagedFileError
 from rekd.weights import check, checksum_of
@@ -22,7 +22,8 @@ from rekd.weights import check, checksum_of
 AUTHORS_HIDDEN = 256
 """Width of the authors' BERT generator head."""
 
-_DESCRIPTION = ("objective", "num_classes", "dropout", "heads", "precision")
+_DESCRIPTION = {"objective": str, "num_classes": int, "dropout": (int, float), "heads": str, "precision": str}
+_SAVED = {**_DESCRIPTION, "backbone": dict, "details": dict}
 
 
 class Generator(nn.Module):
@@ -200,7 +201,7 @@ class RationaleModel(nn.Module):
             raise ValueError(f"{folder}/model.safetensors could not be read: {error}") from error
         try:
             return cls.assemble(config, weights)
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"{folder}/config.json: {one_line(error)}") from error
 
     @classmethod
@@ -236,9 +237,13 @@ def saved_config(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{file} describes a {model_type!r} model, not a rationale model. Give a folder that a finished trial wrote."
         )
-    for name in (*_DESCRIPTION, "backbone", "details"):
+    for name, kind in _SAVED.items():
         if name not in config:
             raise ValueError(f"{file} has no {name!r}. Give a folder that a finished trial wrote.")
+        if not isinstance(config[name], kind):
+            raise ValueError(
+                f"{file}: {name} cannot be {shown(config[name])}. Give a folder that a finished trial wrote."
+            )
     return config
 
 

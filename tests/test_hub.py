@@ -1,6 +1,7 @@
 """The hub: read once, quiet, and quick where it cannot be reached. A hub of this machine stands in for it."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -110,13 +111,15 @@ def test_a_table_of_the_hub_names_downloaded_files_only(loopback_hub, tmp_path):
     import pyarrow.parquet as pq
     from PIL import Image
 
-    (tmp_path / "hub").mkdir()
-    for place in (tmp_path / "secret.png", tmp_path / "hub/known.png"):
-        Image.new("RGB", (4, 4), (9, 0, 0)).save(place)
-    (tmp_path / "hub/link.png").symlink_to(tmp_path / "secret.png")
     features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(num_classes=2)})
 
     def read(path):
+        for folder in ("hub", "datasets"):  # else the first download serves
+            shutil.rmtree(tmp_path / folder, ignore_errors=True)
+        (tmp_path / "hub").mkdir()
+        for place in (tmp_path / "secret.png", tmp_path / "hub/known.png"):
+            Image.new("RGB", (4, 4), (9, 0, 0)).save(place)
+        (tmp_path / "hub/link.png").symlink_to(tmp_path / "secret.png")
         columns = {"img": [{"bytes": None, "path": str(path)}] * 10, "label": [0, 1] * 5}
         table = datasets.Dataset.from_dict(columns, features=features).data.table
         for name in loopback_hub.content:
@@ -133,8 +136,9 @@ def test_a_table_of_the_hub_names_downloaded_files_only(loopback_hub, tmp_path):
         "http://127.0.0.1:1/x.png",
         f"hf://datasets/a/b@main/x.zip::file://{tmp_path}/secret.png",
     ):
-        with pytest.raises(ValueError, match=r"row 0: the image is the path '.*', not its bytes. Write the") as caught:
+        with pytest.raises(ValueError, match="row 0: the image is the path ") as caught:
             read(path)
+        assert f"{str(path)!r}, not its bytes. Write the dataset" in str(caught.value)
         assert "\n" not in str(caught.value)
     assert (read(tmp_path / "hub/known.png").pool.arrays["image"][:, 0] == 9).all()
     with pytest.raises(ValueError, match="row 0: the image cannot be decoded"):

@@ -129,7 +129,10 @@ def test_the_loop_knows_nothing_of_ray():
     assert (
         {"rekd/tune.py"}
         <= knows
-        <= {f"rekd/{name}.py" for name in ("cluster", "launched", "loggers", "sharing", "shelf", "worker", "tune")}
+        <= {
+            f"rekd/{name}.py"
+            for name in ("cluster", "launched", "remote", "loggers", "sharing", "shelf", "worker", "tune")
+        }
     )
 
 

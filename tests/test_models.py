@@ -191,8 +191,9 @@ def test_a_folder_that_is_no_rationale_model_is_refused(tmp_path):
         ("\udcff", "cannot be read: 'utf-8' codec"),
         ({"backbone": None}, "has no 'backbone'"),
         ({"details": None}, "has no 'details'"),
-        ({"backbone": "bert"}, "needs a source or a config with its model_type, got 'bert'"),
-        ({"num_classes": "three"}, "config.json: .*three|config.json: .*int"),
+        ({"backbone": "bert"}, "backbone cannot be 'bert'. Give a folder"),
+        ({"num_classes": "three"}, "num_classes cannot be 'three'. Give a folder"),
+        ({"details": []}, r"details cannot be \[\]. Give a folder"),
         (
             {"backbone": {"model_type": "vit", "hidden_size": "wide"}},
             "The config of a 'vit' is not valid: .*hidden_size",

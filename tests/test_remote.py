@@ -303,22 +303,22 @@ def test_what_others_say_is_no_markup(typed, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("environment", "words"),
+    ("address", "words"),
     [
-        ({"RAY_AUTH_MODE": "token"}, "lets in who has its token: Token authentication is enabled but no"),
-        ({"RAY_AUTH_MODE": "disabled"}, "cannot be used: "),
+        ("127.0.0.1:{port}", "lets in who has its token: Token authentication is enabled but no"),
+        ("nonsense", "cannot be used: Invalid address format: nonsense. Name another"),
     ],
 )
-def test_a_cluster_that_cannot_be_joined_is_said_without_advice_to_start_another(tmp_path, environment, words):
-    """Something listens there: a Ray that wants a token, and something that is no Ray."""
+def test_a_cluster_that_cannot_be_joined_is_said_without_advice_to_start_another(tmp_path, address, words):
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        address = address.format(port=listener.getsockname()[1])
         done = subprocess.run(
             [sys.executable, "-c", f"from rekd.cluster import connect; connect('{address}')"],
             cwd=ROOT,
-            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), **environment},
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "RAY_AUTH_MODE": "token"},  # and no token
             capture_output=True,
             text=True,
+            timeout=60,
         )
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"ValueError: The Ray cluster at {address} {words}"), done.stderr

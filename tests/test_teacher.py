@@ -191,7 +191,7 @@ def test_a_trial_whose_model_is_gone_runs_again(store, stored_teacher):
         Weights.load(store, stored_teacher)
     assert Ledger(store).done() == set()
     # It may be on its way there: the trial may be running again.
-    assert store.names_in(store.model_folder(stored_teacher)) == ["model.safetensors"]
+    assert "model.safetensors" in store.names_in(store.model_folder(stored_teacher))
 
 
 def test_a_model_that_was_saved_without_a_checksum_is_read(store, stored_teacher):

@@ -234,7 +234,7 @@ def choices_of(runs: pd.DataFrame, chosen: str) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("chosen", RULES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_the_choice_is_the_eligible_setting_of_the_lowest_loss_and_of_those_the_smallest(chosen, data) -> None:
     runs = data.draw(runs_of(chosen))
@@ -256,7 +256,7 @@ def test_the_choice_is_the_eligible_setting_of_the_lowest_loss_and_of_those_the_
 
 
 @pytest.mark.parametrize("chosen", RULES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_the_choice_does_not_depend_on_the_order_of_rows(chosen, data) -> None:
     runs = data.draw(runs_of(chosen))
@@ -265,7 +265,7 @@ def test_the_choice_does_not_depend_on_the_order_of_rows(chosen, data) -> None:
 
 
 @pytest.mark.parametrize("chosen", RULES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_a_setting_that_is_not_eligible_changes_no_choice_and_an_eligible_one_may(chosen, data) -> None:
     runs = data.draw(runs_of(chosen))

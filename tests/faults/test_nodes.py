@@ -28,8 +28,9 @@ class Nodes:
             **os.environ,
             MARK: mark,
             "RAY_AUTH_MODE": "disabled",
-            # Smaller objects are not kept on the node that made them; the stand-ins' targets are 20 kB.
-            "RAY_max_direct_call_object_size": "1000",
+            # Smaller objects go to the driver and are not kept where they were made. The stand-ins' targets are 21 kB; Tune,
+            # which cannot lose its own, sends less.
+            "RAY_max_direct_call_object_size": "10000",
         }
         self.processes: list[subprocess.Popen] = []
         self.port = free_port()

@@ -231,7 +231,7 @@ CASES = {
         prepare=table(images(GOOD, [None, *[1, 0, 1] * 13]), IMAGES),
     ),
     "a pixel that is no number": Case(
-        "row 0: column 'image' holds fractional pixels (64 NaN). Give 8-bit pixels",
+        "row 0: column 'image' holds [[None, None, ... which is no image. Set input_column to the images' column.",
         prepare=table(images(np.full((8, 8), np.nan).tolist()), IMAGES),
     ),
     "a pixel out of range": Case(
