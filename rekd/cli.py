@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -126,13 +127,13 @@ def down(
 
     console = Console(highlight=False)
     try:
-        is_gone = take_down(file, console.print)
+        is_gone = take_down(file, partial(console.print, soft_wrap=True))
     except ValueError as error:
         raise _bad_input(error) from error
     if not is_gone:
         raise typer.Exit(1)
     console.print(
-        f"The cluster of {file} is down; nothing of it runs and no key or token of it is left.", soft_wrap=True
+        f"The cluster of {escape(file)} is down; nothing of it runs and no key or token of it is left.", soft_wrap=True
     )
 
 

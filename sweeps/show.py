@@ -189,7 +189,9 @@ def show_search(path: Path) -> Callable[[Swept, list[Task], Store, Console], Non
         if path.exists():
             for name in optuna.get_all_study_names(f"sqlite:///{path}"):
                 console.print(_best_table(optuna.load_study(study_name=name, storage=f"sqlite:///{path}")))
-            console.print(f"Studies: {escape(str(path))} (`optuna-dashboard sqlite:///{escape(str(path))}`)", soft_wrap=True)
+            console.print(
+                f"Studies: {escape(str(path))} (`optuna-dashboard sqlite:///{escape(str(path))}`)", soft_wrap=True
+            )
 
     return show
 

@@ -25,7 +25,9 @@ def test_a_local_run_leaves_no_token_and_its_files_are_ones_own(tmp_path):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = {**kept, "HOME": str(home), "RAY_TMPDIR": str(folder)}
     try:
-        ran = subprocess.run([sys.executable, "-c", CONNECT], env=environment, capture_output=True, text=True, timeout=120)
+        ran = subprocess.run(
+            [sys.executable, "-c", CONNECT], env=environment, capture_output=True, text=True, timeout=120
+        )
         assert ran.stdout.split() == ["1.0", "7"], ran.stderr
         assert not (home / ".ray" / "auth_token").exists()
         (private,) = folder.iterdir()
