@@ -9,6 +9,7 @@ or whose process is known to have ended, is dead, and its claims with it. One th
 a store out of reach) finds its claims gone when it looks again, and gives those trials up.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -106,7 +107,8 @@ class Claims:
             self.held, self.lost = self.held - lost, self.lost | lost
             alive = {owner for owner in others if self._is_alive(owner)}
             for owner in others - alive:
-                self._bury(owner, claims)
+                with contextlib.suppress(PermissionError):  # a dead one's claims count for nothing, there or not
+                    self._bury(owner, claims)
             self._elsewhere = frozenset(digest for digest, owners in claims.items() if alive.intersection(owners))
             self._looked = time.monotonic()
         return self._elsewhere

@@ -117,8 +117,13 @@ class Ledger:
         self.store = store if isinstance(store, Store) else Store(store)
 
     def write(self, trial: Trial, outcome: Outcome, epochs: Iterable[dict[str, Any]] = ()) -> None:
-        """Records that a trial has ended. Its epochs go first: whoever sees the row of `trials` sees them all."""
+        """Records that a trial has ended. Its epochs go first: whoever sees the row of `trials` sees them all.
+
+        A failure leaves the row of a run that did not fail: two may overlap where a node was given up too early.
+        """
         digest = trial.digest
+        if outcome.status == "failed" and (row := self.row(digest)) is not None and row["status"] != "failed":
+            return
         records = [{"digest": digest, **record} for record in epochs]
         self.store.write(self.store.epochs_file(digest), _parquet(records, EPOCHS_SCHEMA))
         row = {"digest": digest, **asdict(trial), "fidelity": trial.fidelity, **asdict(outcome)}

@@ -38,6 +38,9 @@ MAX_FAILURES = 8
 To Ray a preempted node is a failure like any other, so what counts is standing still.
 """
 
+LOOK_AGAIN = 5.0
+"""Seconds between two looks for trials that have ended without a word."""
+
 
 def run_sweep(
     plan: PlanFunction | Sequence[Trial],
@@ -133,6 +136,7 @@ class _Conductor(Searcher):
         self.ended: list[Trial] = []
         self.num_trained = 0  # of those, the ones that were run here
         self.interrupted = False
+        self.trouble: OSError | None = None
         self.claims = Claims(store, on_trouble=lambda text: progress.say(f"[yellow]{escape(text)}[/]"))
         self.shelf = Shelf(store, gpus=min(gpus, 1))
         self._replan()
@@ -182,8 +186,15 @@ class _Conductor(Searcher):
         trial = self.live.pop(trial_id, None)
         if trial is None or self.interrupted:
             return
+        try:
+            self._ended(trial, error=error)
+        except OSError as trouble:  # Tune would swallow it
+            self.trouble = trouble
+            raise
+
+    def _ended(self, trial: Trial, *, error: bool) -> None:
         row = self.ledger.row(trial.digest)
-        if row is None and trial.digest in self.claims.lost:
+        if (row is None or row["status"] == "failed") and trial.digest in self.claims.lost:
             self._put_back(trial)
             return
         if row is None or (error and row["status"] == "failed"):
@@ -202,6 +213,7 @@ class _Conductor(Searcher):
 
     def _put_back(self, trial: Trial) -> None:
         """It did not end, and is to be run again: here, or where another sweep has taken it over."""
+        self.claims.release(trial.digest)
         self.given.remove(trial.digest)
         self.queue.insert(0, trial)
         self.progress.lost(trial)
@@ -331,13 +343,21 @@ class _InTurn(FIFOScheduler):
 
 
 class _Reporter(tune.Callback):
-    """Notices what Tune does not: Ctrl-C (to Tune an end like any other), and a store that fails."""
+    """Notices what Tune does not: Ctrl-C (to Tune an end like any other), a store that fails, trials it says nothing of."""
 
     def __init__(self, conductor: _Conductor) -> None:
-        self.conductor = conductor
+        self.conductor, self.looked = conductor, time.monotonic()
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        if self.conductor.trouble is not None:
+            raise self.conductor.trouble
         self.conductor.claims.check()
+        # Of a process that could not be given its next trial Tune tells the searcher nothing.
+        if time.monotonic() - self.looked > LOOK_AGAIN:
+            self.looked = time.monotonic()
+            for trial in trials:
+                if trial.trial_id in self.conductor.live and trial.is_finished():
+                    self.conductor.on_trial_complete(trial.trial_id, error=True)
 
     def setup(self, *arguments: Any, **info: Any) -> None:
         handler = signal.getsignal(signal.SIGINT)

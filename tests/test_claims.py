@@ -143,6 +143,20 @@ def test_one_that_only_stood_still_finds_what_was_taken_over(store):
         assert first.lost == set()
 
 
+def test_what_cannot_be_removed_of_a_dead_one_is_left(store, monkeypatch):
+    store.write(store.owner_file("dead"), b"not json")
+    store.write(store.claim_file("a", "dead"), b"")
+
+    def refuse(self: Store, path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    with Claims(store) as claims:
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "remove_file", refuse)
+            assert claims.take("a")
+        claims.release("a")
+
+
 def test_a_store_that_fails_is_told_once_and_is_hopeless_after_a_while(store, monkeypatch):
     monkeypatch.setattr(claims_module, "BEAT", 0.01)
     monkeypatch.setattr(claims_module, "PATIENCE", 0.2)

@@ -49,6 +49,20 @@ def three(ledger):
     return trials
 
 
+def test_a_failure_does_not_take_the_place_of_a_result(ledger):
+    """Of two runs of one trial that overlap, the later one may find its checkpoints gone."""
+    ledger.write(TRIAL, OK, EPOCHS)
+    ledger.write(TRIAL, Outcome(status="failed", error="no such file"))
+    assert ledger.row(TRIAL.digest)["status"] == "ok"
+    assert ledger.epochs().num_rows == len(EPOCHS)
+
+
+def test_a_result_takes_the_place_of_a_failure(ledger):
+    ledger.write(TRIAL, Outcome(status="failed", error="memory"))
+    ledger.write(TRIAL, OK, EPOCHS)
+    assert ledger.row(TRIAL.digest)["status"] == "ok"
+
+
 # --- Round trips ----------------------------------------------------------------------------------------------------
 
 
