@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from rekd.arrays import as_tensor
@@ -195,8 +195,9 @@ class RationaleModel(nn.Module):
         """The model of a folder that `save` wrote, in evaluation mode. Raises ValueError where it is not one."""
         config = saved_config(folder)
         try:
-            check(config, (folder / "model.safetensors").read_bytes())
-            weights = load_file(folder / "model.safetensors")
+            content = (folder / "model.safetensors").read_bytes()
+            check(config, content)
+            weights = load(content)
         except (OSError, SafetensorError, DamagedFileError) as error:
             raise ValueError(f"{folder}/model.safetensors could not be read: {error}") from error
         try:
