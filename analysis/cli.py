@@ -29,7 +29,7 @@ from analysis.stages import Stages, split_stages
 from analysis.status import duration
 from analysis.status import status as status_of
 from rekd.command_line import print_error
-from rekd.store import Store
+from rekd.store.files import Store
 
 MOST_ROWS = 100
 """Rows of a query that a terminal shows."""

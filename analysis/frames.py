@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from rekd.ledger import Ledger, Outcome
-from rekd.store import Store
+from rekd.store.files import Store
+from rekd.store.ledger import Ledger, Outcome
 from rekd.trial import Trial, plain_type
 
 SETTING_COLUMNS = tuple(field.name for field in fields(Trial) if field.name != "seed")
@@ -33,7 +33,7 @@ def as_ledger(store: Ledger | Store | str | Path) -> Ledger:
 def load_trials(store: Ledger | Store | str | Path, digests: Sequence[str] | None = None) -> pd.DataFrame:
     """Finished trials of a store, all or those of the given digests.
 
-    A row is a trial, sorted by `digest`. Columns are those of `rekd.ledger.TRIALS_SCHEMA`; integers that may be missing
+    A row is a trial, sorted by `digest`. Columns are those of `rekd.store.ledger.TRIALS_SCHEMA`; integers that may be missing
     are of type Int64. A store that does not exist yet gives no rows and all columns.
     """
     trials = as_ledger(store).trials(digests).to_pandas()
@@ -43,7 +43,7 @@ def load_trials(store: Ledger | Store | str | Path, digests: Sequence[str] | Non
 def load_epochs(store: Ledger | Store | str | Path, digests: Sequence[str] | None = None) -> pd.DataFrame:
     """Epochs of the finished trials of a store, all or those of the given digests.
 
-    A row is an epoch of a trial, sorted by `digest` and `epoch`. Columns are those of `rekd.ledger.EPOCHS_SCHEMA`.
+    A row is an epoch of a trial, sorted by `digest` and `epoch`. Columns are those of `rekd.store.ledger.EPOCHS_SCHEMA`.
     """
     return as_ledger(store).epochs(digests).to_pandas()
 

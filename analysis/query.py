@@ -6,8 +6,8 @@ import duckdb
 import pyarrow as pa
 
 from analysis.frames import as_ledger
-from rekd.ledger import EPOCHS_SCHEMA, TRIALS_SCHEMA, Ledger
-from rekd.store import Store
+from rekd.store.files import Store
+from rekd.store.ledger import EPOCHS_SCHEMA, TRIALS_SCHEMA, Ledger
 
 
 def query(store: Ledger | Store | str, sql: str) -> pa.Table:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from analysis.frames import narrow
 from analysis.stages import Stages
-from rekd.store import Store
+from rekd.store.files import Store
 
 SHOWN = 3
 """Samples that the student gets right, and as many that it gets wrong, a student."""

@@ -18,8 +18,8 @@ from analysis.frames import as_ledger, load_epochs, load_trials
 from analysis.rationales import students_of
 from analysis.selection import select_alpha, select_lambda_select, select_teacher
 from analysis.stages import Stages, split_stages
-from rekd.ledger import Ledger
-from rekd.store import Store
+from rekd.store.files import Store
+from rekd.store.ledger import Ledger
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.frames import as_ledger, load_trials
-from rekd.ledger import Ledger
-from rekd.store import Store
+from rekd.store.files import Store
+from rekd.store.ledger import Ledger
 
 IDLE_AFTER = 3.0
 """A trial that has not written a checkpoint for so many of its kind's epochs has probably been stopped."""

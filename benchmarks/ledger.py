@@ -11,8 +11,8 @@ import tempfile
 import time
 from dataclasses import replace
 
-from rekd.ledger import Ledger, Outcome
-from rekd.tasks import load_task
+from rekd.store.ledger import Ledger, Outcome
+from rekd.tasks.task import load_task
 
 READ = """
 import resource, sys, time

@@ -28,15 +28,15 @@ import pandas as pd
 from ray import tune
 from rich.console import Console
 
-import rekd.tune
+import rekd.running.tune
 import sweeps.reproduce as reproduce
-from rekd.cluster import connect, disconnect
-from rekd.estimate import COLUMNS, Estimator
-from rekd.ledger import TRIALS_SCHEMA, Ledger, Outcome
-from rekd.plan import PlanFunction, to_run
-from rekd.progress import Progress
-from rekd.store import Store
-from rekd.tasks import Task
+from rekd.cluster.connect import connect, disconnect
+from rekd.running.estimate import COLUMNS, Estimator
+from rekd.running.plan import PlanFunction, to_run
+from rekd.running.progress import Progress
+from rekd.store.files import Store
+from rekd.store.ledger import TRIALS_SCHEMA, Ledger, Outcome
+from rekd.tasks.task import Task
 from rekd.trial import Trial, canonical_json
 from sweeps.options import Options
 
@@ -165,8 +165,8 @@ def run(slots: int, scale: float) -> tuple[Run, list[float], float]:
         with tempfile.TemporaryDirectory() as scratch, Path(os.devnull).open("w") as nowhere:
             store = Store(scratch)
             began = datetime.now(UTC)
-            with patch.object(rekd.tune, "Shelf", _BareShelf):
-                rekd.tune.run_sweep(
+            with patch.object(rekd.running.tune, "Shelf", _BareShelf):
+                rekd.running.tune.run_sweep(
                     plan, store, tasks=tasks, cluster=cluster, progress=Progress(Console(file=nowhere)),
                     max_concurrent=slots, trainable=wait,
                 )  # fmt: skip

@@ -14,8 +14,8 @@ from typing import Any
 import ray
 
 from benchmarks.step import config
-from rekd.cluster import connect, disconnect
-from rekd.store import Store
+from rekd.cluster.connect import connect, disconnect
+from rekd.store.files import Store
 
 
 def proportional_bytes(pid: int) -> int:
@@ -44,13 +44,13 @@ class Worker:
     def __init__(self) -> None:
         import torch
 
-        import rekd.models
-        import rekd.supplies
+        import rekd.method.models
+        import rekd.running.supplies
 
         torch.set_num_threads(1)
         self.modules = rekd
         # What a first model of its kind makes a process load is not the teacher's.
-        self.model: Any = rekd.models.RationaleModel.build(
+        self.model: Any = rekd.method.models.RationaleModel.build(
             objective="cls", num_classes=2, dropout=0.0, config={**config("vit-tiny"), "num_hidden_layers": 1}
         )
         self._look(self.model)
@@ -59,7 +59,7 @@ class Worker:
         return os.getpid()
 
     def load(self, folder: str) -> None:
-        from rekd.models import RationaleModel
+        from rekd.method.models import RationaleModel
 
         # As a worker would that knows of no object store: read the file, copy it into a model of its own.
         model = RationaleModel.load(Path(folder))
@@ -68,7 +68,7 @@ class Worker:
         self._look(model)
 
     def take(self, weights: Any) -> None:
-        from rekd.supplies import _model
+        from rekd.running.supplies import _model
 
         self._look(_model(weights))
 
@@ -79,7 +79,7 @@ class Worker:
 
 def grown(num_workers: int, how: str, folder: str, store: str, digest: str) -> tuple[float, float]:
     """Megabytes that all workers together take more than before they had the teacher, and seconds."""
-    from rekd.shelf import _fetch_weights
+    from rekd.running.object_store import _fetch_weights
 
     workers = [Worker.remote() for _ in range(num_workers)]
     pids = [*ray.get([worker.pid.remote() for worker in workers]), *store_pids()]
@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=8)
     options = parser.parse_args()
-    from rekd.models import RationaleModel
+    from rekd.method.models import RationaleModel
 
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(scratch)

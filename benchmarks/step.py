@@ -13,11 +13,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from benchmarks.pairs import in_turn, ratio
-from rekd.data import Split
-from rekd.models import RationaleModel
-from rekd.streams import Streams
-from rekd.teacher import Targets, Teacher
-from rekd.train import DeviceSamples, step
+from rekd.method.models import RationaleModel
+from rekd.method.streams import Streams
+from rekd.method.teacher import Targets, Teacher
+from rekd.method.train import DeviceSamples, step
+from rekd.tasks.data import Split
 from rekd.trial import Trial
 
 SHAPES = {

@@ -20,14 +20,14 @@ import ray
 from ray import tune
 from rich.console import Console
 
-from rekd.cluster import connect
-from rekd.ledger import Ledger, Outcome
-from rekd.plan import Plan
-from rekd.progress import Progress
-from rekd.store import Store
-from rekd.tasks import load_task
+from rekd.cluster.connect import connect
+from rekd.running.plan import Plan
+from rekd.running.progress import Progress
+from rekd.running.tune import run_sweep
+from rekd.store.files import Store
+from rekd.store.ledger import Ledger, Outcome
+from rekd.tasks.task import load_task
 from rekd.trial import Trial
-from rekd.tune import run_sweep
 
 DURATION = "REKD_BENCHMARK_SECONDS"
 """Names, for the processes that Ray starts, how long a stub trial takes."""

@@ -7,9 +7,9 @@ import argparse
 
 import torch
 
-from rekd.method import gumbel_noise, prediction_distillation_loss, rationale_distillation_loss
-from rekd.store import Store
-from rekd.tensorfile import unpack
+from rekd.method.equations import gumbel_noise, prediction_distillation_loss, rationale_distillation_loss
+from rekd.store.files import Store
+from rekd.store.packed import unpack
 
 
 def main() -> None:

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from rekd.claims import Claims
 from rekd.command_line import print_error
-from rekd.ledger import Ledger
-from rekd.store import Store
-from rekd.tasks import load_task
+from rekd.store.claims import Claims
+from rekd.store.files import Store
+from rekd.store.ledger import Ledger
+from rekd.tasks.task import load_task
 from rekd.trial import Objective, Trial
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
@@ -48,8 +48,8 @@ def train(
         raise _bad_input(error) from error
     ledger = Ledger(place)
     if trial.digest not in ledger.done():
-        from rekd.run import check_trial, run_trial
-        from rekd.supplies import Supplies, default_device
+        from rekd.running.one_trial import check_trial, run_trial
+        from rekd.running.supplies import Supplies, default_device
 
         supplies = Supplies(place, device=default_device())
         try:
@@ -88,7 +88,7 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Prediction and rationale of new inputs: words marked in a text, patches drawn of an image."""
-    from rekd.explain import Explainer
+    from rekd.method.explain import Explainer
 
     console = Console(highlight=False)
     try:
@@ -123,7 +123,7 @@ def down(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A cluster file.")] = "cluster.yaml",
 ) -> None:
     """Ends the cluster that `ray up FILE` started, and what `ray down` leaves on machines that stay. Results stay too."""
-    from rekd.launched import take_down
+    from rekd.cluster.launched import take_down
 
     console = Console(highlight=False)
     try:

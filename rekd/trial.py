@@ -42,7 +42,7 @@ REKD_FIELDS = ("alpha", "lambda_rationale", "teacher_digest")
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One training run. A variant is `dataclasses.replace(trial, seed=3)`; `rekd.tasks.Task.trial` fills in a task's defaults.
+    """One training run. A variant is `dataclasses.replace(trial, seed=3)`; `Task.trial` fills in a task's defaults.
 
     Fields that an objective does not use are None, so that no two trials differ in a number that nothing reads.
     Raises ValueError on a value that is out of range, of another type, or missing.

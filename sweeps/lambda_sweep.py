@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from rekd.plan import Plan
+from rekd.running.plan import Plan
 from sweeps.options import Grid, Options, run_command
 from sweeps.paper import LAMBDA_TASKS, lambda_grid
 from sweeps.show import show_lambda

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from rekd.command_line import print_error, run
-from rekd.task_file import seeds_in
-from rekd.tasks import Task, load_task
+from rekd.tasks.task import Task, load_task
+from rekd.tasks.task_file import seeds_in
 
 RESULTS = "results"
 """The store where none is named: a folder beside the project's others."""
@@ -62,7 +62,7 @@ Grid = Annotated[Any, typer.Option(parser=parse_grid, metavar="VALUES", help="Va
 
 
 class LoggerName(StrEnum):
-    """Programs that `rekd.loggers` makes a callback for."""
+    """Programs that `rekd.running.loggers` makes a callback for."""
 
     TENSORBOARD = "tensorboard"
     MLFLOW = "mlflow"

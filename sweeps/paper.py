@@ -1,6 +1,6 @@
 """The paper's own grids, in one place."""
 
-from rekd.tasks import Task
+from rekd.tasks.task import Task
 
 TASKS = ("cifar10", "cifar100", "imdb")
 """Section 3.2."""

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rekd.estimate import COLUMNS as ESTIMATOR_COLUMNS
-from rekd.estimate import Estimator, Seconds
-from rekd.plan import Plan
-from rekd.progress import duration
-from rekd.store import Store
+from rekd.running.estimate import COLUMNS as ESTIMATOR_COLUMNS
+from rekd.running.estimate import Estimator, Seconds
+from rekd.running.plan import Plan
+from rekd.running.progress import duration
+from rekd.store.files import Store
 from rekd.trial import Trial
 
 TOO_LONG = 12 * 3600.0

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from rekd.plan import Plan
-from rekd.tasks import Task
+from rekd.running.plan import Plan
+from rekd.tasks.task import Task
 from rekd.trial import Trial
 from sweeps.options import Options, parse_names, run_command
 from sweeps.paper import ALPHAS, LAMBDA_FROM, P_TARGETS, TASKS, lambda_grid, tunes_alpha, varies_p_target

@@ -12,8 +12,8 @@ import typer
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from rekd.plan import Plan, Waiting
-from rekd.tasks import Task
+from rekd.running.plan import Plan, Waiting
+from rekd.tasks.task import Task
 from rekd.trial import REKD_FIELDS, Trial
 from sweeps.options import Options, run_command
 from sweeps.show import show_search

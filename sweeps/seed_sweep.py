@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from rekd.plan import Plan
+from rekd.running.plan import Plan
 from sweeps.options import Options, run_command
 from sweeps.paper import TASKS
 from sweeps.show import show_performance

@@ -15,9 +15,9 @@ from analysis import figures, tables
 from analysis.report import report
 from analysis.selection import alpha_settings, select_alpha, select_lambda_select
 from analysis.stages import Stages, split_stages
-from rekd.plan import Swept
-from rekd.store import Store
-from rekd.tasks import Task
+from rekd.running.plan import Swept
+from rekd.store.files import Store
+from rekd.tasks.task import Task
 
 RESAMPLING_SEED = 0
 """Of intervals and tests, so that the same ledger prints the same numbers."""

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from analysis import select_alpha, select_lambda_select, select_teacher
-from rekd.plan import Plan, Waiting
-from rekd.tasks import Task
+from rekd.running.plan import Plan, Waiting
+from rekd.tasks.task import Task
 from rekd.trial import Objective, Trial
 from sweeps.options import Options
 

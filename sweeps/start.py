@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis import load_trials
-from rekd.estimate import Estimator
-from rekd.launched import find
-from rekd.plan import Plan, PlanFunction, Swept, to_run
-from rekd.progress import Progress
-from rekd.remote import Command, hand_over
-from rekd.store import Store, StoreUnavailableError
-from rekd.tasks import Task
+from rekd.cluster.job import Command, hand_over
+from rekd.cluster.launched import find
+from rekd.running.estimate import Estimator
+from rekd.running.plan import Plan, PlanFunction, Swept, to_run
+from rekd.running.progress import Progress
+from rekd.store.files import Store, StoreUnavailableError
+from rekd.tasks.task import Task
 from rekd.trial import Trial
 from sweeps.options import RESULTS, Options
 from sweeps.planned import TOO_LONG, print_plan, work_of
@@ -45,7 +45,7 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
     slots = options.max_concurrent or (None if on_cluster else num_gpus or os.cpu_count() or 1)
     estimator = Estimator(results, tasks, device="cuda" if on_cluster or num_gpus else "cpu")
     if options.calibrate:
-        from rekd.calibrate import calibrate
+        from rekd.running.calibrate import calibrate
 
         likes = [*waiting, *(group.like for group in current.waiting)]
         unknown = [trial for trial in likes if estimator.basis([trial]) != "ledger"]
@@ -91,12 +91,15 @@ def _run(
     store: Store,
     console: Console,
 ) -> Swept:
-    from rekd.cluster import connect, disconnect  # Ray and torch take seconds, and a finished sweep needs neither
-    from rekd.tune import run_sweep
+    from rekd.cluster.connect import (  # Ray and torch take seconds, and a finished sweep needs neither
+        connect,
+        disconnect,
+    )
+    from rekd.running.tune import run_sweep
 
     callbacks = []
     if options.log:
-        from rekd.loggers import make_loggers  # loads W&B, where that is installed
+        from rekd.running.loggers import make_loggers  # loads W&B, where that is installed
 
         callbacks = make_loggers(options.log, store)
     cluster = connect(options.address, local=options.local)

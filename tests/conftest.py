@@ -9,7 +9,7 @@ torch.set_num_threads(1)  # two test processes on two cores, and sums in one ord
 @pytest.fixture
 def store(tmp_path):
     """An empty results folder."""
-    from rekd.store import Store
+    from rekd.store.files import Store
 
     return Store(tmp_path / "store")
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, GPT2Config, GPT2Model
 
-from rekd.backbones import BACKBONES, Backbone, load_backbone, read_config
-from rekd.models import RationaleModel
+from rekd.method.backbones import BACKBONES, Backbone, load_backbone, read_config
+from rekd.method.models import RationaleModel
 
 
 def backbone_of(family: str, **config) -> Backbone:

@@ -5,8 +5,8 @@ import pytest
 import tiny
 import torch
 
-from rekd.behaviour import faithfulness, masks_of, overlap
-from rekd.examples import _joined, chosen_samples
+from rekd.method.evaluate import faithfulness, masks_of, overlap
+from rekd.running.shown import _joined, chosen_samples
 
 
 @pytest.mark.parametrize("family", ["vit", "bert"])

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from rekd.calibrate import calibrate
-from rekd.estimate import COLUMNS, Estimator
-from rekd.tasks import load_task
+from rekd.running.calibrate import calibrate
+from rekd.running.estimate import COLUMNS, Estimator
+from rekd.tasks.task import load_task
 
 
 @pytest.mark.parametrize(("file", "model"), [("image_task", "vit-tiny"), ("text_task", "bert-mini")])

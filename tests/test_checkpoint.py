@@ -7,9 +7,9 @@ import pytest
 import torch
 from disturbed import DAMAGES, damaged
 
-from rekd.checkpoint import KEPT, Checkpoints
-from rekd.store import DamagedFileError
-from rekd.tensorfile import pack, unpack
+from rekd.store.checkpoints import KEPT, Checkpoints
+from rekd.store.files import DamagedFileError
+from rekd.store.packed import pack, unpack
 
 TENSORS = {
     "weights": torch.arange(6.0).reshape(2, 3),

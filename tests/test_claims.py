@@ -9,14 +9,14 @@ from collections import Counter
 
 import pytest
 
-import rekd.claims as claims_module
-from rekd.claims import Claims
-from rekd.store import Store, StoreUnavailableError
+import rekd.store.claims as claims_module
+from rekd.store.claims import Claims
+from rekd.store.files import Store, StoreUnavailableError
 
 HOLDER = """
 import sys, time
-from rekd.claims import Claims
-from rekd.store import Store
+from rekd.store.claims import Claims
+from rekd.store.files import Store
 with Claims(Store(sys.argv[1])) as claims:
     print(claims.take("a"), flush=True)
     time.sleep(600)

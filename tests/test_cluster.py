@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import rekd.cluster as cluster_module
+import rekd.cluster.connect as cluster_module
 
 CONNECT = """
 import ray
-from rekd.cluster import connect, disconnect
+from rekd.cluster.connect import connect, disconnect
 print(connect(local=True, num_cpus=1).num_cpus, ray.get(ray.remote(lambda: 7).remote()))
 disconnect()
 """

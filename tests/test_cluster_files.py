@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rekd.launched import NOT_SET, RAY_FOLDER, TOKEN_FILE, Launched, launched_from
+from rekd.cluster.launched import NOT_SET, RAY_FOLDER, TOKEN_FILE, Launched, launched_from
 
 ROOT = Path(__file__).parents[1]
 FILES = ("cluster.yaml", "clusters/on_premises.yaml")

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from rekd.ledger import Ledger, Outcome
+from rekd.store.ledger import Ledger, Outcome
 from rekd.trial import Trial
 
 

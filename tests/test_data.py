@@ -11,9 +11,9 @@ import pytest
 import stand_ins
 from sklearn.datasets import load_digits
 
-from rekd.data import Data, load_data
-from rekd.tasks import Task, load_task
-from rekd.texts import load_tokenizer
+from rekd.tasks.data import Data, load_data
+from rekd.tasks.task import Task, load_task
+from rekd.tasks.texts import load_tokenizer
 
 
 def same_arrays(left: Data, right: Data) -> bool:

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from rekd.cli import app
 from rekd.command_line import run
-from rekd.explain import Explainer
-from rekd.run import run_trial
-from rekd.store import Store
-from rekd.supplies import Supplies
-from rekd.tasks import load_task
+from rekd.method.explain import Explainer
+from rekd.running.one_trial import run_trial
+from rekd.running.supplies import Supplies
+from rekd.store.files import Store
+from rekd.tasks.task import load_task
 
 TEXT = "A truly  wonderful film, was it"
 

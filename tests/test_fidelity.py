@@ -12,20 +12,20 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from rekd.data import Data, Split
-from rekd.method import (
+from rekd.method.equations import (
     gumbel_noise,
     gumbel_softmax,
     prediction_distillation_loss,
     prediction_loss,
     rationale_distillation_loss,
 )
-from rekd.models import Generator, RationaleModel
-from rekd.streams import Streams
-from rekd.tasks import load_task
-from rekd.train import DeviceSamples, evaluate
+from rekd.method.models import Generator, RationaleModel
+from rekd.method.streams import Streams
+from rekd.method.train import DeviceSamples, evaluate
+from rekd.method.views import crop_flip
+from rekd.tasks.data import Data, Split
+from rekd.tasks.task import load_task
 from rekd.trial import FIDELITY, Trial
-from rekd.views import crop_flip
 
 PRESETS = ("paper", "authors")
 both_presets = pytest.mark.parametrize("fidelity", PRESETS)
@@ -464,4 +464,4 @@ def test_papers_re_and_rekd_of_one_seed_are_paired_and_the_authors_are_not(fidel
     trials = [tiny.trial(objective, fidelity=fidelity, epochs=2) for objective in ("re", "rekd")]
     re = tiny.run(trials[0])
     rekd = tiny.run(replace(trials[1], alpha=1.0), teacher=teacher_of(trials[1], image_teacher))
-    assert tiny.same_tensors(re.weights, rekd.weights) == (fidelity == "paper")
+    assert tiny.same_tensors(re.weights, rekd.store.saved_model) == (fidelity == "paper")

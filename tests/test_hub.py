@@ -10,10 +10,10 @@ from threading import Thread
 import pytest
 import stand_ins
 
-from rekd.backbones import load_backbone
-from rekd.data import load_data
-from rekd.hub import quiet
-from rekd.tasks import load_task
+from rekd.method.backbones import load_backbone
+from rekd.tasks.data import load_data
+from rekd.tasks.hub import quiet
+from rekd.tasks.task import load_task
 
 
 @pytest.fixture

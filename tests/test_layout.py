@@ -3,59 +3,23 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 
-ORDER = (
-    "command_line",
-    "trial",
-    "store",
-    "claims",
-    "ledger",
-    "messages",
-    "tensorfile",
-    "arrays",
-    "method",
-    "streams",
-    "views",
-    "hub",
-    "backbones",
-    "weights",
-    "models",
-    "explain",
-    "local_files",
-    "task_file",
-    "tasks",
-    "dataset_tables",
-    "images",
-    "texts",
-    "data",
-    "checkpoint",
-    "teacher",
-    "train",
-    "behaviour",
-    "examples",
-    "supplies",
-    "run",
-    "plan",
-    "estimate",
-    "calibrate",
-    "progress",
-    "cluster",
-    "launched",
-    "remote",
-    "loggers",
-    "sharing",
-    "shelf",
-    "worker",
-    "tune",
-    "cli",
-    "__main__",
+FLOORS = (
+    ("trial", "messages", "command_line"),
+    ("store", "tasks", "cluster"),
+    ("method",),
+    ("running",),
+    ("cli",),
+    ("__main__",),
 )
-"""The modules of `rekd`: each imports only those before it."""
+"""The rooms of `rekd`, packages and single modules. Each imports only those of the floors before its own; the ground
+floor's modules may import those that stand before them."""
 
 HEAVY = ("torch", "ray", "transformers", "datasets")
 
@@ -84,30 +48,80 @@ def of_package(names: set[str], package: str) -> set[str]:
     return {name for name in names if name == package or name.startswith(f"{package}.")}
 
 
-def too_low(module: str, names: set[str], order: tuple[str, ...]) -> set[str]:
-    """Modules that `module` imports although they do not stand before it."""
-    used = {name.split(".")[1] for name in of_package(names, "rekd") if "." in name}
-    return (used & set(order)) - set(order[: order.index(module)])
+def room(name: str) -> str:
+    """The room that a dotted name of `rekd` lies in: `store` of `rekd.store.ledger`; empty for `rekd` itself."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def rooms_used(path: str) -> set[str]:
+    """The other rooms of `rekd` that one of its modules imports."""
+    names = of_package(imported((ROOT / path).read_text(), package="rekd"), "rekd")
+    known = {room for floor in FLOORS for room in floor}
+    return ({room(name) for name in names} & known) - {room_of_file(path)}
+
+
+def room_of_file(path: str) -> str:
+    return Path(path).relative_to("rekd").parts[0].removesuffix(".py")
+
+
+def too_low(own: str, used: set[str]) -> set[str]:
+    """Rooms that `own` may not import: those that do not lie below it."""
+    below: set[str] = set()
+    for floor in FLOORS:
+        if own in floor:
+            beside = floor[: floor.index(own)] if floor is FLOORS[0] else ()
+            return used - below - set(beside)
+        below |= set(floor)
+    raise AssertionError(f"{own} has no place")
+
+
+def files_of_rekd() -> list[str]:
+    return [str(file.relative_to(ROOT)) for file in sorted((ROOT / "rekd").rglob("*.py")) if file.name != "__init__.py"]
+
+
+def longest_path(arrows: dict[str, set[str]]) -> int:
+    """Nodes on the longest chain of imports. Raises CycleError where they go in a circle."""
+    depth: dict[str, int] = {}
+    for node in TopologicalSorter(arrows).static_order():
+        depth[node] = 1 + max((depth[below] for below in arrows.get(node, ())), default=0)
+    return max(depth.values())
 
 
 def test_imports_are_found_wherever_they_stand():
     source = "import a.b\nfrom c import d\nfrom . import e\nfrom .f import g\ndef late():\n    from rekd import tune\n"
     found = imported(source, package="rekd")
     assert {"a.b", "c", "c.d", "rekd.e", "rekd.f", "rekd.tune"} <= found
-    assert too_low("trial", found, ORDER) == {"tune"}
-    assert too_low("cli", found, ORDER) == set()
 
 
-def test_every_module_of_rekd_has_its_place():
-    modules = {file.stem for file in (ROOT / "rekd").glob("*.py")} - {"__init__"}
-    assert modules == set(ORDER)
-    assert len(set(ORDER)) == len(ORDER)
+def test_what_lies_higher_or_beside_may_not_be_imported():
+    assert too_low("store", {"trial", "tasks", "method"}) == {"tasks", "method"}
+    assert too_low("running", {"trial", "store", "method"}) == set()
+    assert too_low("trial", {"messages"}) == {"messages"}
 
 
-@pytest.mark.parametrize("module", ORDER)
-def test_a_module_of_rekd_imports_only_those_before_it(module):
-    names = imported((ROOT / "rekd" / f"{module}.py").read_text(), package="rekd")
-    assert too_low(module, names, ORDER) == set()
+def test_every_module_of_rekd_has_its_room():
+    assert {room_of_file(path) for path in files_of_rekd()} == {room for floor in FLOORS for room in floor}
+
+
+@pytest.mark.parametrize("path", files_of_rekd())
+def test_a_module_of_rekd_imports_only_what_lies_below_it(path):
+    assert too_low(room_of_file(path), rooms_used(path)) == set()
+
+
+def test_the_graph_of_rooms_is_small_and_goes_one_way():
+    arrows: dict[str, set[str]] = {}
+    for path in files_of_rekd():
+        arrows.setdefault(room_of_file(path), set()).update(rooms_used(path))
+    assert len(arrows) <= 15
+    assert longest_path(arrows) <= 7
+    with pytest.raises(CycleError):
+        longest_path({**arrows, "trial": {"running"}})
+
+
+def test_no_imports_go_in_a_circle_within_a_room():
+    modules = {path.removesuffix(".py").replace("/", ".") for path in files_of_rekd()}
+    arrows = {name: imported((ROOT / f"{name.replace('.', '/')}.py").read_text()) & modules for name in modules}
+    assert longest_path(arrows) > 1
 
 
 def test_rekd_imports_neither_sweeps_nor_analysis():
@@ -116,24 +130,18 @@ def test_rekd_imports_neither_sweeps_nor_analysis():
 
 
 def test_analysis_imports_of_rekd_only_what_is_light():
-    allowed = {"rekd.trial", "rekd.store", "rekd.ledger", "rekd.command_line"}
+    allowed = {"trial", "messages", "command_line", "store"}
     for path, names in modules_of("analysis").items():
-        modules = {".".join(name.split(".")[:2]) for name in of_package(names, "rekd")} - {"rekd"}
-        assert modules <= allowed, path
+        assert {room(name) for name in of_package(names, "rekd")} - {""} <= allowed, path
         assert not of_package(names, "sweeps"), path
         assert not {name.split(".")[0] for name in names} & set(HEAVY), path
 
 
-def test_the_loop_knows_nothing_of_ray():
+def test_the_method_and_what_decides_know_nothing_of_ray():
     knows = {path for path, names in modules_of("rekd").items() if of_package(names, "ray")}
-    assert (
-        {"rekd/tune.py"}
-        <= knows
-        <= {
-            f"rekd/{name}.py"
-            for name in ("cluster", "launched", "remote", "loggers", "sharing", "shelf", "worker", "tune")
-        }
-    )
+    bridge = {f"rekd/running/{name}.py" for name in ("gpu_shares", "loggers", "object_store", "tune", "worker")}
+    assert "rekd/running/tune.py" in knows
+    assert {path for path in knows if not path.startswith("rekd/cluster/")} <= bridge
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -144,5 +152,5 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_trial_ledger_and_analysis_load_nothing_heavy():
-    assert loaded_by("import rekd.trial, rekd.store, rekd.ledger, analysis") == set()
-    assert loaded_by("import rekd.method") == {"torch"}
+    assert loaded_by("import rekd.trial, rekd.store.files, rekd.store.ledger, analysis") == set()
+    assert loaded_by("import rekd.method.equations") == {"torch"}

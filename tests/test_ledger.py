@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rekd.ledger import EPOCHS_SCHEMA, TRIALS_SCHEMA, Ledger, Outcome
-from rekd.store import Store
+from rekd.store.files import Store
+from rekd.store.ledger import EPOCHS_SCHEMA, TRIALS_SCHEMA, Ledger, Outcome
 from rekd.trial import Trial, canonical_json
 
 TRIAL = Trial(

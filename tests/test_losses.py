@@ -2,8 +2,8 @@
 
 import pytest
 
-from rekd.tasks import load_task
-from rekd.tune import MAX_FAILURES, Losses
+from rekd.running.tune import MAX_FAILURES, Losses
+from rekd.tasks.task import load_task
 
 
 @pytest.fixture

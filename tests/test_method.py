@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
-from rekd.method import (
+from rekd.method.equations import (
     argmax_mask,
     distillation_loss,
     gumbel_from_uniform,

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoTokenizer
 
-from rekd.models import RationaleModel
+from rekd.method.models import RationaleModel
 
 
 def parameters_of(part: nn.Module) -> dict[str, torch.Tensor]:

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from rekd.estimate import Estimator
-from rekd.ledger import Ledger, Outcome
-from rekd.plan import Plan, Swept, Waiting, fixed_plan, to_run
-from rekd.tasks import load_task
+from rekd.running.estimate import Estimator
+from rekd.running.plan import Plan, Swept, Waiting, fixed_plan, to_run
+from rekd.store.ledger import Ledger, Outcome
+from rekd.tasks.task import load_task
 from rekd.trial import Trial
 
 TASK = load_task("digits")

@@ -6,7 +6,7 @@ import pytest
 import tiny
 from rich.console import Console
 
-from rekd.progress import Progress
+from rekd.running.progress import Progress
 
 
 def test_an_error_is_shown_as_it_is_whatever_brackets_it_has():
@@ -21,5 +21,5 @@ def test_the_time_left_survives_a_first_estimate_that_is_off_by_orders_of_magnit
     progress.expect(num_total=4, work_done=0, work_left=4 * 20_000)  # hours each, by arithmetic
     progress.end(tiny.trial(), status="ok", dev_loss=1.0)
     progress.expect(num_total=4, work_done=2, work_left=3 * 2)  # seconds each, measured
-    monkeypatch.setattr("rekd.progress.time.monotonic", lambda: progress.started + 3)
+    monkeypatch.setattr("rekd.running.progress.time.monotonic", lambda: progress.started + 3)
     assert progress.seconds_left == pytest.approx(3 * 3)

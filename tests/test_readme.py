@@ -62,7 +62,7 @@ def test_only_make_and_python_are_asked_for():
 
 
 def test_the_task_file_is_one_that_loads(tmp_path):
-    from rekd.tasks import load_task
+    from rekd.tasks.task import load_task
 
     (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     data = tmp_path / "data" / "reviews"

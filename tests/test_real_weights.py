@@ -58,7 +58,7 @@ def source() -> Path:
 @pytest.fixture(scope="module")
 def task(source, tmp_path_factory):
     """150 and 40 sentences of six words, of which two tell the class."""
-    from rekd.tasks import load_task
+    from rekd.tasks.task import load_task
 
     folder = tmp_path_factory.mktemp("reviews")
     (folder / "data").mkdir()
@@ -75,10 +75,10 @@ def task(source, tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(task, tmp_path_factory):
     """The row of the ledger, and the folder of the model."""
-    from rekd.ledger import Ledger
-    from rekd.run import run_trial
-    from rekd.store import Store
-    from rekd.supplies import Supplies, default_device
+    from rekd.running.one_trial import run_trial
+    from rekd.running.supplies import Supplies, default_device
+    from rekd.store.files import Store
+    from rekd.store.ledger import Ledger
 
     store = Store(tmp_path_factory.mktemp("store"))
     trial = task.trial("re", "minilm", seed=2026)
@@ -100,9 +100,9 @@ def test_the_weights_are_those_of_the_package(task, source):
     import torch
     from safetensors.torch import load_file
 
-    from rekd.data import load_data
-    from rekd.run import build_model
-    from rekd.streams import Streams
+    from rekd.method.streams import Streams
+    from rekd.running.one_trial import build_model
+    from rekd.tasks.data import load_data
 
     trial = task.trial("re", "minilm", seed=2026)
     device = torch.device("cpu")

@@ -17,9 +17,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from rekd import launched, remote
-from rekd.launched import CLEAN, ROOT, Launched, Tunnel, find, launched_from, take_down
-from rekd.remote import PAUSES, Command, hand_over
+from rekd.cluster import job, launched
+from rekd.cluster.job import PAUSES, Command, hand_over
+from rekd.cluster.launched import CLEAN, ROOT, Launched, Tunnel, find, launched_from, take_down
 
 CONFIG = {
     "cluster_name": "mine",
@@ -164,7 +164,7 @@ def test_no_proxy_gets_the_token(monkeypatch):
 def test_a_head_that_answers_otherwise_is_said_in_one_line(cluster, typed, monkeypatch, status, words):
     command = typed("--task", "digits")
     with http_server(status) as (port, _):
-        monkeypatch.setattr(remote, "Tunnel", lambda cluster: OpenTunnel(port))
+        monkeypatch.setattr(job, "Tunnel", lambda cluster: OpenTunnel(port))
         with pytest.raises(ValueError, match=rf"^The head 127.0.0.2 of cluster.yaml {words}") as error:
             hand_over(cluster, command, print)
     assert "\n" not in str(error.value)
@@ -205,7 +205,7 @@ class Client:
 def test_the_exit_status_is_the_jobs_own(typed, capsys, exit_code, status):
     said: list[str] = []
     client = Client(texts=["a\n", "b\n"], exit_code=exit_code)
-    assert remote._Job(typed("--task", "it's"), said.append, {}).follow(client) == status
+    assert job._Job(typed("--task", "it's"), said.append, {}).follow(client) == status
     assert capsys.readouterr().out == "a\nb\n"
     assert client.submitted["entrypoint"].startswith("python sweeps/alpha_sweep.py --task 'it'\"'\"'s' --store")
     assert said == ([] if exit_code in (0, 1, 2) else ["[red]The job has ended as FAILED:[/] no room"])
@@ -214,10 +214,10 @@ def test_the_exit_status_is_the_jobs_own(typed, capsys, exit_code, status):
 def test_a_running_job_is_met_again_and_nothing_is_shown_twice(typed, capsys):
     command = typed("--task", "digits")
     client = Client(texts=["".join(f"{line}\n" for line in range(100)), "100\n"], exit_code=0, is_running=True)
-    remote._Job(command, print, {}).follow(client)
+    job._Job(command, print, {}).follow(client)
     capsys.readouterr()
     said: list[str] = []
-    again = remote._Job(command, said.append, {})
+    again = job._Job(command, said.append, {})
     again.follow(client)
     assert said == [f"It runs there already, as job {command.name}-1. This is what it said last:"]
     assert capsys.readouterr().out == "".join(f"{line}\n" for line in range(81, 101))
@@ -232,7 +232,7 @@ def test_a_command_that_has_ended_runs_anew(typed):
     command = typed("--task", "digits")
     client = Client(texts=[], exit_code=0)
     for _ in range(2):
-        remote._Job(command, print, {}).follow(client)
+        job._Job(command, print, {}).follow(client)
     assert [job.submission_id for job in client.jobs[1:]] == [f"{command.name}-1", f"{command.name}-2"]
 
 
@@ -246,11 +246,11 @@ def test_a_command_typed_twice_at_once_is_one_job(typed, capsys):
             raise RuntimeError(f"Request failed with status code 400: {submission_id} already exists.")
 
     said: list[str] = []
-    assert remote._Job(command, said.append, {}).follow(Raced(texts=["a\n"], exit_code=0, is_running=True)) == 0
+    assert job._Job(command, said.append, {}).follow(Raced(texts=["a\n"], exit_code=0, is_running=True)) == 0
     assert said == [f"It runs there already, as job {command.name}-1. This is what it said last:"]
     assert capsys.readouterr().out == "a\n"
     with pytest.raises(RuntimeError, match="already exists"):  # and ran to its end: not this command's end
-        remote._Job(command, said.append, {}).follow(Raced(texts=[], exit_code=0))
+        job._Job(command, said.append, {}).follow(Raced(texts=[], exit_code=0))
 
 
 class Lost(Client):
@@ -275,8 +275,8 @@ def test_a_lost_connection_is_tried_again_and_a_try_is_the_last_thing(cluster, t
         done.append("try")
         return OpenTunnel(client=client)
 
-    monkeypatch.setattr(remote, "Tunnel", tunnel)
-    monkeypatch.setattr(remote.time, "sleep", done.append)
+    monkeypatch.setattr(job, "Tunnel", tunnel)
+    monkeypatch.setattr(job.time, "sleep", done.append)
     said: list[str] = []
     assert hand_over(cluster, command, said.append) == 1
     assert done == ["try", *(step for pause in PAUSES for step in (pause, "try"))]
@@ -290,14 +290,14 @@ def test_what_others_say_is_no_markup(typed, monkeypatch):
     command = typed("--store", "/tmp/[/x]", store="/tmp/[/x]")
     output = io.StringIO()
     console = Console(file=output, width=500)
-    monkeypatch.setattr(remote, "Tunnel", lambda cluster: OpenTunnel(client=Lost(KeyboardInterrupt())))
+    monkeypatch.setattr(job, "Tunnel", lambda cluster: OpenTunnel(client=Lost(KeyboardInterrupt())))
     hand_over(Launched(file="cluster.yaml", head="[/head]", config=CONFIG), command, console.print)
     client = Client(texts=[], exit_code=None)
     monkeypatch.setattr(client, "get_job_info", lambda name: client._details(name, ended=True))
     monkeypatch.setattr(client, "_details", lambda *_, **__: SimpleNamespace(
         status=SimpleNamespace(is_terminal=lambda: True, value="FAILED"), driver_exit_code=None, message="[/no] room"
     ))  # fmt: skip
-    remote._Job(command, console.print, {}).follow(client)
+    job._Job(command, console.print, {}).follow(client)
     for text in ("head [/head].", "with results in /tmp/[/x].", "The job has ended as FAILED: [/no] room"):
         assert text in output.getvalue()
 
@@ -313,7 +313,7 @@ def test_a_cluster_that_cannot_be_joined_is_said_without_advice_to_start_another
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = address.format(port=listener.getsockname()[1])
         done = subprocess.run(
-            [sys.executable, "-c", f"from rekd.cluster import connect; connect('{address}')"],
+            [sys.executable, "-c", f"from rekd.cluster.connect import connect; connect('{address}')"],
             cwd=ROOT,
             env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "RAY_AUTH_MODE": "token"},  # and no token
             capture_output=True,

@@ -15,14 +15,14 @@ import torch
 from disturbed import damaged
 from transformers import AutoTokenizer
 
-from rekd.checkpoint import Checkpoints
-from rekd.ledger import EPOCHS_SCHEMA, Ledger
-from rekd.models import RationaleModel
-from rekd.run import describe, run_trial
-from rekd.store import Store
-from rekd.supplies import Supplies
-from rekd.tasks import Task, load_task
-from rekd.teacher import Targets
+from rekd.method.models import RationaleModel
+from rekd.method.teacher import Targets
+from rekd.running.one_trial import describe, run_trial
+from rekd.running.supplies import Supplies
+from rekd.store.checkpoints import Checkpoints
+from rekd.store.files import Store
+from rekd.store.ledger import EPOCHS_SCHEMA, Ledger
+from rekd.tasks.task import Task, load_task
 from rekd.trial import Trial
 
 CLOCKS = ("train_seconds", "finished_at", "attempt")

@@ -2,10 +2,10 @@
 
 import pytest
 
-import rekd.tune as tune_module
-from rekd.cluster import Cluster
-from rekd.sharing import CONTEXT, HEADROOM, MOST, Shares, measured_shares, share
-from rekd.tasks import load_task
+import rekd.running.tune as tune_module
+from rekd.cluster.connect import Cluster
+from rekd.running.gpu_shares import CONTEXT, HEADROOM, MOST, Shares, measured_shares, share
+from rekd.tasks.task import load_task
 
 GB = 10**9
 
@@ -54,7 +54,7 @@ def test_without_a_gpu_that_torch_sees_nothing_is_measured():
     """Logical GPUs are not enough: the error of the task that measures is one for the user."""
     import ray
 
-    from rekd.cluster import connect, disconnect
+    from rekd.cluster.connect import connect, disconnect
 
     connect(local=True)
     disconnect()

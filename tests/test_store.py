@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import rekd.store as store_module
-from rekd.store import Store, StoreUnavailableError
+import rekd.store.files as store_module
+from rekd.store.files import Store, StoreUnavailableError
 
 
 def test_a_file_is_read_as_it_was_written(store):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rekd.task_file import seeds_in
-from rekd.tasks import load_task
+from rekd.tasks.task import load_task
+from rekd.tasks.task_file import seeds_in
 
 MINIMAL = """
 kind = "image"

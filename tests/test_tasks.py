@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import stand_ins
 
-from rekd.tasks import load_task, task_names
+from rekd.tasks.task import load_task, task_names
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_every_embedded_task_makes_trials_and_other_names_are_listed():
 
 
 def test_planning_imports_neither_models_nor_datasets():
-    code = "import sys; from rekd.tasks import load_task; load_task('imdb').trial('re', 'bert-base', seed=1); "
+    code = "import sys; from rekd.tasks.task import load_task; load_task('imdb').trial('re', 'bert-base', seed=1); "
     code += "print(*{'torch', 'transformers', 'datasets', 'sklearn', 'ray'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 

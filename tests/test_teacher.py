@@ -11,15 +11,15 @@ import tiny
 import torch
 from disturbed import DAMAGES, damaged
 
-from rekd.ledger import Ledger, Outcome
-from rekd.method import (
+from rekd.method.equations import (
     argmax_mask,
     gumbel_noise,
     prediction_distillation_loss,
     rationale_distillation_loss,
 )
-from rekd.teacher import Targets, Teacher, batches, compute_targets, selection_difference
-from rekd.weights import Weights
+from rekd.method.teacher import Targets, Teacher, batches, compute_targets, selection_difference
+from rekd.store.ledger import Ledger, Outcome
+from rekd.store.saved_model import Weights
 
 FAMILIES = ("vit", "bert")
 

@@ -10,11 +10,11 @@ import pytest
 import tiny
 import torch
 
-from rekd.checkpoint import Checkpoints
-from rekd.ledger import EPOCHS_SCHEMA
-from rekd.streams import Streams
-from rekd.teacher import Teacher
-from rekd.train import DeviceSamples, evaluate, is_better, one_thread, train
+from rekd.method.streams import Streams
+from rekd.method.teacher import Teacher
+from rekd.method.train import DeviceSamples, evaluate, is_better, one_thread, train
+from rekd.store.checkpoints import Checkpoints
+from rekd.store.ledger import EPOCHS_SCHEMA
 
 OBJECTIVES = ("cls", "re", "rekd")
 
@@ -125,7 +125,7 @@ def test_a_toy_problem_is_learned_from_the_pixels_that_hold_it():
 def test_with_alpha_1_rekd_takes_the_steps_of_re(image_teacher):
     re = tiny.run(tiny.trial())
     rekd = tiny.run(tiny.trial("rekd", alpha=1.0), teacher=image_teacher.for_training())
-    assert tiny.same_tensors(re.weights, rekd.weights)
+    assert tiny.same_tensors(re.weights, rekd.store.saved_model)
     shared = [name for name in re.numbers[0] if name in rekd.numbers[0]]
     assert [[record[name] for name in shared] for record in re.numbers] == [
         [record[name] for name in shared] for record in rekd.numbers

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-import rekd.tune as tune_module
+import rekd.running.tune as tune_module
 from benchmarks.sweep import DURATION, measured, ours, trials
-from rekd.ledger import Ledger, Outcome
-from rekd.plan import fixed_plan
-from rekd.tasks import load_task
-from rekd.tune import _Conductor, _InTurn, _Reporter
+from rekd.running.plan import fixed_plan
+from rekd.running.tune import _Conductor, _InTurn, _Reporter
+from rekd.store.ledger import Ledger, Outcome
+from rekd.tasks.task import load_task
 
 
 def test_every_slot_works_though_trials_are_shorter_than_the_start_of_a_process(monkeypatch):

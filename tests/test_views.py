@@ -6,8 +6,8 @@ import pytest
 import tiny
 import torch
 
-from rekd.teacher import Teacher, compute_targets
-from rekd.views import Views, crop_flip
+from rekd.method.teacher import Teacher, compute_targets
+from rekd.method.views import Views, crop_flip
 
 
 def test_crops_and_flips_are_of_the_image_itself():

@@ -10,10 +10,10 @@ import tiny
 import torch
 from ray.exceptions import RayActorError, RayError
 
-from rekd.cluster import connect, disconnect
-from rekd.shelf import _Directory, take
-from rekd.weights import Weights
-from rekd.worker import SharedSupplies
+from rekd.cluster.connect import connect, disconnect
+from rekd.running.object_store import _Directory, take
+from rekd.running.worker import SharedSupplies
+from rekd.store.saved_model import Weights
 
 KEY = ("weights", "teacher")
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from rekd.backbones import BACKBONES
-from rekd.data import Split
-from rekd.models import RationaleModel
-from rekd.streams import Streams
-from rekd.teacher import Targets, Teacher, compute_targets
-from rekd.train import Trained, train
+from rekd.method.backbones import BACKBONES
+from rekd.method.models import RationaleModel
+from rekd.method.streams import Streams
+from rekd.method.teacher import Targets, Teacher, compute_targets
+from rekd.method.train import Trained, train
+from rekd.tasks.data import Split
 from rekd.trial import FIDELITY, Trial
 
 CPU = torch.device("cpu")

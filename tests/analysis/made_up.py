@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from rekd.ledger import Ledger, Outcome
-from rekd.store import Store
+from rekd.store.files import Store
+from rekd.store.ledger import Ledger, Outcome
 from rekd.trial import Trial
 
 SEEDS = (2026, 2027, 2028)

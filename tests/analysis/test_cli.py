@@ -15,8 +15,8 @@ from analysis.cli import app
 from analysis.query import query
 from analysis.status import duration, status
 from rekd.command_line import run as run_app
-from rekd.ledger import Outcome
-from rekd.store import Store
+from rekd.store.files import Store
+from rekd.store.ledger import Outcome
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from analysis import load_epochs, load_trials, narrow, select_alpha, select_lambda_select, select_teacher
-from rekd.ledger import EPOCHS_SCHEMA, TRIALS_SCHEMA, Ledger
-from rekd.store import Store
+from rekd.store.files import Store
+from rekd.store.ledger import EPOCHS_SCHEMA, TRIALS_SCHEMA, Ledger
 
 
 def test_a_row_is_a_trial_and_a_row_is_an_epoch(tmp_path: Path) -> None:

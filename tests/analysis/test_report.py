@@ -19,7 +19,7 @@ from analysis import load_trials
 from analysis.rationales import Piece, students_of, text_pieces
 from analysis.report import _warnings, report
 from analysis.stages import split_stages
-from rekd.store import Store
+from rekd.store.files import Store
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

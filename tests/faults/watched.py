@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.experimental import get_local_object_locations
 
-from rekd.shelf import Shelf
+from rekd.running.object_store import Shelf
 
 PLACES = "REKD_TEST_PLACES"
 """Names the file. A line is the driver's node, then those of the targets."""

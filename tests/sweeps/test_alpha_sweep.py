@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from analysis import load_epochs, load_trials
-from rekd.store import Store
+from rekd.store.files import Store
 
 ROOT = Path(__file__).parents[2]
 TOY = ("--task", "digits", "--epochs", "1", "--alphas", "0,0.3", "--teacher-seed", "2026", "--local")

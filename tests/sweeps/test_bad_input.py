@@ -324,7 +324,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def ray_here():
     """One Ray for all: a sweep that finds it started uses it."""
-    from rekd.cluster import connect, disconnect
+    from rekd.cluster.connect import connect, disconnect
 
     connect(local=True, num_cpus=2)
     yield
@@ -343,7 +343,7 @@ def test_bad_input(name, request, tmp_path, monkeypatch, capsys):
         case.prepare(folder)
     (tmp_path / "file").write_text("a file")
     (tmp_path / "locked").mkdir(mode=0o500)
-    monkeypatch.setattr("rekd.cluster.disconnect", lambda: None)
+    monkeypatch.setattr("rekd.cluster.connect.disconnect", lambda: None)
     arguments = [part.format(folder=tmp_path) for part in case.arguments]
     if "--task" not in arguments:
         arguments += ["--task", str(folder / task.name)]

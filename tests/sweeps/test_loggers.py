@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from analysis import load_epochs
-from rekd.loggers import make_loggers
-from rekd.store import Store
+from rekd.running.loggers import make_loggers
+from rekd.store.files import Store
 
 ROOT = Path(__file__).parents[2]
 TOY = ("--task", "digits", "--models", "vit-student", "--lambdas", "0.01", "--seeds", "2026,2027", "--epochs", "2")

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from analysis import load_trials
-from rekd.ledger import TRIALS_SCHEMA
-from rekd.plan import Plan, to_run
+from rekd.running.plan import Plan, to_run
+from rekd.store.ledger import TRIALS_SCHEMA
 from sweeps import alpha_sweep, lambda_sweep, p_target_sweep, reproduce, seed_sweep
 from sweeps.options import Options
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from test_plans import NOTHING, finished
 
-from rekd.plan import to_run
+from rekd.running.plan import to_run
 from sweeps import search
 from sweeps.options import Options
 

@@ -21,7 +21,7 @@ import stand_ins
 from disturbed import ROOT, content, marked_processes, start_marked
 
 from analysis import load_epochs, load_trials
-from rekd.store import Store
+from rekd.store.files import Store
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,256 @@
+"""Generator, predictor, and the two as one model that is saved and loaded as a folder."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor, nn
+
+from rekd.messages import one_line, shown
+from rekd.method.backbones import Backbone, Inputs, ViTBackbone, load_backbone
+from rekd.method.equations import argmax_mask, gumbel_noise
+from rekd.method.samples import as_tensor
+from rekd.store.files import DamagedFileError
+from rekd.store.saved_model import check, checksum_of
+
+AUTHORS_HIDDEN = 256
+"""Width of the authors' BERT generator head."""
+
+_DESCRIPTION = {"objective": str, "num_classes": int, "dropout": (int, float), "heads": str, "precision": str}
+_SAVED = {**_DESCRIPTION, "backbone": dict, "details": dict}
+
+
+class Generator(nn.Module):
+    """g(X) = Z: a backbone and a head that maps each contextual feature to {not selected, selected} (Section 3.1)."""
+
+    def __init__(self, backbone: Backbone, *, dropout: float, heads: str = "linear") -> None:
+        super().__init__()
+        self.backbone = backbone
+        if heads == "authors" and backbone.kind == "text":
+            backbone.freeze_embeddings()
+            self.head = nn.Sequential(
+                nn.Linear(backbone.hidden_size, AUTHORS_HIDDEN),
+                nn.ReLU(),
+                nn.Dropout(dropout),
+                nn.Linear(AUTHORS_HIDDEN, 2),
+            )
+        else:
+            self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.hidden_size, 2))
+        _initialise(self.head, backbone)
+
+    def forward(self, inputs: Inputs) -> Float[Tensor, "batch feature 2"]:
+        with self.backbone.arithmetic():
+            contextual = self.backbone.contextualise(self.backbone.embed(inputs), inputs)
+        return self.head(contextual.features.float())
+
+
+class Predictor(nn.Module):
+    """f(M * X) = Q: a classifier that sees only the rationale (Eq. 4)."""
+
+    def __init__(self, backbone: Backbone, *, num_classes: int, dropout: float, heads: str = "linear") -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.final_norm = heads != "authors"
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.hidden_size, num_classes))
+        _initialise(self.head, backbone)
+
+    def forward(
+        self, inputs: Inputs, mask: Float[Tensor, "batch feature"] | None = None
+    ) -> Float[Tensor, "batch class"]:
+        """`mask` None keeps every feature, which is plain classification (CLS)."""
+        with self.backbone.arithmetic():
+            embeddings = self.backbone.embed(inputs)
+            if mask is not None:
+                # A product, not `where`: the gradient of an unselected feature's mask is what teaches its selection.
+                embeddings = embeddings * mask.unsqueeze(-1)
+            contextual = self.backbone.contextualise(embeddings, inputs, final_norm=self.final_norm)
+        return self.head(contextual.summary.float())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a trained model says of a batch."""
+
+    logits: Float[Tensor, "batch class"]
+    mask: Float[Tensor, "batch feature"]
+    """The rationale; all ones for CLS."""
+    selection_logits: Float[Tensor, "batch feature 2"] | None
+
+
+class RationaleModel(nn.Module):
+    """Generator and predictor; without a generator it is a plain classifier (CLS)."""
+
+    def __init__(self, generator: Generator | None, predictor: Predictor, *, description: Mapping[str, Any]) -> None:
+        """`description` is what `load` needs to build the same modules; use `build`."""
+        super().__init__()
+        self.generator = generator
+        self.predictor = predictor
+        self.description = dict(description)
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        objective: str,
+        num_classes: int,
+        dropout: float,
+        heads: str = "linear",
+        precision: str = "float32",
+        source: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        revision: str | None = None,
+    ) -> "RationaleModel":
+        """A model to train: both backbones from the same pretrained weights, heads freshly drawn (Section 3.1)."""
+        generator = None
+        if objective != "cls":
+            backbone = load_backbone(source, config=config, revision=revision, pooler=False)
+            generator = Generator(backbone, dropout=dropout, heads=heads)
+        backbone = load_backbone(source, config=config, revision=revision)
+        predictor = Predictor(backbone, num_classes=num_classes, dropout=dropout, heads=heads)
+        model = cls(
+            generator,
+            predictor,
+            description={
+                "objective": objective,
+                "num_classes": num_classes,
+                "dropout": dropout,
+                "heads": heads,
+                "precision": precision,
+            },
+        )
+        for module in (generator, predictor):
+            if module is not None:
+                module.backbone.precision = precision
+        return model
+
+    @property
+    def kind(self) -> str:
+        """`image` or `text`."""
+        return self.predictor.backbone.kind
+
+    def predict(self, inputs: Inputs, *, sampled_by: torch.Generator | None = None) -> Prediction:
+        """Rationale and logits as at evaluation: argmax of the selection logits, or of a Gumbel sample of them."""
+        if self.generator is None:
+            return Prediction(logits=self.predictor(inputs), mask=self.full_mask(inputs), selection_logits=None)
+        selection_logits = self.generator(inputs)
+        scores = selection_logits
+        if sampled_by is not None:
+            scores = scores + gumbel_noise(scores.shape, generator=sampled_by, device=scores.device)
+        mask = argmax_mask(scores)
+        return Prediction(logits=self.predictor(inputs, mask), mask=mask, selection_logits=selection_logits)
+
+    def num_features(self, inputs: Mapping[str, Any]) -> int:
+        """L, features of a sample, given one batch of tensors or arrays."""
+        return self.predictor.backbone.num_features(inputs)
+
+    def full_mask(self, inputs: Inputs) -> Float[Tensor, "batch feature"]:
+        """Every feature kept, as CLS does."""
+        first = next(iter(inputs.values()))
+        return torch.ones(len(first), self.num_features(inputs), device=first.device)
+
+    def save(self, folder: Path, *, tokenizer: Any = None, details: Mapping[str, Any] | None = None) -> None:
+        """Writes config.json, model.safetensors, and what prepares an input, into a folder.
+
+        `details` are kept in config.json under `details` for people to read, such as the trial and the class names. Beside
+        them stands a checksum of both files (`rekd.store.saved_model`).
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        backbone = self.predictor.backbone
+        state = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        if isinstance(backbone, ViTBackbone):
+            processor = {
+                "image_processor_type": "ViTImageProcessor",
+                "do_resize": True,
+                "do_rescale": True,
+                "do_normalize": True,
+                "rescale_factor": 1 / 255,
+                "size": dict(
+                    zip(("height", "width"), backbone.encoder.embeddings.patch_embeddings.image_size, strict=True)
+                ),
+                "image_mean": (backbone.mean.flatten() / 255).tolist(),
+                "image_std": (backbone.std.flatten() / 255).tolist(),
+            }
+            (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        config = {
+            "model_type": "rekd",
+            **self.description,
+            "backbone": backbone.config.to_dict(),
+            "details": dict(details or {}),
+        }
+        config = json.loads(json.dumps(config, default=str))  # as it is read again, keys as text
+        config["sha256"] = checksum_of(config, (folder / "model.safetensors").read_bytes())
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
+
+    @classmethod
+    def load(cls, folder: Path) -> "RationaleModel":
+        """The model of a folder that `save` wrote, in evaluation mode. Raises ValueError where it is not one."""
+        config = saved_config(folder)
+        try:
+            content = (folder / "model.safetensors").read_bytes()
+            check(config, content)
+            weights = load(content)
+        except (OSError, SafetensorError, DamagedFileError) as error:
+            raise ValueError(f"{folder}/model.safetensors could not be read: {error}") from error
+        try:
+            return cls.assemble(config, weights)
+        except ValueError as error:
+            raise ValueError(f"{folder}/config.json: {one_line(error)}") from error
+
+    @classmethod
+    def assemble(cls, config: Mapping[str, Any], weights: Mapping[str, Any]) -> "RationaleModel":
+        """The model of a saved folder's contents, frozen and in evaluation mode; `weights` (tensors or arrays) are used,
+        not copied.
+
+        Raises ValueError where the weights are not those of the config.
+        """
+        description = {name: config[name] for name in _DESCRIPTION}
+        with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced at once
+            model = cls.build(**description, config=config["backbone"])
+        try:
+            model.load_state_dict({name: as_tensor(value) for name, value in weights.items()}, assign=True)
+        except RuntimeError as error:
+            raise ValueError(f"The weights are not those of their config.json: {one_line(error)}") from error
+        return model.requires_grad_(False).eval()
+
+
+def saved_config(folder: Path) -> dict[str, Any]:
+    """The config.json that `save` wrote. Raises ValueError, with the file and the key in it, where it is not one."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{folder} has no config.json. Give a folder that a finished trial or `save` wrote.")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{file} cannot be read: {one_line(error)}. Give a folder that a finished trial wrote."
+        ) from error
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if model_type != "rekd":
+        raise ValueError(
+            f"{file} describes a {model_type!r} model, not a rationale model. Give a folder that a finished trial wrote."
+        )
+    for name, kind in _SAVED.items():
+        if name not in config:
+            raise ValueError(f"{file} has no {name!r}. Give a folder that a finished trial wrote.")
+        if not isinstance(config[name], kind):
+            raise ValueError(
+                f"{file}: {name} cannot be {shown(config[name])}. Give a folder that a finished trial wrote."
+            )
+    return config
+
+
+def _initialise(head: nn.Module, backbone: Backbone) -> None:
+    """Draws a head as the backbone's family draws its own: normal weights, zero biases."""
+    for module in head.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=backbone.config.initializer_range)
+            nn.init.zeros_(module.bias)

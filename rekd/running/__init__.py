@@ -1,0 +1,1 @@
+"""One trial from its supplies to its row, what runs next, and the bridge to Ray."""

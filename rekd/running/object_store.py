@@ -1,0 +1,136 @@
+"""What the trials of a sweep share, in Ray's object store: arrays of a task, a teacher's checkpoint, its targets.
+
+The module itself is light: the processes that hold or fetch need not load torch.
+"""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rekd.store.files import Store
+from rekd.store.saved_model import Weights
+from rekd.tasks.data import Data, load_data
+from rekd.tasks.task import Task
+from rekd.trial import Trial
+
+if TYPE_CHECKING:
+    from rekd.method.teacher import Targets
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[str, ...]
+"""Such as ("data", task digest) or ("targets", task digest, teacher digest)."""
+
+
+@ray.remote(num_cpus=0)
+class _Directory:
+    """Where workers look up references by key. It holds references, not the objects."""
+
+    def __init__(self) -> None:
+        self.references: dict[Key, ray.ObjectRef] = {}
+
+    def put(self, key: Key, boxed: list[ray.ObjectRef]) -> None:
+        self.references[key] = boxed[0]
+
+    def get(self, key: Key) -> list[ray.ObjectRef]:
+        return [self.references[key]]
+
+
+# These are tasks, not `ray.put`: an object that a task made is made again by Ray when its node is lost.
+@ray.remote(num_cpus=0)
+def _fetch_data(task: Task) -> Data:
+    return load_data(task)
+
+
+@ray.remote(num_cpus=0)
+def _fetch_weights(store_uri: str, digest: str) -> Weights:
+    return Weights.load(Store(store_uri), digest)
+
+
+@ray.remote(num_cpus=0)
+def _fetch_targets(
+    store_uri: str, task: Task, teacher_digest: str, data: Data, weights: Weights, num_view_epochs: int = 0
+) -> "Targets | list[Targets]":
+    from rekd.running.supplies import Supplies, default_device
+
+    supplies = Supplies(Store(store_uri), device=default_device())
+    supplies.keep(task, data, teacher_digest, weights)
+    if num_view_epochs:
+        return supplies.fetch_view_targets(task, teacher_digest, num_view_epochs)
+    return supplies.fetch_targets(task, teacher_digest)
+
+
+@ray.remote(num_cpus=0)
+def _check_models(task: Task, data: Data, trials: list[Trial]) -> None:
+    import torch
+
+    from rekd.method.streams import Streams
+    from rekd.running.one_trial import build_model
+
+    for trial in trials:
+        build_model(trial, task, data, Streams(0, device=torch.device("cpu")))
+
+
+class Shelf:
+    """The driver's side: asks for objects once, and knows when they are there."""
+
+    def __init__(self, store: Store, *, gpus: float) -> None:
+        """`gpus`: share of a GPU for a teacher's pass over a task."""
+        self.store_uri = store.uri_for_workers
+        self.gpus = gpus
+        # Beside the driver: on a worker it would be lost with it, and the sweep with both.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.directory: Any = _Directory.options(scheduling_strategy=here).remote()
+        self._references: dict[Key, ray.ObjectRef] = {}
+
+    def data(self, task: Task) -> ray.ObjectRef:
+        """The arrays of a task."""
+        return self._once(("data", task.digest), _fetch_data, task)
+
+    def check(self, task: Task, trials: list[Trial]) -> None:
+        """Raises ValueError where the data is not what the task says, or where a trial's model cannot read it."""
+        try:
+            ray.get(_check_models.remote(task, self.data(task), trials))
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, RayTaskError):  # of the data, which the models were to be checked with
+                cause = cause.cause
+            if isinstance(cause, ValueError):
+                raise ValueError(str(cause)) from error
+            # Such as memory: the row of each trial that it concerns will say so, and the others go on.
+            logger.warning("The models of %s could not be looked at: %s", task.name, cause)
+
+    def weights(self, teacher_digest: str) -> ray.ObjectRef:
+        """The checkpoint of a teacher."""
+        return self._once(("weights", teacher_digest), _fetch_weights, self.store_uri, teacher_digest)
+
+    def targets(self, task: Task, teacher_digest: str) -> ray.ObjectRef:
+        """What a teacher says of a task's training pool."""
+        arguments = (self.store_uri, task, teacher_digest, self.data(task), self.weights(teacher_digest))
+        fetch = _fetch_targets.options(num_gpus=self.gpus)
+        return self._once(("targets", task.digest, teacher_digest), fetch, *arguments)
+
+    def view_targets(self, task: Task, teacher_digest: str, num_epochs: int) -> ray.ObjectRef:
+        """What a teacher says of the views of each epoch."""
+        arguments = (self.store_uri, task, teacher_digest, self.data(task), self.weights(teacher_digest), num_epochs)
+        fetch = _fetch_targets.options(num_gpus=self.gpus)
+        return self._once(("views", task.digest, teacher_digest, str(num_epochs)), fetch, *arguments)
+
+    def has(self, reference: ray.ObjectRef) -> bool:
+        """Whether an object is there (or will never be: fetching it then raises, in whoever needs it)."""
+        return bool(ray.wait([reference], timeout=0, fetch_local=False)[0])
+
+    def _once(self, key: Key, fetch: Any, *arguments: Any) -> ray.ObjectRef:
+        if key not in self._references:
+            self._references[key] = fetch.remote(*arguments)
+            ray.get(self.directory.put.remote(key, [self._references[key]]))
+        return self._references[key]
+
+
+def take(directory: Any, key: Key) -> Any:
+    """The object of that key, read where it lies. Raises ray.exceptions.RayError where it is lost for good."""
+    (reference,) = ray.get(directory.get.remote(key))
+    return ray.get(reference)

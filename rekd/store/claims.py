@@ -1,0 +1,202 @@
+"""Which of several sweeps on one store runs a trial: each trial is claimed by one of them.
+
+A claim is a file named after its trial and its owner. Who wants a trial writes one and then looks: alone, it has the
+trial; otherwise it takes its claim back and asks again later. Of two that write at the same moment at least one sees
+the other, as every store that lists what was just written grants (a disk, S3), so that two never have the same trial.
+
+An owner writes a beat every `BEAT` seconds. One whose beat has stood still for `LEASE`, by the clock of whoever looks,
+or whose process is known to have ended, is dead, and its claims with it. One that only stood still (a suspended machine,
+a store out of reach) finds its claims gone when it looks again, and gives those trials up.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import random
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rekd.store.files import PATIENCE, Store, StoreUnavailableError
+
+logger = logging.getLogger(__name__)
+
+BEAT = 15.0
+"""Seconds between two signs of life of an owner."""
+
+LEASE = 90.0
+"""Seconds without one after which an owner counts as dead: a few beats may be lost."""
+
+LOOK_AGAIN = 2.0
+"""Seconds for which a look at the claims of others serves."""
+
+
+class Claims:
+    """The claims of one sweep. A context: inside it the owner shows signs of life, at its end nothing of it is left."""
+
+    def __init__(self, store: Store, *, on_trouble: Callable[[str], None] = logger.warning) -> None:
+        """`on_trouble` is told, once each time, that the store does not take the owner's beat, and that it does again."""
+        self.store = store
+        self.owner = uuid.uuid4().hex[:16]
+        self.on_trouble = on_trouble
+        self.held: set[str] = set()
+        self.lost: set[str] = set()
+        """Trials that were held and that another owner has taken over."""
+        self.failing_since: float | None = None
+        self._beats = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="claims", daemon=True)
+        self._seen: dict[str, tuple[int, float]] = {}  # an owner's last beat, and when it was first seen here
+        self._elsewhere: frozenset[str] = frozenset()
+        self._looked = float("-inf")
+        self._not_before: dict[str, float] = {}  # two that met ask again at different times
+
+    def __enter__(self) -> "Claims":
+        self.store.check_writable()
+        self._beat()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self.is_hopeless:
+            return
+        try:
+            for digest in sorted(self.held):
+                self.release(digest)
+            self.store.remove_file(self.store.owner_file(self.owner))
+        except OSError as error:  # whoever looks next finds this process gone
+            logger.warning("The claims of %s could not be removed: %s", self.owner, error)
+
+    def take(self, digest: str) -> bool:
+        """Claims a trial; whether it is this owner's now."""
+        if digest in self.held:
+            return True
+        now = time.monotonic()
+        if now < self._not_before.get(digest, now) or digest in self.elsewhere():
+            return False
+        self.store.write(self.store.claim_file(digest, self.owner), b"")
+        if any(owner != self.owner and self._is_alive(owner) for owner in self._claims().get(digest, ())):
+            self.store.remove_file(self.store.claim_file(digest, self.owner))
+            self._not_before[digest] = time.monotonic() + random.uniform(LOOK_AGAIN, 4 * LOOK_AGAIN)
+            return False
+        self.held.add(digest)
+        self.lost.discard(digest)
+        return True
+
+    def release(self, digest: str) -> None:
+        """The trial has ended, or will not be run."""
+        if digest in self.held:
+            self.held.remove(digest)
+            self.store.remove_file(self.store.claim_file(digest, self.owner))
+
+    def elsewhere(self) -> frozenset[str]:
+        """Trials that others have claimed and that are alive, as of `LOOK_AGAIN` seconds ago at most."""
+        if time.monotonic() - self._looked > LOOK_AGAIN:
+            claims = self._claims()
+            # Of those without a claim too: one may have died before its first.
+            owners = (name.removesuffix(".json") for name in self.store.names_in(self.store.owners_folder))
+            others = {*owners, *(owner for owners in claims.values() for owner in owners)} - {self.owner}
+            lost = {digest for digest in self.held if self.owner not in claims.get(digest, ())}
+            self.held, self.lost = self.held - lost, self.lost | lost
+            alive = {owner for owner in others if self._is_alive(owner)}
+            for owner in others - alive:
+                with contextlib.suppress(PermissionError):  # a dead one's claims count for nothing, there or not
+                    self._bury(owner, claims)
+            self._elsewhere = frozenset(digest for digest, owners in claims.items() if alive.intersection(owners))
+            self._looked = time.monotonic()
+        return self._elsewhere
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the store has not taken a beat for as long as `PATIENCE`."""
+        since = self.failing_since
+        return since is not None and time.monotonic() - since > PATIENCE
+
+    def check(self) -> None:
+        """Looks whether what is held is held still. Raises StoreUnavailableError where the store is hopeless."""
+        if self.is_hopeless:
+            raise StoreUnavailableError(f"The store {self.store} has not taken a file for {PATIENCE:.0f} s.")
+        if time.monotonic() - self._looked > BEAT:
+            self.elsewhere()
+
+    def _claims(self) -> dict[str, list[str]]:
+        """Owners by trial."""
+        claims: dict[str, list[str]] = {}
+        for name in self.store.names_in(self.store.claims_folder):
+            digest, _, owner = name.partition(".")
+            if owner:
+                claims.setdefault(digest, []).append(owner)
+        return claims
+
+    def _is_alive(self, owner: str) -> bool:
+        try:
+            found = json.loads(self.store.read(self.store.owner_file(owner)))
+        except (FileNotFoundError, ValueError):  # its beat is written before its first claim and removed after its last
+            return False
+        if _has_ended(found["process"]):
+            return False
+        beat, since = self._seen.get(owner, (-1, 0.0))
+        if beat != found["beat"]:
+            self._seen[owner] = (found["beat"], time.monotonic())
+            return True
+        return time.monotonic() - since < LEASE
+
+    def _bury(self, owner: str, claims: dict[str, list[str]]) -> None:
+        """Removes what a dead owner left."""
+        for digest, owners in claims.items():
+            if owner in owners:
+                self.store.remove_file(self.store.claim_file(digest, owner))
+        self.store.remove_file(self.store.owner_file(owner))
+
+    def _live(self) -> None:
+        while not self._stop.wait(BEAT):
+            try:
+                self._beat()
+            except OSError as error:
+                if self.failing_since is None:
+                    self.failing_since = time.monotonic()
+                    self.on_trouble(f"The store {self.store} does not take files: {error}. It is tried again.")
+            else:
+                if self.failing_since is not None:
+                    self.failing_since = None
+                    self.on_trouble(f"The store {self.store} takes files again.")
+
+    def _beat(self) -> None:
+        self._beats += 1
+        content = {"beat": self._beats, "process": _this_process()}
+        self.store.write_once(self.store.owner_file(self.owner), json.dumps(content).encode())
+
+
+def _this_process() -> dict[str, Any]:
+    """What tells this process from all others, here and on other machines."""
+    return {"machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
+
+
+def _has_ended(process: dict[str, Any]) -> bool:
+    """Whether a process is known to have ended; of another machine's nothing is known."""
+    return process["machine"] == _machine() and _started(process["pid"]) != process["started"]
+
+
+def _machine() -> list[str]:
+    """Host, boot, and the namespace in which process numbers count (containers share the first two)."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return [socket.gethostname(), boot, str(Path("/proc/self/ns/pid").readlink())]
+    except OSError:  # no Linux: leases alone
+        return [uuid.uuid4().hex]
+
+
+def _started(pid: int) -> str:
+    """When a process was started, in the kernel's ticks; empty where there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]

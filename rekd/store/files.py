@@ -1,0 +1,276 @@
+"""Where results live: a folder, or any URI that `pyarrow.fs` opens, and the one place that knows its paths."""
+
+import contextlib
+import errno
+import logging
+import os
+import random
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import parse_qs
+
+import pyarrow.fs as pafs
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+PATIENCE = float(os.environ.get("REKD_STORE_PATIENCE", "300"))
+"""Seconds for which a store that fails is asked again: a full disk may be cleared, a network may come back."""
+
+HOPELESS = {
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+}
+"""Errors that waiting does not mend."""
+
+
+SECRETS = ("secret", "password", "token", "key", "credential", "sig")
+"""Parts of the names of a URI's options that would hold what nobody else may see."""
+
+
+class StoreUnavailableError(OSError):
+    """The store did not answer, or refused, for as long as `PATIENCE`. It is no trial's fault."""
+
+
+class DamagedFileError(ValueError):
+    """The file is not what was written."""
+
+
+class Store:
+    """A results folder. Files appear whole or not at all.
+
+    Locally a file is written under a temporary name, flushed to the disk and renamed; an object store shows an object
+    when its upload is complete.
+    """
+
+    def __init__(self, uri: str | Path) -> None:
+        """`uri` is a local path or a URI such as `s3://bucket/folder`. Raises ValueError where nothing can open it."""
+        self.uri = str(uri)
+        if "://" in self.uri:
+            _refuse_secrets(self.uri)
+            try:
+                self.file_system, self.root = pafs.FileSystem.from_uri(self.uri)
+            except (ValueError, OSError) as error:
+                raise ValueError(f"The store {self.uri} cannot be opened: {error}") from error
+        else:
+            self.file_system, self.root = pafs.LocalFileSystem(), str(Path(self.uri).expanduser().resolve())
+        self.is_local = isinstance(self.file_system, pafs.LocalFileSystem)
+
+    @property
+    def uri_for_workers(self) -> str:
+        """The same store, named so that another process finds it from whichever folder it runs in."""
+        return self.root if self.is_local else self.uri
+
+    @property
+    def trials_folder(self) -> str:
+        """One Parquet file a finished trial, one row each."""
+        return f"{self.root}/trials"
+
+    @property
+    def epochs_folder(self) -> str:
+        """One Parquet file a finished trial, one row an epoch."""
+        return f"{self.root}/epochs"
+
+    def compact_file(self, table: str) -> str:
+        """The rows of many trials in one file, `trials` or `epochs`: what is read first, because it is read fast."""
+        return f"{self.root}/compact/{table}.parquet"
+
+    @property
+    def set_aside_folder(self) -> str:
+        """Files that could not be read, kept for whoever wants to know why."""
+        return f"{self.root}/set-aside"
+
+    @property
+    def pictures_folder(self) -> str:
+        """Figures and the report."""
+        return f"{self.root}/figures"
+
+    @property
+    def logs_folder(self) -> str:
+        """What `--log` writes for other programs, a folder each."""
+        return f"{self.root}/logs"
+
+    def trial_file(self, digest: str) -> str:
+        return f"{self.trials_folder}/{digest}.parquet"
+
+    def epochs_file(self, digest: str) -> str:
+        return f"{self.epochs_folder}/{digest}.parquet"
+
+    def model_folder(self, digest: str) -> str:
+        """The best version of a finished trial, in the Hugging Face manner."""
+        return f"{self.root}/models/{digest}"
+
+    def running_folder(self, digest: str) -> str:
+        """Checkpoints of a trial that has not ended."""
+        return f"{self.root}/running/{digest}"
+
+    def running_trial_file(self, digest: str) -> str:
+        """Which trial it is, as JSON."""
+        return f"{self.running_folder(digest)}/trial.json"
+
+    @property
+    def claims_folder(self) -> str:
+        """One empty file a claim of a running sweep on a trial (`rekd.store.claims`)."""
+        return f"{self.root}/claims"
+
+    @property
+    def owners_folder(self) -> str:
+        """One file a running sweep."""
+        return f"{self.root}/owners"
+
+    def claim_file(self, digest: str, owner: str) -> str:
+        return f"{self.claims_folder}/{digest}.{owner}"
+
+    def owner_file(self, owner: str) -> str:
+        """Signs of life of a running sweep, as JSON."""
+        return f"{self.owners_folder}/{owner}.json"
+
+    def targets_file(self, fingerprint: str) -> str:
+        """What a teacher says of a task's train and dev splits."""
+        return f"{self.root}/targets/{fingerprint}.safetensors"
+
+    def samples_file(self, task_digest: str) -> str:
+        """The test samples of a task on which every trial shows its rationale."""
+        return f"{self.root}/samples/{task_digest}.parquet"
+
+    def rationales_file(self, digest: str) -> str:
+        """What a trial predicts and selects on its task's samples."""
+        return f"{self.root}/rationales/{digest}.parquet"
+
+    def write(self, path: str, content: bytes) -> None:
+        """Writes a whole file, replacing what stood there. Raises StoreUnavailableError where that fails for long."""
+        _patiently(lambda: self.write_once(path, content), f"writing {path}")
+
+    def check_writable(self) -> None:
+        """Raises ValueError, at once, where nothing can be written."""
+        path = f"{self.root}/.writable-{uuid.uuid4().hex}"
+        try:
+            self.write_once(path, b"")
+            self.file_system.delete_file(path)
+        except OSError as error:
+            raise ValueError(f"The store {self} cannot be written: {error}. Give another one by --store.") from error
+
+    def read(self, path: str) -> bytes:
+        """The content of a file. Raises FileNotFoundError, and StoreUnavailableError where reading fails for long."""
+        return _patiently(lambda: self._read(path), f"reading {path}")
+
+    def exists(self, path: str) -> bool:
+        kind = _patiently(lambda: self.file_system.get_file_info(path).type, f"looking for {path}")
+        return kind != pafs.FileType.NotFound
+
+    def names_in(self, folder: str) -> list[str]:
+        """Names of the files and folders in `folder`, sorted; none where it does not exist. Temporary names are left out."""
+        selector = pafs.FileSelector(folder, allow_not_found=True)
+        found = _patiently(lambda: self.file_system.get_file_info(selector), f"listing {folder}")
+        return sorted(info.base_name for info in found if not info.base_name.startswith("."))
+
+    def remove_file(self, path: str) -> None:
+        """Removes a file; nothing happens where there is none."""
+        _patiently(lambda: _unless_gone(self.file_system.delete_file, path), f"removing {path}")
+
+    def remove_folder(self, folder: str) -> None:
+        """Removes a folder with all that is in it; nothing happens where there is none."""
+        _patiently(lambda: _unless_gone(self.file_system.delete_dir, folder), f"removing {folder}")
+
+    def write_folder(self, folder: str, files: Iterable[tuple[str, bytes]]) -> None:
+        """Writes `(name, content)` files in the given order: whoever sees the last one sees all."""
+        for name, content in files:
+            self.write(f"{folder}/{name}", content)
+
+    def set_aside(self, path: str, why: str) -> None:
+        """Moves a file that is of no use out of the way, with a warning: its path and `why`, such as "is damaged".
+
+        Another process may have done it first. Where the store cannot be written, the file stays and is left out.
+        """
+        destination = f"{self.set_aside_folder}/{uuid.uuid4().hex[:8]}-{path.rsplit('/', 1)[-1]}"
+        try:
+            _patiently(lambda: self._move(path, destination), f"setting {path} aside")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            logger.warning("%s %s. It cannot be set aside (%s) and is left out.", path, why, error)
+        else:
+            logger.warning("%s %s. It is now %s.", path, why, destination)
+
+    def write_once(self, path: str, content: bytes) -> None:
+        """As `write`, but an OSError comes at once."""
+        if not self.is_local:
+            with self.file_system.open_output_stream(path) as stream:
+                stream.write(content)
+            return
+        final = Path(path)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(final)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _move(self, path: str, destination: str) -> None:
+        try:
+            self.file_system.create_dir(destination.rpartition("/")[0], recursive=True)
+            self.file_system.move(path, destination)
+        except OSError as error:  # those of S3 have no number
+            if "ACCESS_DENIED" in str(error):
+                raise PermissionError(errno.EACCES, str(error)) from error
+            if self.file_system.get_file_info(path).type == pafs.FileType.NotFound:
+                raise FileNotFoundError(errno.ENOENT, "no longer there", path) from error
+            raise
+
+    def _read(self, path: str) -> bytes:
+        if self.is_local:
+            return Path(path).read_bytes()
+        with self.file_system.open_input_file(path) as file:
+            return file.read()
+
+    def __str__(self) -> str:
+        return self.uri
+
+
+def _refuse_secrets(uri: str) -> None:
+    """Raises ValueError where an address holds what opens the store: it is shown in logs, job lists and reports."""
+    scheme, _, rest = uri.partition("://")
+    options = parse_qs(rest.partition("?")[2])
+    if re.match("[^@]*:[^@]*@", rest) or any(word in name.lower() for name in options for word in SECRETS):
+        raise ValueError(
+            f"The store's {scheme} address holds a password or key. Leave it out, and name it where the storage's own "
+            "library looks, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
+
+
+def _patiently(work: Callable[[], Result], what: str) -> Result:
+    """The result of `work`, which is tried again, less and less often, for `PATIENCE` seconds."""
+    started, pause = time.monotonic(), 0.1
+    while True:
+        try:
+            return work()
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or error.errno in HOPELESS:
+                raise
+            waited = time.monotonic() - started
+            if waited > PATIENCE:
+                raise StoreUnavailableError(f"{what} failed for {waited:.0f} s: {error}") from error
+            logger.warning("%s failed (%s). It is tried again.", what, error)
+            time.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(2 * pause, 15)
+
+
+def _unless_gone(remove: Callable[[str], None], path: str) -> None:
+    """Removes what may not be there, or be removed by another process first."""
+    with contextlib.suppress(FileNotFoundError):
+        remove(path)

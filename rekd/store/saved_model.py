@@ -1,0 +1,62 @@
+"""A trained model as plain arrays, which processes of one node can share without a copy."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from rekd.store.files import DamagedFileError, Store
+from rekd.store.ledger import Ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The checkpoint of a finished trial. `rekd.method.models.RationaleModel.assemble` makes a model of it."""
+
+    config: dict[str, Any]
+    """Content of its config.json."""
+    arrays: Mapping[str, np.ndarray]
+    """Parameters and buffers by name."""
+
+    @classmethod
+    def load(cls, store: Store, digest: str) -> "Weights":
+        """From the store. Raises ValueError where it has none that is whole.
+
+        What is damaged is set aside, and the trial counts as failed: the next sweep that needs it trains it again.
+        """
+        files = [f"{store.model_folder(digest)}/{name}" for name in ("config.json", "model.safetensors")]
+        try:
+            config, weights = json.loads(store.read(files[0])), store.read(files[1])
+            check(config, weights)
+            return cls(config=config, arrays=load(weights))
+        except (FileNotFoundError, ValueError, SafetensorError) as error:
+            is_gone = isinstance(error, FileNotFoundError)
+            found = "no checkpoint" if is_gone else f"a damaged checkpoint ({error})"
+            message = (
+                f"The trial {digest} has {found}. Type its sweep's command again, which trains it first, or choose another "
+                "teacher."
+            )
+            # The row first: were this stopped in between, a trial without a model would count as done for good.
+            Ledger(store).withdraw(digest, message)
+            for file in [] if is_gone else files:
+                store.set_aside(file, f"is of no use: the trial has {found}")
+            raise ValueError(message) from error
+
+
+def checksum_of(config: Mapping[str, Any], weights: bytes) -> str:
+    """SHA-256 of a saved model: its model.safetensors, and its config.json but for the checksum itself."""
+    others = {name: value for name, value in config.items() if name != "sha256"}
+    checksum = hashlib.sha256(json.dumps(others, sort_keys=True).encode())
+    checksum.update(weights)
+    return checksum.hexdigest()
+
+
+def check(config: Mapping[str, Any], weights: bytes) -> None:
+    """Raises DamagedFileError where a saved model is not what was saved; one without a checksum cannot be checked."""
+    if config.get("sha256", checksum := checksum_of(config, weights)) != checksum:
+        raise DamagedFileError("the checksum in its config.json is not that of its files")

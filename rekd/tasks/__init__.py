@@ -1,0 +1,1 @@
+"""From a task file to arrays: datasets, columns, splits, images and texts."""
