@@ -12,6 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rekd.store.files import DamagedFileError
+from rekd.store.formats import written_by
 from rekd.trial import canonical_json
 
 
@@ -19,7 +20,7 @@ def pack(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bytes:
     """The content of a file that holds the tensors, and `state` as JSON in its header."""
     tensors = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
     text = canonical_json(dict(state))
-    metadata = {"state": text, "sha256": _checksum(tensors, text)}
+    metadata = {"state": text, "sha256": _checksum(tensors, text), **written_by()}
     if any(value.dtype == torch.bfloat16 for value in tensors.values()):  # a type that NumPy lacks
         return save(tensors, metadata)
     # The same file, written four times faster where tensors are many and small.
