@@ -13,9 +13,9 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from rekd.messages import one_line, shown
-from rekd.method.backbones import Backbone, Inputs, ViTBackbone, load_backbone
+from rekd.method.backbones import Backbone, ViTBackbone, load_backbone
 from rekd.method.equations import argmax_mask, gumbel_noise
-from rekd.method.samples import as_tensor
+from rekd.method.samples import Inputs, as_tensor
 from rekd.store.files import DamagedFileError
 from rekd.store.saved_model import check, checksum_of
 
