@@ -14,9 +14,10 @@ from typing import Any, Literal
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from rich.console import Console
 from rich.markup import escape
 
-from rekd.cluster.connect import Cluster
+from rekd.cluster.connect import Cluster, this_machine
 from rekd.running.agenda import Agenda
 from rekd.running.conductor import Conductor
 from rekd.running.gpu_shares import Shares, measured_shares
@@ -37,11 +38,11 @@ LOOK_AGAIN = 5.0
 
 def run_sweep(
     plan: PlanFunction | Sequence[Trial],
-    store: Store,
+    store: Store | str | Path = "results",
     *,
     tasks: Iterable[Task],
-    cluster: Cluster,
-    progress: Progress,
+    cluster: Cluster | None = None,
+    progress: Progress | None = None,
     gpus_per_trial: float | Literal["auto"] | None = None,
     max_concurrent: int | None = None,
     callbacks: Sequence[tune.Callback] = (),
@@ -53,10 +54,28 @@ def run_sweep(
     again. One that another sweep on this store is running is left to it, and its result awaited. `trainable` takes the
     place of training, for measurements: called with a trial's fields and what trials share, it writes the ledger.
 
+    Without a `cluster` Ray is started on this machine, or met where it runs already; what was started is stopped at the
+    end. Without a `progress` the terminal shows how far it is.
+
     Raises ValueError, before a trial starts, where more GPUs are asked for than the cluster has, where data or a model is
     not what its task says, or where nothing can be written, and
     StoreUnavailableError where the store fails for long while trials run.
     """
+    store = store if isinstance(store, Store) else Store(str(store))
+    progress = Progress(Console(highlight=False)) if progress is None else progress
+    if cluster is None:
+        with this_machine() as cluster:
+            return run_sweep(
+                plan,
+                store,
+                tasks=tasks,
+                cluster=cluster,
+                progress=progress,
+                gpus_per_trial=gpus_per_trial,
+                max_concurrent=max_concurrent,
+                callbacks=callbacks,
+                trainable=trainable,
+            )
     by_name = {task.name: task for task in tasks}
     shares = _fixed_shares(gpus_per_trial, cluster)
     ledger = Ledger(store)
