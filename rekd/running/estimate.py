@@ -21,8 +21,15 @@ SHAPES = {
 }
 """Layers and width of the paper's backbones, so that a plan needs no download."""
 
-TRAIN_SAMPLES = {"digits": 1_078, "cifar10": 40_000, "cifar100": 40_000, "imdb": 20_000}
-"""Section 3.2."""
+TRAIN_SAMPLES = {
+    "digits": 1_078,
+    "hidden-digits": 4_296,
+    "planted-reviews": 3_000,
+    "cifar10": 40_000,
+    "cifar100": 40_000,
+    "imdb": 20_000,
+}
+"""Of the embedded tasks; the paper's are those of its Section 3.2."""
 
 NUM_FEATURES = {"image": 196, "text": 256}
 

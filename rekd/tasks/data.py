@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from rekd.messages import shortened
+from rekd.tasks import hidden_digits
 from rekd.tasks.hub import quiet
 from rekd.tasks.images import read_images
 from rekd.tasks.tables import read_labels, read_tables
@@ -82,6 +83,8 @@ def load_data(task: Task) -> Data:
     """The task's arrays. Raises ValueError where the dataset is not what the task says."""
     if task.dataset == "digits":
         splits, class_names = {"train": _digits()}, task.class_names
+    elif task.dataset == "hidden-digits":
+        splits, class_names = _hidden_digits(), task.class_names
     else:
         splits, class_names = _read(task)
     for role, name in task.splits.items():
@@ -151,6 +154,10 @@ def _digits() -> Split:
     pixels, labels = load_digits(return_X_y=True)
     image = np.rint(np.asarray(pixels) * (255 / 16)).astype(np.uint8)
     return Split({"image": image.reshape(-1, 1, 8, 8)}, np.asarray(labels, dtype=np.int64))
+
+
+def _hidden_digits() -> dict[str, Split]:
+    return {name: Split({"image": one.images}, one.labels) for name, one in hidden_digits.make().items()}
 
 
 def _check_classes(task: Task, split: Split, name: str, class_names: tuple[str, ...] | None) -> None:
