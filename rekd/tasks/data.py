@@ -10,7 +10,8 @@ from jaxtyping import Int64
 from rekd.messages import shortened
 from rekd.tasks.hub import quiet
 from rekd.tasks.images import read_images
-from rekd.tasks.tables import read_labels, read_tables
+from rekd.tasks.labels import read_labels
+from rekd.tasks.tables import read_tables
 from rekd.tasks.task import Task
 from rekd.tasks.task_file import Kind
 from rekd.tasks.texts import read_texts

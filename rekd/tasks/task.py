@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rekd.messages import check_one_of
+from rekd.messages import check_one_of, one_line
+from rekd.tasks.class_order import is_reordered
 from rekd.tasks.local_files import LocalDataset, sha256_of
 from rekd.tasks.task_file import (
     EMBEDDED_DATASETS,
@@ -140,11 +141,21 @@ class Task:
                 "columns": [self.input_column, self.label_column],
                 "splits": [self.train_split, self.test_split if self.test_fraction is None else None, self.dev_split],
                 "fractions": [self.dev_fraction if self.dev_split is None else None, self.test_fraction],
-                "classes": [self.num_classes, self.class_names],
+                "classes": [self.num_classes, self.class_names, *self._names_identity()],
                 "input": [self.image_mode, self.image_size] if self.kind == "image" else self._tokens_identity(),
                 **later_born(self),
             }
         )
+
+    def _names_identity(self) -> list[str]:
+        """A word where `class_names` move classes to other numbers than 0.1.0 gave them."""
+        local = self.local_dataset
+        if self.class_names is None or local is None:
+            return []
+        try:
+            return ["by name"] if is_reordered(local, self.label_column, self.class_names) else []
+        except Exception as error:  # of any library that reads a file
+            raise ValueError(f"{self.name}: {self.dataset} cannot be read: {one_line(error)}") from error
 
     def _tokens_identity(self) -> list[Any]:
         source, revision = self.tokenizer_source
