@@ -53,7 +53,8 @@ def train(
 
         supplies = Supplies(place, device=default_device())
         try:
-            check_trial(trial, task=chosen, supplies=supplies)
+            for remark in check_trial(trial, task=chosen, supplies=supplies):
+                console.print(remark, style="yellow", markup=False, soft_wrap=True)
             console.print(f"Training {trial} (digest {trial.digest})")
             with Claims(place) as claims:
                 if not claims.take(trial.digest):

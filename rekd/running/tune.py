@@ -151,7 +151,8 @@ class _Conductor(Searcher):
             trials = [trial for trial in kinds if trial.task == task.name]
             if trials and not task.is_embedded:
                 self.progress.say(f"[dim]Looking at the data and the models of {escape(task.name)}.[/]")
-                self.shelf.check(task, trials)
+                for remark in self.shelf.check(task, trials):
+                    self.progress.say(f"[yellow]{escape(remark)}[/]")
 
     def kinds(self) -> list[Trial]:
         """A trial of each task and model that this run may train."""

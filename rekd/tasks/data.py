@@ -1,13 +1,15 @@
 """The arrays that a task stands for: its samples, divided into train, dev and test."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
 
-from rekd.messages import shortened
+from rekd.messages import one_line, shortened
 from rekd.tasks.hub import quiet
 from rekd.tasks.images import read_images
 from rekd.tasks.labels import read_labels
@@ -15,6 +17,7 @@ from rekd.tasks.tables import read_tables
 from rekd.tasks.task import Task
 from rekd.tasks.task_file import Kind
 from rekd.tasks.texts import read_texts
+from rekd.trial import Trial
 
 SPLIT_SEED = 2026
 """Of the fixed splits, which are the same for every run; the paper's first seed, though any constant would do."""
@@ -37,6 +40,12 @@ class Split:
         """The samples at `indices`, in that order."""
         return Split({name: array[indices] for name, array in self.arrays.items()}, self.labels[indices])
 
+    def contents(self) -> np.ndarray:
+        """A digest of 8 bytes of what each sample holds, without its label."""
+        rows = zip(*(np.ascontiguousarray(array) for _, array in sorted(self.arrays.items())), strict=True)
+        digests = (hashlib.blake2b(b"".join(part.data for part in row), digest_size=8).digest() for row in rows)
+        return np.frombuffer(b"".join(digests), dtype=np.uint64)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Data:
@@ -55,6 +64,8 @@ class Data:
     """Share of `pool` that is dev, where the dataset has no dev split of its own."""
     fingerprint: str
     """Digest of the arrays themselves: targets that a teacher computed from other data are refused by it."""
+    remarks: tuple[str, ...] = ()
+    """What is no mistake but is not to pass in silence, such as files that were not read: a sentence each."""
 
     def train_dev(
         self, split: Literal["fixed", "by_seed"], seed: int
@@ -73,6 +84,19 @@ class Data:
             dev = _stratified(self.pool.labels, self.num_dev)
         return np.setdiff1d(everything, dev, assume_unique=True), np.sort(dev)
 
+    def in_train(self, split: Literal["fixed", "by_seed"], seed: int) -> dict[str, int]:
+        """How many samples of dev and of test stand in train too, with the same content: `dev` and `test`."""
+        train, dev = self.train_dev(split, seed)
+        contents, of_test = self._contents
+        known = set(contents[train].tolist())
+        others = {"dev": contents[dev], "test": of_test}
+        return {name: sum(content in known for content in of_split.tolist()) for name, of_split in others.items()}
+
+    @cached_property
+    def _contents(self) -> tuple[np.ndarray, np.ndarray]:
+        """A number for what each sample of the pool and of the test split holds, without its label."""
+        return self.pool.contents(), self.test.contents()
+
     @property
     def num_dev(self) -> int:
         """Samples in dev."""
@@ -82,11 +106,11 @@ class Data:
 def load_data(task: Task) -> Data:
     """The task's arrays. Raises ValueError where the dataset is not what the task says."""
     if task.dataset == "digits":
-        splits, class_names = {"train": _digits()}, task.class_names
+        splits, class_names, remarks = {"train": _digits()}, task.class_names, []
     else:
-        splits, class_names = _read(task)
+        splits, class_names, remarks = _read(task)
     for role, name in task.splits.items():
-        _check_classes(task, splits[role], name, class_names)
+        remarks += _absent_classes(task, splits[role], role, name, class_names)
 
     pool = splits["train"]
     if task.test_fraction is not None:
@@ -109,18 +133,39 @@ def load_data(task: Task) -> Data:
         dev_indices=dev_indices,
         dev_fraction=task.dev_fraction,
         fingerprint=_fingerprint(pool, splits["test"], dev_indices),
+        remarks=tuple(remarks),
     )
 
 
-def _read(task: Task) -> tuple[dict[str, Split], tuple[str, ...] | None]:
-    """Splits by role, and the names of the classes where the task or the dataset knows them."""
+def remarks_on(data: Data, task: Task, trial: Trial) -> list[str]:
+    """What is to be said before a trial of the task starts: the data's remarks, and what its split has in common."""
+    remarks = [*data.remarks]
+    for name, count in data.in_train(trial.split, trial.seed).items():
+        if count:
+            total = data.num_dev if name == "dev" else len(data.test)
+            remarks.append(
+                f"{task.name}: {count} of the {total} samples of {name} stand in train too, with the same content."
+            )
+    return remarks
+
+
+def _read(task: Task) -> tuple[dict[str, Split], tuple[str, ...] | None, list[str]]:
+    """Splits by role, the names of the classes where the task or the dataset knows them, and remarks."""
     import datasets  # noqa: F401  before `quiet`, which is for libraries that are imported
 
-    with quiet():
-        tables = read_tables(task)
-        labels, class_names = read_labels(task, tables)
-        arrays = read_images(task, tables) if task.kind == "image" else read_texts(task, tables)
-    return {role: Split(arrays[role], labels[role]) for role in tables}, class_names
+    try:
+        with quiet():
+            tables, not_read = read_tables(task)
+            labels, class_names = read_labels(task, tables)
+            arrays = read_images(task, tables) if task.kind == "image" else read_texts(task, tables)
+    except Exception as error:
+        if type(error) is ValueError:  # ours; those of libraries are of classes of their own
+            raise
+        raise ValueError(f"{task.name}: {task.dataset} cannot be read: {one_line(error)}") from error
+    remarks = []
+    if not_read:
+        remarks = [f"{task.name}: {len(not_read)} of what {task.dataset} holds is not read: {shortened(not_read)}."]
+    return {role: Split(arrays[role], labels[role]) for role in tables}, class_names, remarks
 
 
 def _held_out(task: Task, pool: Split, fraction: float, key: str) -> np.ndarray:
@@ -154,17 +199,22 @@ def _digits() -> Split:
     return Split({"image": image.reshape(-1, 1, 8, 8)}, np.asarray(labels, dtype=np.int64))
 
 
-def _check_classes(task: Task, split: Split, name: str, class_names: tuple[str, ...] | None) -> None:
-    """Every class is there, in every split."""
-    where = f"{task.name}: split {name!r} of {task.dataset}"
+def _absent_classes(
+    task: Task, split: Split, role: str, name: str, class_names: tuple[str, ...] | None
+) -> Iterator[str]:
+    """A remark where a split has no sample of some class. Raises ValueError where nothing could be learnt of it."""
     counts = np.bincount(split.labels, minlength=task.num_classes)
-    shown = [_class_name(number, class_names) for number in np.flatnonzero(counts == 0).tolist()]
-    if shown:
-        present = int(np.count_nonzero(counts))
-        raise ValueError(
-            f"{where} has samples of {present} of {task.num_classes} classes, none of {shortened(shown)}. "
-            "Add some, or correct num_classes."
-        )
+    absent = [_class_name(number, class_names) for number in np.flatnonzero(counts == 0).tolist()]
+    if not absent:
+        return
+    present = int(np.count_nonzero(counts))
+    remark = (
+        f"{task.name}: split {name!r} of {task.dataset} has samples of {present} of {task.num_classes} classes, none of "
+        f"{shortened(absent)}."
+    )
+    if role == "train":
+        raise ValueError(f"{remark} Add some, or correct num_classes.")
+    yield remark
 
 
 def _class_name(number: int, class_names: tuple[str, ...] | None) -> str:

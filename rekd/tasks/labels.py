@@ -76,7 +76,9 @@ def _column(task: Task, table: "datasets.Dataset", split: str) -> _Column:
 
 def _own_order(task: Task, columns: Sequence[_Column]) -> tuple[str, ...]:
     """What the dataset calls its classes, in its own order. Raises ValueError where its splits do not agree."""
-    kinds = {column.kind: column for column in columns}
+    kinds: dict[str, _Column] = {}
+    for column in columns:
+        kinds.setdefault(column.kind, column)
     names = {label for column in columns for label in column.order}
     if set(kinds) == {"numbers"}:
         in_order = tuple(map(str, sorted(map(int, names))))
@@ -85,10 +87,8 @@ def _own_order(task: Task, columns: Sequence[_Column]) -> tuple[str, ...]:
                 _check_range(task, list(map(int, column.labels)), column.split, task.num_classes)
             return _first_numbers(task)
         return in_order
-    if named := kinds.get("class labels", kinds.get("truth values")):
-        order = named.order
-    else:
-        order = tuple(sorted(names))
+    named = kinds.get("class labels", kinds.get("truth values"))
+    order = tuple(sorted(names)) if named is None else named.order
     if len(kinds) > 1 and len(names) != task.num_classes:
         listed = " and ".join(f"{kind} in split {column.split!r}" for kind, column in kinds.items())
         raise ValueError(f"{task.name}: column {task.label_column!r} of {task.dataset} holds {listed}. Give one kind.")

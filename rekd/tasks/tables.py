@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     import datasets
 
 
-def read_tables(task: Task) -> "dict[str, datasets.Dataset]":
-    """The task's splits by role, input and label columns only. Raises ValueError where they are not as the task says."""
+def read_tables(task: Task) -> "tuple[dict[str, datasets.Dataset], list[str]]":
+    """The task's splits by role, input and label columns only; and what the dataset holds that is not read.
+
+    Raises ValueError where they are not as the task says.
+    """
     if task.input_column == task.label_column:
         raise ValueError(
             f"{task.name}: input_column and label_column are both {task.input_column!r}. Name two columns."
         )
-    tables = _read_hub(task) if task.local_dataset is None else _read_local(task, task.local_dataset)
+    local = task.local_dataset
+    tables, not_read = _read_hub(task) if local is None else (_read_local(task, local), local.not_read())
     wanted = [task.input_column, task.label_column]
     for role, name in task.splits.items():
         for column in wanted:
@@ -31,7 +35,7 @@ def read_tables(task: Task) -> "dict[str, datasets.Dataset]":
                     f"but {shortened(tables[role].column_names)}. Set input_column and label_column."
                 )
         tables[role] = _undecoded(task, tables[role].select_columns(wanted))
-    return tables
+    return tables, not_read
 
 
 def _undecoded(task: Task, table: "datasets.Dataset") -> "datasets.Dataset":
@@ -53,7 +57,7 @@ def at_row(task: Task, split: str, row: int) -> str:
     return f"{task.name}: {task.dataset}, split {split!r}, row {row}"
 
 
-def _read_hub(task: Task) -> "dict[str, datasets.Dataset]":
+def _read_hub(task: Task) -> "tuple[dict[str, datasets.Dataset], list[str]]":
     import datasets
 
     instead = f"a TOML file with extends = {task.name!r} and dataset = '/path/to/folder', and name it with --task"
@@ -61,7 +65,8 @@ def _read_hub(task: Task) -> "dict[str, datasets.Dataset]":
         splits = datasets.load_dataset(name, task.config_name, revision=task.revision)
     for name in task.splits.values():
         check_split(name, list(map(str, splits)), f"{task.name}: {task.dataset}")
-    return {role: splits[name] for role, name in task.splits.items()}
+    not_read = [f"split {str(name)!r}" for name in splits if str(name) not in task.splits.values()]
+    return {role: splits[name] for role, name in task.splits.items()}, not_read
 
 
 def _read_local(task: Task, local: LocalDataset) -> "dict[str, datasets.Dataset]":
