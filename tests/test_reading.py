@@ -321,7 +321,9 @@ def test_class_labels_in_another_order_are_mapped_by_name(task, suffix):
     )
     turned = load_data(replace(task, class_names=("pos", "neg")))
     assert (turned.class_names, turned.pool.labels[:2].tolist()) == (("pos", "neg"), [1, 0])
-    with pytest.raises(ValueError, match=r"classes of column 'label' of .* are neg, pos, and class_names are bad, good"):
+    with pytest.raises(
+        ValueError, match=r"classes of column 'label' of .* are neg, pos, and class_names are bad, good"
+    ):
         load_data(replace(task, class_names=("bad", "good")))
 
 

@@ -60,7 +60,7 @@ def run_trial(
             outcome = _tested(trial, task, trained, data, splits[1], streams, supplies)
             if not trained.diverged:
                 keep_model(trial, task, trained.model, data, store)
-                write_rationales(store, trial, task, trained.model, data, device=device)
+                write_rationales(store, trial, trained.model, data, device=device)
     except StoreUnavailableError:  # no fault of the trial: it goes on from its checkpoint when the store is back
         raise
     except Exception as error:

@@ -1,10 +1,10 @@
 """The arrays that a task stands for: its samples, divided into train, dev and test."""
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -13,11 +13,15 @@ from rekd.messages import one_line, shortened
 from rekd.tasks.hub import quiet
 from rekd.tasks.images import read_images
 from rekd.tasks.labels import read_labels
+from rekd.tasks.spans import ReadText, read_text
 from rekd.tasks.tables import read_tables
 from rekd.tasks.task import Task
 from rekd.tasks.task_file import Kind
-from rekd.tasks.texts import read_texts
+from rekd.tasks.texts import check_vocabularies, load_tokenizer, read_texts
 from rekd.trial import Trial
+
+SHOWN_PER_CLASS = 4
+MOST_SHOWN = 64
 
 SPLIT_SEED = 2026
 """Of the fixed splits, which are the same for every run; the paper's first seed, though any constant would do."""
@@ -64,6 +68,8 @@ class Data:
     """Share of `pool` that is dev, where the dataset has no dev split of its own."""
     fingerprint: str
     """Digest of the arrays themselves: targets that a teacher computed from other data are refused by it."""
+    shown_texts: tuple[ReadText, ...] = ()
+    """Of a text task: the test samples of `shown_samples` in their order, as they were written."""
     remarks: tuple[str, ...] = ()
     """What is no mistake but is not to pass in silence, such as files that were not read: a sentence each."""
 
@@ -105,17 +111,18 @@ class Data:
 
 def load_data(task: Task) -> Data:
     """The task's arrays. Raises ValueError where the dataset is not what the task says."""
-    if task.dataset == "digits":
-        splits, class_names, remarks = {"train": _digits()}, task.class_names, []
-    else:
-        splits, class_names, remarks = _read(task)
+    read = _read_digits(task) if task.dataset == "digits" else _read(task)
+    splits, class_names, remarks = dict(read.splits), read.class_names, list(read.remarks)
     for role, name in task.splits.items():
         remarks += _absent_classes(task, splits[role], role, name, class_names)
 
     pool = splits["train"]
+    test_texts = read.texts.get("test")
     if task.test_fraction is not None:
         test_indices = _held_out(task, pool, task.test_fraction, "test_fraction")
         splits["test"] = pool.take(test_indices)
+        if "train" in read.texts:
+            test_texts = [read.texts["train"][index] for index in test_indices.tolist()]
         pool = pool.take(np.setdiff1d(np.arange(len(pool)), test_indices, assume_unique=True))
     dev_indices = None
     if "dev" in splits:
@@ -133,8 +140,19 @@ def load_data(task: Task) -> Data:
         dev_indices=dev_indices,
         dev_fraction=task.dev_fraction,
         fingerprint=_fingerprint(pool, splits["test"], dev_indices),
+        shown_texts=() if test_texts is None else read.as_tokens(task, test_texts, splits["test"]),
         remarks=tuple(remarks),
     )
+
+
+def shown_samples(labels: Int64[np.ndarray, "sample"]) -> Int64[np.ndarray, "shown"]:
+    """Indices into the test split of the samples that people look at: the first four of each class, in turn, 64 at most.
+
+    A rule, so that nobody picks the pretty ones.
+    """
+    firsts = [np.flatnonzero(labels == label)[:SHOWN_PER_CLASS] for label in np.unique(labels)]
+    turns = [first[turn] for turn in range(SHOWN_PER_CLASS) for first in firsts if turn < len(first)]
+    return np.sort(np.array(turns[:MOST_SHOWN], dtype=np.int64))
 
 
 def remarks_on(data: Data, task: Task, trial: Trial) -> list[str]:
@@ -149,23 +167,50 @@ def remarks_on(data: Data, task: Task, trial: Trial) -> list[str]:
     return remarks
 
 
-def _read(task: Task) -> tuple[dict[str, Split], tuple[str, ...] | None, list[str]]:
-    """Splits by role, the names of the classes where the task or the dataset knows them, and remarks."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Read:
+    """What was read of a dataset."""
+
+    splits: dict[str, Split]
+    """By role."""
+    class_names: tuple[str, ...] | None
+    texts: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """By role, of a text task: as they were written."""
+    tokenizer: Any = None
+    remarks: Sequence[str] = ()
+
+    def as_tokens(self, task: Task, texts: Sequence[Any], test: Split) -> tuple[ReadText, ...]:
+        """The texts of the samples that are shown."""
+        assert task.max_length is not None
+        with quiet():
+            chosen = [texts[row] for row in shown_samples(test.labels).tolist()]
+            return tuple(read_text(self.tokenizer, text, max_length=task.max_length) for text in chosen)
+
+
+def _read(task: Task) -> _Read:
     import datasets  # noqa: F401  before `quiet`, which is for libraries that are imported
 
     try:
         with quiet():
             tables, not_read = read_tables(task)
             labels, class_names = read_labels(task, tables)
-            arrays = read_images(task, tables) if task.kind == "image" else read_texts(task, tables)
+            remarks = []
+            if not_read:
+                listed = shortened(not_read)
+                remarks = [f"{task.name}: {len(not_read)} of what {task.dataset} holds is not read: {listed}."]
+            if task.kind == "image":
+                arrays, texts, tokenizer = read_images(task, tables), {}, None
+            else:
+                tokenizer = load_tokenizer(task)
+                arrays = read_texts(task, tables, tokenizer)
+                texts = {role: table[task.input_column] for role, table in tables.items()}
+                remarks += check_vocabularies(task, tokenizer, arrays)
     except Exception as error:
         if type(error) is ValueError:  # ours; those of libraries are of classes of their own
             raise
         raise ValueError(f"{task.name}: {task.dataset} cannot be read: {one_line(error)}") from error
-    remarks = []
-    if not_read:
-        remarks = [f"{task.name}: {len(not_read)} of what {task.dataset} holds is not read: {shortened(not_read)}."]
-    return {role: Split(arrays[role], labels[role]) for role in tables}, class_names, remarks
+    splits = {role: Split(arrays[role], labels[role]) for role in tables}
+    return _Read(splits=splits, class_names=class_names, texts=texts, tokenizer=tokenizer, remarks=remarks)
 
 
 def _held_out(task: Task, pool: Split, fraction: float, key: str) -> np.ndarray:
@@ -190,13 +235,14 @@ def _stratified(labels: Int64[np.ndarray, "sample"], num_held_out: int) -> Int64
     return np.sort(held_out)
 
 
-def _digits() -> Split:
+def _read_digits(task: Task) -> _Read:
     """scikit-learn's 1797 handwritten digits of 8 x 8 pixels, 0..16 stretched to the 8 bits of every other image."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
     image = np.rint(np.asarray(pixels) * (255 / 16)).astype(np.uint8)
-    return Split({"image": image.reshape(-1, 1, 8, 8)}, np.asarray(labels, dtype=np.int64))
+    split = Split({"image": image.reshape(-1, 1, 8, 8)}, np.asarray(labels, dtype=np.int64))
+    return _Read(splits={"train": split}, class_names=task.class_names)
 
 
 def _absent_classes(

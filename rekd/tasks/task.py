@@ -21,22 +21,12 @@ from rekd.tasks.task_file import (
     read_task_file,
     task_names,
 )
+from rekd.tasks.tokenizer_files import pads_left, tokenizer_content
 from rekd.trial import FIDELITY, Objective, Trial, digest_of, later_born
 
 TeacherMode = Literal["stored", "stored_views", "live_predictor", "live"]
 """`stored`: targets computed once. `stored_views`: once for each epoch's views. `live_predictor`: stored selection
 logits, and the teacher's predictor in every step, under the student's mask. `live`: the whole teacher in every step."""
-
-VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
-"""Files one of which a tokenizer's folder has."""
-
-_TOKENIZER_FILES = (
-    *VOCABULARY_FILES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +151,9 @@ class Task:
         source, revision = self.tokenizer_source
         if not Path(source).is_absolute():
             return [self.max_length, source, revision]
-        files = (Path(source) / name for name in _TOKENIZER_FILES)
-        return [self.max_length, {file.name: sha256_of(file) for file in files if file.is_file()}]
+        # 0.1.0 padded where the tokenizer says, and then the classifier read padding.
+        padding = ["padded on the right"] if pads_left(Path(source)) else []
+        return [self.max_length, tokenizer_content(Path(source)), *padding]
 
     @property
     def is_embedded(self) -> bool:
