@@ -4,6 +4,7 @@ What is marked for a token is its whole word. Scripts that write no spaces have 
 sentences: there it is the token itself.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,11 @@ def read_text(tokenizer: Any, text: str, *, max_length: int) -> ReadText:
     )
     tokens = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
     if tokenizer.is_fast:
-        places = [_trimmed(text, *place) for place in encoded["offset_mapping"]]
+        # A space that a tokenizer puts before a text stands, by its account, where the first letter does.
+        places = [
+            _trimmed(text, *place) if token.strip("▁Ġ") else (0, 0)
+            for token, place in zip(tokens, encoded["offset_mapping"], strict=True)
+        ]
         words = encoded.word_ids()
         is_cut = bool(encoded.encodings[0].overflowing)
     else:
@@ -141,8 +146,14 @@ def _with_gaps(text: str, pieces: Sequence[str], found: Sequence[Span | None]) -
             yield place
         else:
             before = max((one[1] for one in found[:index] if one is not None), default=0)
-            after = min((one[0] for one in found[index + 1 :] if one is not None), default=len(text))
+            after = min((one[0] for one in found[index + 1 :] if one is not None), default=_end_of_word(text, before))
             yield _trimmed(text, before, after)
+
+
+def _end_of_word(text: str, start: int) -> int:
+    """Where the next word ends: with nothing found behind it, a piece may be the last that fits."""
+    word = re.compile(r"\S+").search(text, start)
+    return len(text) if word is None else word.end()
 
 
 def _plain(text: str) -> str:
