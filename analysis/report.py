@@ -198,10 +198,11 @@ def _shared_samples(finals: pd.DataFrame) -> list[str]:
     """Samples that stand in train and in dev or test, where the ledger has counted them; the most of a task's trials."""
     notes = []
     for task, rows in finals.groupby("task"):
-        counts = {
-            name: rows[f"num_{name}_in_train"].max() for name in ("dev", "test") if f"num_{name}_in_train" in rows
-        }
-        shown = [f"{count:.0f} samples of {name}" for name, count in counts.items() if count > 0]
+        shown = []
+        for name in ("dev", "test"):
+            counts = rows.get(f"num_{name}_in_train", pd.Series(dtype=float)).dropna()
+            if len(counts) and counts.max() > 0:
+                shown.append(f"{counts.max():.0f} samples of {name}")
         if shown:
             notes.append(f"{task}: {' and '.join(shown)} stand in train too, with the same content.")
     return notes
