@@ -234,8 +234,17 @@ def test_a_csv_with_a_quotation_mark_that_is_never_closed_is_refused(task):
         load_data(task)
 
 
+def test_marks_inside_of_a_field_are_no_harm_where_they_join_no_rows(task):
+    folder = Path(task.dataset)
+    lines = [f'"{text}" indeed,{label}' for text, label in rows_from(0)]
+    folder.joinpath("train.csv").write_text("\n".join(["text,label", *lines]))
+    write("test.csv", rows_from(100), folder)
+    data = load_data(task)
+    assert len(data.pool) == 20
+    assert data.pool.arrays["input_ids"][0].tolist() == tokens_of(task, f"{film(0)} indeed")
+
+
 def test_the_reading_of_a_tsv_is_part_of_its_identity_where_it_changed(task):
-    """The first pair of digests is what 0.1.0 gave."""
     folder = Path(task.dataset)
     for name in ("train", "test"):
         plain_tsv(folder / f"{name}.tsv", rows_from(0, count=4))

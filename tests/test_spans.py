@@ -203,6 +203,8 @@ def test_padding_is_on_the_right_always(text_task, tmp_path):
         left = replace(task, tokenizer=str(folder))
         assert load_data(left).fingerprint == plain.fingerprint
         assert left._tokens_identity()[-1] == "padded on the right"
+        load_tokenizer(left).save_pretrained(tmp_path / "kept")
+        assert transformers.AutoTokenizer.from_pretrained(tmp_path / "kept").padding_side == "right"
         (folder / "README.md").write_text("mine")
         assert replace(left).digest == left.digest
     assert len(task._tokens_identity()) == 2

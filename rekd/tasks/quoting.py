@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+ADVICE = "Write the file with a program that doubles quotation marks inside of a field."
+
 
 def is_quoted(file: Path) -> bool:
     """Whether quotation marks enclose the fields of a CSV or TSV file, which may then hold line breaks.
@@ -22,9 +24,14 @@ def is_quoted(file: Path) -> bool:
     if re.search(rf'(?:\A|[{delimiter}\r\n])"', text) is None:
         return True
     quoted, problem = _quoted_rows(text, delimiter)
-    plain = _plain_rows(text, delimiter) if delimiter == "\t" else None
+    plain = _plain_rows(text, delimiter)
+    if delimiter == ",":
+        # Marks that no writer would set are only words of a text, as long as they join no rows.
+        if quoted is None and _lenient_rows(text) != len(_lines(text)):
+            raise ValueError(f"{problem}. {ADVICE}")
+        return True
     if quoted is None and plain is None:
-        raise ValueError(f"{problem}. Write the file with a program that doubles quotation marks inside of a field.")
+        raise ValueError(f"{problem}. {ADVICE}")
     if None not in (quoted, plain) and quoted != plain:
         raise ValueError(
             f"it has {quoted} rows where quotation marks enclose fields, and {plain} where they do not: there is no "
@@ -51,9 +58,18 @@ def _quoted_rows(text: str, delimiter: str) -> tuple[int | None, str]:
 
 def _plain_rows(text: str, delimiter: str) -> int | None:
     """Number of rows of a table in which every line is one; None where it is not such a table."""
-    lines = [line for line in re.split(r"\r\n|\r|\n", text) if line]
-    widths = {line.count(delimiter) for line in lines}
-    return len(lines) if len(widths) == 1 else None
+    lines = _lines(text)
+    return len(lines) if len({line.count(delimiter) for line in lines}) == 1 else None
+
+
+def _lenient_rows(text: str) -> int:
+    """Number of rows of a CSV file as most readers see it, who take quotation marks as they come."""
+    with _fields_of_any_size():
+        return sum(bool(row) for row in csv.reader(io.StringIO(text, newline="")))
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in re.split(r"\r\n|\r|\n", text) if line]
 
 
 @contextmanager
