@@ -35,11 +35,11 @@ def byte_level(*, trim: bool) -> PreTrainedTokenizerFast:
     return fast(tokenizer)
 
 
-def metaspace(*pieces: str) -> PreTrainedTokenizerFast:
-    """As SentencePiece's: a space is part of the token behind it."""
+def metaspace(*pieces: str, split: bool = True) -> PreTrainedTokenizerFast:
+    """As SentencePiece's: a space is part of the token behind it. Not `split`, a whole text is one word to it."""
     scores = [("<pad>", 0.0), ("<unk>", 0.0), *((piece, -1.0) for piece in pieces)]
     tokenizer = Tokenizer(models.Unigram(scores, unk_id=1))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=split)
     return fast(tokenizer)
 
 
@@ -86,6 +86,11 @@ def test_the_space_before_a_word_is_not_marked():
     assert marked(tokenizer, text) == ["It", "is", "a", "film"]
     spans = [span for span in read_text(tokenizer, text, max_length=9).spans if span[1]]
     assert spans[-1] == (9, 13)
+
+
+def test_a_tokenizer_that_takes_a_text_for_one_word_is_marked_by_words():
+    text = "a fine film"
+    assert marked(metaspace("▁a", "▁fi", "ne", "▁film", split=False), text) == ["a", "fine", "fine", "film"]
 
 
 def test_an_unknown_token_keeps_its_place(word_pieces):

@@ -73,7 +73,7 @@ class Explainer:
     def __call__(self, inputs: Sequence[str]) -> list[Explanation]:
         """One explanation an input: texts for a text model, paths of image files for an image model.
 
-        Raises ValueError on an empty text and on a file that is not an image.
+        Raises ValueError on a text that is empty or no UTF-8, and on a file that is no image of 8 bits.
         """
         return [self._text(one) if self.model.kind == "text" else self._image(one) for one in inputs]
 

@@ -112,7 +112,7 @@ def _numbering(
     is_plain = kinds == {"truth values"} or (order == _first_numbers(task) and "texts" not in kinds)
     given = task.class_names
     if given is None:
-        return order, None if is_plain and "class labels" not in kinds else order
+        return order, None if is_plain and kinds == {"numbers"} else order
     by_given = in_order_of(given, order)
     if by_given is not None:
         if by_given != order and task.local_dataset is None and "texts" not in kinds:

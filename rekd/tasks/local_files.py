@@ -129,6 +129,11 @@ class LocalDataset:
                 check_split(name, available, f"{self.task}: {self.path}")
                 folder = self.saved_folder(name)
                 state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+                if state.get("_indices_data_files"):
+                    raise ValueError(
+                        f"{self.task}: {folder} is a selection of its rows that an old version of datasets saved and this "
+                        "one cannot read. Call flatten_indices() there before save_to_disk."
+                    )
                 names = [file["filename"] for file in state["_data_files"]]
                 if any(Path(file).name != file for file in names):
                     raise ValueError(

@@ -54,11 +54,11 @@ def read_text(tokenizer: Any, text: str, *, max_length: int) -> ReadText:
             _trimmed(text, *place) if token.strip("▁Ġ") else (0, 0)
             for token, place in zip(tokens, encoded["offset_mapping"], strict=True)
         ]
-        words = encoded.word_ids()
+        words = encoded.word_ids()  # to some tokenizers a whole text is one word
         is_cut = bool(encoded.encodings[0].overflowing)
     else:
         places = _aligned_places(tokenizer, text, tokens, encoded["special_tokens_mask"])
-        words = [_place_of_word(text, place) for place in places]
+        words = [None if place == (0, 0) else 0 for place in places]
         is_cut = encoded.get("num_truncated_tokens", 0) > 0
     found = [place for place in places if place != (0, 0)]
     return ReadText(
@@ -66,7 +66,7 @@ def read_text(tokenizer: Any, text: str, *, max_length: int) -> ReadText:
         input_ids=encoded["input_ids"],
         valid=encoded["attention_mask"],
         tokens=tokens,
-        spans=_marked(text, places, words),
+        spans=_marked(text, places, [(word, _run_of(text, place)) for word, place in zip(words, places, strict=True)]),
         read=(found[0][0], found[-1][1]) if is_cut and found else (0, len(text)),
     )
 
@@ -78,13 +78,13 @@ def _trimmed(text: str, start: int, end: int) -> Span:
     return (start, start + len(piece.strip())) if piece.strip() else (0, 0)
 
 
-def _marked(text: str, places: Sequence[Span], words: Sequence[int | None]) -> list[Span]:
-    """What is marked for each token: from the first to the last of its word's tokens, or what it overlaps with."""
+def _marked(text: str, places: Sequence[Span], words: Sequence[tuple[int | None, int | None]]) -> list[Span]:
+    """What is marked for each token: from the first to the last of its word's, or itself in scripts without spaces."""
     spans: list[Span] = []
-    for word, group in groupby(zip(words, places, strict=True), key=lambda pair: pair[0]):
+    for (word, run), group in groupby(zip(words, places, strict=True), key=lambda pair: pair[0]):
         of_word = [place for _, place in group]
         shown = [place for place in of_word if place != (0, 0)]
-        if word is None or not shown:
+        if word is None or run is None:
             spans += [(0, 0)] * len(of_word)
         elif _has_spaces(text[shown[0][0] : shown[-1][1]]):
             spans += [(shown[0][0], shown[-1][1])] * len(of_word)
@@ -98,8 +98,8 @@ def _has_spaces(word: str) -> bool:
     return not any(unicodedata.name(letter, "").startswith(WITHOUT_SPACES) for letter in word)
 
 
-def _place_of_word(text: str, place: Span) -> int | None:
-    """Where the run of characters between white space begins in which a token stands."""
+def _run_of(text: str, place: Span) -> int | None:
+    """Where the characters between white space begin among which a token stands; None where it stands nowhere."""
     if place == (0, 0):
         return None
     return next((index + 1 for index in range(place[0] - 1, -1, -1) if text[index].isspace()), 0)
