@@ -1,6 +1,7 @@
 """What is read for which split, which class and which pixel, in the ways in which people and programs lay data out."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -371,11 +372,23 @@ def test_the_order_is_part_of_the_identity_where_it_moves_classes(
     assert (replace(named).digest != digest) is is_moved
 
 
-@pytest.mark.parametrize("suffix", ["", "parquet"])
-def test_so_it_is_for_class_labels_and_folders(task, pictures, suffix):
-    save(task, ("train", ("neg", "pos")), ("test", ("neg", "pos")), suffix=suffix)
-    digests = {replace(task, class_names=names).digest for names in (None, ("neg", "pos"), ("pos", "neg"))}
-    assert len(digests) == 3
+@pytest.mark.parametrize("suffix", ["", "parquet", "images"])
+def test_so_it_is_for_class_labels_and_folders(task, pictures, monkeypatch, suffix):
+    from rekd.tasks import task as of_task
+
+    own = ("neg", "pos")
+    if suffix == "images":
+        task = pictures
+        for split in ("train", "test"):
+            paint_classes(task.dataset, split, own)
+    else:
+        save(task, ("train", own), ("test", own), suffix=suffix)
+    tasks = {names: replace(task, class_names=names) for names in (own, own[::-1])}
+    digests = {names: named.digest for names, named in tasks.items()}
+    assert load_data(tasks[own[::-1]]).class_names == own[::-1]
+    monkeypatch.setattr(of_task, "is_reordered", lambda *given: False)  # as 0.1.0
+    assert replace(tasks[own]).digest == digests[own]
+    assert replace(tasks[own[::-1]]).digest != digests[own[::-1]]
 
 
 @pytest.mark.parametrize(
@@ -412,6 +425,22 @@ def test_one_column_cannot_be_both(task):
     write("test.csv", rows_from(100), task.dataset)
     with pytest.raises(ValueError, match=r"input_column and label_column are both 'text'. Name two"):
         load_data(replace(task, label_column="text"))
+
+
+# ---- the hub
+
+
+def test_a_split_of_the_hub_that_is_not_read_is_named(task, monkeypatch):
+    import datasets
+
+    from rekd.tasks import tables
+
+    save(task, ("train", ("neg", "pos")), ("test", ("neg", "pos")), ("validation", ("neg", "pos")))
+    saved = datasets.load_from_disk(task.dataset)
+    monkeypatch.setattr(tables, "hub", lambda *given, **named: nullcontext("someone/films"))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *given, **named: saved)
+    on_hub = replace(task, dataset="someone/films")
+    assert load_data(on_hub).remarks == ("imdb: 1 of what someone/films holds is not read: split 'validation'.",)
 
 
 # ---- samples in two splits
@@ -456,7 +485,7 @@ def test_a_text_may_hold_what_unicode_calls_a_line_separator(task):
 
 
 def test_a_row_of_a_csv_may_be_longer_than_a_megabyte(task):
-    rows = [("good " * 300_000, 1), *rows_from(0)]
+    rows = [*rows_from(0), ("good " * 500_000, 1)]
     write("train.csv", rows, task.dataset)
     write("test.csv", rows_from(100), task.dataset)
     assert len(load_data(task).pool) == 21
