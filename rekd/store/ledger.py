@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from rekd.store.files import Store
 from rekd.store.formats import FORMAT, written_by
-from rekd.trial import Trial, canonical_json, plain_type
+from rekd.trial import PRESETS, USED_FIELDS, Trial, canonical_json, is_read, neutral_values, plain_type
 
 WORTHWHILE = 100
 """Trials in files of their own from which on they are worth a compact copy: reading them takes 0.2 s."""
@@ -135,14 +135,14 @@ class Ledger:
 
     def trials(self, digests: Sequence[str] | None = None) -> pa.Table:
         """One row a trial, sorted by digest; of the given digests only, where they are given."""
-        return self._read("trials", TRIALS_SCHEMA, digests).sort_by("digest")
+        return _as_known_now(self._read("trials", TRIALS_SCHEMA, digests)).sort_by("digest")
 
     def row(self, digest: str) -> dict[str, Any] | None:
         """The row of one trial; None where it has not ended."""
         table = self._read_or_set_aside(self.store.trial_file(digest), TRIALS_SCHEMA)
         if table is None:  # the compact copy may have it
             table = self.trials([digest])
-        return next(iter(table.to_pylist()), None)
+        return next(iter(_as_known_now(table).to_pylist()), None)
 
     def epochs(self, digests: Sequence[str] | None = None) -> pa.Table:
         """One row an epoch of a finished trial, sorted by digest and epoch."""
@@ -230,6 +230,21 @@ class Ledger:
 _FORMAT = pads.ParquetFileFormat(
     default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
 )
+
+
+def _as_known_now(trials: pa.Table) -> pa.Table:
+    """Rows of earlier versions beside those of this one: fields that were born since have their neutral values, and a
+    preset that came to mean something else has another name."""
+    columns = {name: trials[name] for name in trials.column_names}
+    for name, neutral in neutral_values(Trial).items():
+        if neutral is not None:
+            readers = pa.array([objective for objective in USED_FIELDS if is_read(name, objective)], pa.string())
+            filled = pc.fill_null(columns[name], neutral)
+            columns[name] = pc.if_else(pc.is_in(columns["objective"], readers), filled, columns[name])
+    before = "authors of 0.1.0"
+    is_before = (pc.equal(columns[name], value) for name, value in PRESETS[before].items())
+    columns["fidelity"] = pc.if_else(reduce(pc.and_, is_before), before, columns["fidelity"])
+    return pa.table(columns)
 
 
 def _parsed(content: bytes, schema: pa.Schema) -> pa.Table:
