@@ -24,7 +24,6 @@ from rekd.messages import one_line
 from rekd.method.samples import Inputs
 from rekd.tasks.hub import find, quiet
 
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of the red, green and blue of ImageNet's training images, of 1."""

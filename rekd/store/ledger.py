@@ -243,7 +243,7 @@ def _as_known_now(trials: pa.Table) -> pa.Table:
             columns[name] = pc.if_else(pc.is_in(columns["objective"], readers), filled, columns[name])
     before = "authors of 0.1.0"
     is_before = (pc.equal(columns[name], value) for name, value in PRESETS[before].items())
-    columns["fidelity"] = pc.if_else(reduce(pc.and_, is_before), before, columns["fidelity"])
+    columns["fidelity"] = pc.if_else(pc.fill_null(reduce(pc.and_, is_before), False), before, columns["fidelity"])
     return pa.table(columns)
 
 
