@@ -346,7 +346,7 @@ def test_how_much_of_dev_the_teacher_was_trained_on_is_reported(image_task, taug
     for trial in (teacher, student):
         run(trial, image_task, theirs)
     data = Supplies(theirs, device=tiny.CPU).data(image_task)
-    teacher_train, dev = data.train_dev("by_seed", 2029)[0], data.train_dev("by_seed", 2026)[1]
+    teacher_train, dev = data.train_dev(teacher.split, 2029)[0], data.train_dev(student.split, 2026)[1]
     row = row_of(student, theirs)
     assert (row["status"], row["fidelity"]) == ("ok", "authors")
     assert row["dev_teacher_train_share"] == pytest.approx(len(np.intersect1d(dev, teacher_train)) / len(dev))

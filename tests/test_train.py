@@ -57,7 +57,7 @@ def test_a_run_stopped_after_any_epoch_ends_as_one_that_was_not(objective, stop_
     assert [record["attempt"] for record in resumed.records] == [1] * stop_after + [2] * (3 - stop_after)
 
 
-@pytest.mark.parametrize("kind", ["named", "single"])
+@pytest.mark.parametrize("kind", ["named", "single", "order_apart"])
 @pytest.mark.parametrize("augmentation", ["none", "crop_flip", "crop_flip_seeded"])
 def test_resuming_puts_back_every_stream_and_the_optimizer(kind, augmentation, store):
     trial = tiny.trial(random_streams=kind, augmentation=augmentation, weight_decay=0.01)
@@ -214,7 +214,7 @@ def test_a_teacher_goes_with_rekd_and_with_nothing_else(image_teacher):
 
 @pytest.mark.usefixtures("global_stream_is_untouched")
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("mask", ["argmax", "sampled"])
+@pytest.mark.parametrize("mask", ["argmax", "sampled", "sampled_everywhere"])
 def test_evaluate_leaves_everything_as_it_was(mask, training):
     model = tiny.build("vit").train(training)
     trial = tiny.trial(evaluation_mask=mask)
@@ -302,10 +302,10 @@ def test_evaluate_has_the_loss_of_training_on_the_same_masks(family, objective, 
 # --- The best epoch -------------------------------------------------------------------------------------------------
 
 
-def best_of(losses: list[float], rule: str) -> int:
+def best_of(losses: list[float], rule: str, objective: str = "re") -> int:
     best, epoch = None, 0
     for number, loss in enumerate(losses, 1):
-        if is_better(loss, best, rule=rule):
+        if is_better(loss, best, rule=rule, objective=objective):
             best, epoch = loss, number
     return epoch
 
@@ -315,9 +315,13 @@ def test_best_epoch_rules():
     assert best_of(losses, "lowest") == 3  # unrounded, the earliest of two
     assert best_of(losses, "rounded_latest") == 5  # 0.500 to three decimals, the latest of four
     assert best_of([0.5, 0.5006], "rounded_latest") == 1  # 0.501 is worse
+    for objective in ("re", "rekd"):
+        assert best_of(losses, "logged_latest", objective) == 5
+    assert best_of(losses, "logged_latest", "cls") == 4  # unrounded, the latest of two
+    assert best_of(losses, "rounded_latest", "cls") == 5  # 0.1.0
 
 
-@pytest.mark.parametrize("rule", ["lowest", "rounded_latest"])
+@pytest.mark.parametrize("rule", ["lowest", "rounded_latest", "logged_latest"])
 def test_the_best_version_is_the_one_that_is_returned(rule):
     trial = tiny.trial(epochs=5, learning_rate=0.02, best_epoch_rule=rule)
     run = tiny.run(trial)

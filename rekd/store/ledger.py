@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from rekd.store.files import Store
 from rekd.store.formats import FORMAT, written_by
-from rekd.trial import PRESETS, USED_FIELDS, Trial, canonical_json, is_read, neutral_values, plain_type
+from rekd.trial import PRESETS, Trial, canonical_json, is_read, neutral_values, plain_type
 
 WORTHWHILE = 100
 """Trials in files of their own from which on they are worth a compact copy: reading them takes 0.2 s."""
@@ -235,16 +235,21 @@ _FORMAT = pads.ParquetFileFormat(
 def _as_known_now(trials: pa.Table) -> pa.Table:
     """Rows of earlier versions beside those of this one: fields that were born since have their neutral values, and a
     preset that came to mean something else has another name."""
-    columns = {name: trials[name] for name in trials.column_names}
+    objectives = trials["objective"].to_pylist()
     for name, neutral in neutral_values(Trial).items():
-        if neutral is not None:
-            readers = pa.array([objective for objective in USED_FIELDS if is_read(name, objective)], pa.string())
-            filled = pc.fill_null(columns[name], neutral)
-            columns[name] = pc.if_else(pc.is_in(columns["objective"], readers), filled, columns[name])
+        pairs = zip(trials[name].to_pylist(), objectives, strict=True)
+        values = [neutral if value is None and is_read(name, objective) else value for value, objective in pairs]
+        trials = _with_column(trials, name, values)
     before = "authors of 0.1.0"
-    is_before = (pc.equal(columns[name], value) for name, value in PRESETS[before].items())
-    columns["fidelity"] = pc.if_else(pc.fill_null(reduce(pc.and_, is_before), False), before, columns["fidelity"])
-    return pa.table(columns)
+    points = zip(*(trials[name].to_pylist() for name in PRESETS[before]), strict=True)
+    is_before = [point == tuple(PRESETS[before].values()) for point in points]
+    pairs = zip(trials["fidelity"].to_pylist(), is_before, strict=True)
+    return _with_column(trials, "fidelity", [before if is_old else name for name, is_old in pairs])
+
+
+def _with_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
+    index = table.schema.get_field_index(name)
+    return table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
 
 
 def _parsed(content: bytes, schema: pa.Schema) -> pa.Table:
