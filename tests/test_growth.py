@@ -93,7 +93,7 @@ def test_a_row_of_before_stands_beside_those_of_today(store):
 
 def test_what_is_born_later_has_its_neutral_value_in_rows_of_before(old_store):
     of_paper = old_store.trials()
-    assert set(of_paper["fidelity"].to_pylist()) == {"paper", "mixed"}
+    assert set(of_paper["fidelity"].to_pylist()) == {"paper"}
     for name, neutral in neutral_values(Trial).items():
         assert set(of_paper[name].to_pylist()) == {neutral}
 

@@ -202,6 +202,28 @@ def test_the_temperature_falls_over_the_whole_run():
     assert tiny.run(tiny.trial("cls", epochs=1)).records[0]["temperature"] is None
 
 
+def test_a_last_smaller_batch_is_a_step_of_the_temperatures_fall():
+    """99 samples are three batches of 32 and one of 3: K of Eq. 10 is 4 an epoch."""
+    run = tiny.run(tiny.trial(epochs=2), pool=tiny.images(132))
+    assert [record["step"] for record in run.records] == [4, 8]
+    expected = [5.0 * math.exp(-math.log(5.0 / 0.1) * step / 8) for step in (3, 7)]
+    assert [record["temperature"] for record in run.records] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("family", ["vit", "bert"])
+def test_weights_decay_beside_the_gradient(family):
+    """AdamW's first step without decay, less a share of each weight: the decay is no part of the gradient."""
+    trial = tiny.trial(model=family, epochs=1, batch_size=96, weight_decay=0.0)
+    start = tiny.model_for(trial, Streams(trial.seed, device=tiny.CPU)).state_dict()
+    plain, decayed = (tiny.run(each).weights for each in (trial, replace(trial, weight_decay=0.5)))
+    trained = [name for name, value in start.items() if not torch.equal(value, plain[name])]
+    assert len(trained) > 30
+    for name in trained:
+        torch.testing.assert_close(decayed[name], plain[name] - 1e-3 * 0.5 * start[name], rtol=0, atol=2e-7)
+    largest = max(start[name].abs().max().item() for name in trained)
+    assert 1e-3 * 0.5 * largest > 2e-5
+
+
 def test_a_teacher_goes_with_rekd_and_with_nothing_else(image_teacher):
     with pytest.raises(ValueError, match="A teacher is needed by objective 'rekd' and by no other, got 'rekd'"):
         tiny.run(tiny.trial("rekd"))
