@@ -1,5 +1,6 @@
 """A sweep on Ray: the ledger decides what runs, Ray Tune runs it, the object store holds what trials share."""
 
+import json
 import logging
 import os
 import signal
@@ -27,6 +28,7 @@ from rekd.running.progress import Progress
 from rekd.store.claims import Claims
 from rekd.store.files import Store
 from rekd.store.ledger import TRIALS_SCHEMA, Ledger, Outcome
+from rekd.store.saved_model import is_saved
 from rekd.tasks.task import Task
 from rekd.trial import Trial
 
@@ -133,6 +135,8 @@ class _Conductor(Searcher):
         self.live: dict[str, Trial] = {}  # by Tune's trial_id
         self.losses = Losses()
         self.given: set[str] = set()  # digests that this run has started
+        self.again: dict[str, Trial] = {}  # teachers that have a result and no model, until they have one
+        self.teachers: set[str] = set()  # digests of those that were looked at
         self.ended: list[Trial] = []
         self.num_trained = 0  # of those, the ones that were run here
         self.interrupted = False
@@ -193,7 +197,7 @@ class _Conductor(Searcher):
             raise
 
     def _ended(self, trial: Trial, *, error: bool) -> None:
-        row = self.ledger.row(trial.digest)
+        row = self._row(trial)
         if (row is None or row["status"] == "failed") and trial.digest in self.claims.lost:
             self._put_back(trial)
             return
@@ -206,10 +210,17 @@ class _Conductor(Searcher):
                 "try fewer trials at once (--max-concurrent) or a smaller batch_size"
             )
             self.ledger.write(trial, Outcome(status="failed", error=reason))
-            row = self.ledger.trials([trial.digest]).to_pylist()[0]
+            row = self._row(trial)
+            assert row is not None
         self.claims.release(trial.digest)
         self.num_trained += 1
         self._take_in(trial, row)
+
+    def _row(self, trial: Trial) -> dict[str, Any] | None:
+        """What a trial has come to; of a teacher that is trained again, what it has come to since."""
+        if trial.digest in self.again and not is_saved(self.store, trial.digest):
+            return self.ledger.failure(trial.digest)
+        return self.ledger.row(trial.digest)
 
     def _put_back(self, trial: Trial) -> None:
         """It did not end, and is to be run again: here, or where another sweep has taken it over."""
@@ -220,6 +231,7 @@ class _Conductor(Searcher):
 
     def _take_in(self, trial: Trial, row: dict[str, Any]) -> None:
         """A trial has ended, here or in another sweep, with this row."""
+        self.again.pop(trial.digest, None)
         self.news.append(row)
         self.ended.append(trial)
         self.progress.end(trial, status=row["status"], dev_loss=row["dev_loss"], error=row["error"])
@@ -251,7 +263,8 @@ class _Conductor(Searcher):
             self.results, self.news = pd.concat([known, rows], ignore_index=True), []
         self.plan = self.plan_function(self.results)
         self.estimator = Estimator(self.results, self.tasks.values(), device=self.device)
-        waiting = [trial for trial in to_run(self.plan, self.results) if trial.digest not in self.given]
+        left = to_run(self.plan, self.results)
+        waiting = [trial for trial in [*self._teachers_again(left), *left] if trial.digest not in self.given]
         # Longest first, so that no long trial is left alone at the end; equal ones in the plan's order.
         self.queue = sorted(waiting, key=lambda trial: -self.estimator.seconds(trial).expected)
         later = sum(group.num_trials for group in self.plan.waiting)
@@ -264,6 +277,17 @@ class _Conductor(Searcher):
         )
         self.stale, self.planned_at = False, time.monotonic()
         self.plan_seconds = self.planned_at - started
+
+    def _teachers_again(self, students: Sequence[Trial]) -> list[Trial]:
+        """Teachers whose models are gone, as from a store that was copied without them; their rows stay until then."""
+        for digest in {trial.teacher_digest for trial in students} - {None, *self.teachers}:
+            self.teachers.add(digest)
+            rows = self.results.loc[(self.results["digest"] == digest) & (self.results["status"] == "ok"), "config"]
+            if len(rows) and not is_saved(self.store, digest):
+                teacher = Trial.from_record(json.loads(rows.iloc[0]))
+                if _can_train(self.tasks.get(teacher.task), teacher):
+                    self.again[digest] = teacher
+        return list(self.again.values())
 
     def _next(self) -> Trial | None:
         """Takes the first trial from the queue that is supplied and that no other sweep has claimed."""
@@ -281,7 +305,7 @@ class _Conductor(Searcher):
         """Whether another sweep has run a trial since the ledger was read."""
         if not self.store.exists(self.store.trial_file(trial.digest)):
             return False
-        row = self.ledger.row(trial.digest)
+        row = self._row(trial)
         if row is None or row["status"] == "failed":
             return False
         self.claims.release(trial.digest)
@@ -296,10 +320,19 @@ class _Conductor(Searcher):
         # Students wait here, not in their slots: on a full cluster the teacher's pass would find no GPU.
         if trial.teacher_digest is None:
             return True
+        if trial.teacher_digest in self.again:
+            return False
         needed = [self.shelf.targets(task, trial.teacher_digest)]
         if num_epochs := task.num_view_epochs(trial):
             needed.append(self.shelf.view_targets(task, trial.teacher_digest, num_epochs))
         return all(self.shelf.has(reference) for reference in needed)  # all were asked for above
+
+
+def _can_train(task: Task | None, trial: Trial) -> bool:
+    """Whether a task is what the trial was made of: its data, and its model under that name."""
+    if task is None or trial.model not in task.models:
+        return False
+    return (trial.task_digest, trial.model_digest) == (task.digest, task.models[trial.model].digest)
 
 
 class Losses:
