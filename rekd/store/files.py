@@ -37,7 +37,7 @@ HOPELESS = {
 
 REFUSALS = re.compile(
     r"AWS Error (ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|REQUEST_TIME_TOO_SKEWED|NO_SUCH_BUCKET"
-    r"|UNKNOWN \(HTTP status (301|400|401|403)\))|^Bucket '.*' not found"
+    r"|UNKNOWN \(HTTP status (301|400|401|403)\))"
 )
 """The same of S3, whose errors have no number: a wrong key, no such bucket, a wrong region, a token that has expired."""
 
