@@ -96,7 +96,8 @@ def taught(store, monkeypatch):
 
 
 def keep_a_model(store, trial):
-    store.write(f"{store.model_folder(trial.digest)}/config.json", b"{}")
+    for name in ("model.safetensors", "config.json"):
+        store.write(f"{store.model_folder(trial.digest)}/{name}", b"")
 
 
 def test_a_teacher_whose_model_is_gone_is_trained_again_first_and_its_row_stays_until_then(store, taught):

@@ -29,6 +29,7 @@ from rekd.store.claims import Claims
 from rekd.store.files import Store
 from rekd.store.ledger import TRIALS_SCHEMA, Ledger, Outcome
 from rekd.store.saved_model import is_saved
+from rekd.store.upkeep import clear_ended
 from rekd.tasks.task import Task
 from rekd.trial import Trial
 
@@ -88,6 +89,7 @@ def run_sweep(
             commit=_commit(),
         )
         with tempfile.TemporaryDirectory() as scratch, conductor.claims, progress:
+            clear_ended(store, conductor.claims, conductor.with_result())
             tuner = tune.Tuner(
                 tune.with_resources(function_of_trial, _resources(shares, conductor.tasks)),
                 tune_config=tune.TuneConfig(
@@ -147,6 +149,10 @@ class _Conductor(Searcher):
 
     def has_work(self) -> bool:
         return bool(self.queue)
+
+    def with_result(self) -> set[str]:
+        """Digests of trials that have a result and are not to be run again."""
+        return set(self.results.loc[self.results["status"] != "failed", "digest"]) - set(self.again)
 
     def check(self) -> None:
         """Raises ValueError where a trial could not start, before any does: its data or its model is not as it says."""

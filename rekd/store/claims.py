@@ -58,6 +58,7 @@ class Claims:
         self._thread = threading.Thread(target=self._live, name="claims", daemon=True)
         self._seen: dict[str, tuple[bytes, float]] = {}  # an owner's last beat, and when it was first seen here
         self._elsewhere: frozenset[str] = frozenset()
+        self._alive: set[str] = set()  # other owners
         self._looked = float("-inf")
         self._not_before: dict[str, float] = {}  # two that met ask again at different times
 
@@ -110,7 +111,7 @@ class Claims:
             others = {*owners, *(owner for owners in claims.values() for owner in owners)} - {self.owner}
             lost = {digest for digest in self.held if self.owner not in claims.get(digest, ())}
             self.held, self.lost = self.held - lost, self.lost | lost
-            alive = {owner for owner in others if self._is_alive(owner)}
+            self._alive = alive = {owner for owner in others if self._is_alive(owner)}
             for owner in others - alive:
                 with contextlib.suppress(PermissionError):  # of S3 too; a dead one's claims count for nothing, there or not
                     self._bury(owner, claims)
@@ -130,6 +131,13 @@ class Claims:
             raise StoreUnavailableError(f"The store {self.store} has not taken a file for {PATIENCE:.0f} s.")
         if time.monotonic() - self._looked > BEAT:
             self.elsewhere()
+
+    def check_alone(self) -> None:
+        """Raises ValueError where another owner is alive."""
+        self._looked = float("-inf")
+        self.elsewhere()
+        if self._alive:
+            raise ValueError(f"A sweep is running on {self.store}, and may need what would be removed. Wait for its end.")
 
     def _claims(self) -> dict[str, list[str]]:
         """Owners by trial."""

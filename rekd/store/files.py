@@ -10,6 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qs, unquote
@@ -58,6 +59,20 @@ class StoreRefusedError(StoreUnavailableError, PermissionError):
 
 class DamagedFileError(ValueError):
     """The file is not what was written."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a store, as a listing shows it."""
+
+    path: str
+    num_bytes: int
+    written_at: float
+    """Seconds since 1970."""
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
 
 
 class Store:
@@ -168,9 +183,14 @@ class Store:
         """Signs of life of a running sweep, as JSON."""
         return f"{self.owners_folder}/{owner}.json"
 
+    @property
+    def targets_folder(self) -> str:
+        """What teachers say, one file a teacher and set of samples."""
+        return f"{self.root}/targets"
+
     def targets_file(self, fingerprint: str) -> str:
         """What a teacher says of a task's train and dev splits."""
-        return f"{self.root}/targets/{fingerprint}.safetensors"
+        return f"{self.targets_folder}/{fingerprint}.safetensors"
 
     def samples_file(self, task_digest: str) -> str:
         """The test samples of a task on which every trial shows its rationale."""
@@ -212,6 +232,14 @@ class Store:
             for info in self._listed(folder)
             if info.is_file and not info.base_name.startswith(".")
         }
+
+    def all_files(self) -> list[StoredFile]:
+        """Every file of the store, temporary ones too."""
+        return [
+            StoredFile(info.path, info.size, (info.mtime_ns or 0) / 1e9)
+            for info in self._listed(self.root, recursive=True)
+            if info.is_file
+        ]
 
     def _listed(self, folder: str, *, recursive: bool = False) -> list[pafs.FileInfo]:
         selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)

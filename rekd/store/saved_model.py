@@ -49,8 +49,8 @@ class Weights:
 
 
 def is_saved(store: Store, digest: str) -> bool:
-    """Whether a trial's model is in the store, as far as a look at its last file tells."""
-    return store.exists(f"{store.model_folder(digest)}/config.json")
+    """Whether a trial's model is in the store, as far as a look at its folder tells."""
+    return {"config.json", "model.safetensors"} <= set(store.names_in(store.model_folder(digest)))
 
 
 def checksum_of(config: Mapping[str, Any], weights: bytes) -> str:
