@@ -284,7 +284,7 @@ def test_a_bucket_that_is_not_there_is_told_at_once(s3, s3_store, monkeypatch):
         s3_store.write(f"{s3_store.root}/a", b"")
     with pytest.raises(StoreRefusedError, match="NO_SUCH_BUCKET"):
         s3_store.remove_folder(f"{s3_store.root}/a")
-    with pytest.raises(ValueError, match="cannot be written.*NO_SUCH_BUCKET"):
+    with pytest.raises(ValueError, match=r"cannot be written.*NO_SUCH_BUCKET"):
         s3_store.check_writable()
     assert not s3_store.exists(s3_store.root)
 

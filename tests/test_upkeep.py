@@ -16,11 +16,17 @@ from rekd.store.claims import Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger, Outcome
 from rekd.store.packed import pack
-from rekd.store.upkeep import clear_ended, find_rubbish
+from rekd.store.upkeep import clear_ended
 from rekd.trial import Trial
 
 TRIAL = Trial(task="toy", task_digest="a", model="vit", model_digest="b", objective="cls", seed=1, epochs=3)
-RE = {"p_target": 0.2, "lambda_select": 0.1, "temperature_initial": 5.0, "temperature_final": 0.1, "temperature_every": 1}
+RE = {
+    "p_target": 0.2,
+    "lambda_select": 0.1,
+    "temperature_initial": 5.0,
+    "temperature_final": 0.1,
+    "temperature_every": 1,
+}
 
 
 def run(*arguments: object, status: int = 0) -> str:

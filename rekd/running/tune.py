@@ -286,7 +286,7 @@ class _Conductor(Searcher):
 
     def _teachers_again(self, students: Sequence[Trial]) -> list[Trial]:
         """Teachers whose models are gone, as from a store that was copied without them; their rows stay until then."""
-        for digest in {trial.teacher_digest for trial in students} - {None, *self.teachers}:
+        for digest in {trial.teacher_digest for trial in students if trial.teacher_digest} - self.teachers:
             self.teachers.add(digest)
             rows = self.results.loc[(self.results["digest"] == digest) & (self.results["status"] == "ok"), "config"]
             if len(rows) and not is_saved(self.store, digest):

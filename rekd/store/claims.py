@@ -113,7 +113,9 @@ class Claims:
             self.held, self.lost = self.held - lost, self.lost | lost
             self._alive = alive = {owner for owner in others if self._is_alive(owner)}
             for owner in others - alive:
-                with contextlib.suppress(PermissionError):  # of S3 too; a dead one's claims count for nothing, there or not
+                with contextlib.suppress(
+                    PermissionError
+                ):  # of S3 too; a dead one's claims count for nothing, there or not
                     self._bury(owner, claims)
             self._elsewhere = frozenset(digest for digest, owners in claims.items() if alive.intersection(owners))
             self._looked = time.monotonic()
@@ -137,7 +139,9 @@ class Claims:
         self._looked = float("-inf")
         self.elsewhere()
         if self._alive:
-            raise ValueError(f"A sweep is running on {self.store}, and may need what would be removed. Wait for its end.")
+            raise ValueError(
+                f"A sweep is running on {self.store}, and may need what would be removed. Wait for its end."
+            )
 
     def _claims(self) -> dict[str, list[str]]:
         """Owners by trial."""

@@ -187,4 +187,4 @@ class Ledger:
 
 def _without(table: pa.Table, others: pa.Table) -> pa.Table:
     """The rows of digests that the other table has not."""
-    return table.filter(pc.invert(pc.is_in(table["digest"], others["digest"].combine_chunks())))
+    return table.filter(~pc.field("digest").isin(others["digest"].combine_chunks()))

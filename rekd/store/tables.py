@@ -69,12 +69,13 @@ class Table:
         Any number of processes may do so at once, with others that read and write.
         """
         copied, missing = self._copied_and_missing(None)
-        enough = max(WORTHWHILE, pc.count_distinct(copied["digest"]).as_py() // SHARE) if at_least is None else at_least
+        enough = max(WORTHWHILE, len(copied["digest"].unique()) // SHARE) if at_least is None else at_least
         if len(missing) < enough:
             return False
         rows = self._files(list(missing))
-        place = pc.index_in(rows["digest"], pa.array(missing, pa.string()))
-        sources = pa.array(missing.values(), pa.string()).take(place.combine_chunks())
+        encoded = rows["digest"].combine_chunks().dictionary_encode()
+        sources = pa.array([missing[digest] for digest in encoded.dictionary.to_pylist()], pa.string())
+        sources = sources.take(encoded.indices)
         table = pa.concat_tables([copied, rows.append_column(self._with_source.field("source"), sources)])
         self.store.write(self.store.compact_file(self.name), as_parquet(table.sort_by("digest")))
         return True
@@ -90,8 +91,10 @@ class Table:
                 sources[match[1]] = f"{match[1]} {state}"
         if not sources:
             return self._with_source.empty_table(), {}
-        copied = _only(self._copy(), "source", pa.array(sources.values(), pa.string()))
-        known = set(copied["source"].unique().to_pylist())
+        copied = self._copy()
+        known, wanted_sources = set(copied["source"].unique().to_pylist()), set(sources.values())
+        if not known <= wanted_sources:
+            copied = copied.filter(pc.field("source").isin(list(wanted_sources)))
         return copied, {digest: source for digest, source in sources.items() if source not in known}
 
     def _copy(self) -> pa.Table:
@@ -156,12 +159,6 @@ class Table:
             return pa.nulls(len(table), field.type)
 
 
-def _only(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
-    """The rows whose column has one of the values; the table itself, not a copy of it, where all have."""
-    wanted = pc.is_in(table[column], values)
-    return table if pc.all(wanted).as_py() else table.filter(wanted)
-
-
 def as_parquet(table: pa.Table, *, is_small: bool = False) -> bytes:
     """The content of a file. In one of few rows, dictionaries and statistics would take half of it and of its reading."""
     sink = pa.BufferOutputStream()
@@ -189,7 +186,10 @@ def _check_names(footer: pq.FileMetaData) -> None:
     if encoded is None:  # written by another program
         return
     try:
-        names, copies = footer.schema.to_arrow_schema().names, pa.ipc.read_schema(pa.py_buffer(base64.b64decode(encoded))).names
+        names, copies = (
+            footer.schema.to_arrow_schema().names,
+            pa.ipc.read_schema(pa.py_buffer(base64.b64decode(encoded))).names,
+        )
     except ValueError as error:  # not UTF-8, not Base64, not a schema
         raise pa.ArrowInvalid(f"its schema is damaged: {error}") from error
     if names != copies:
