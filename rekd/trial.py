@@ -289,6 +289,8 @@ def _as_declared(name: str, annotation: Any, value: Any) -> Any:
     if value is None or isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise ValueError(f"{name} is of type {kind.__name__}, got {value!r} of type {type(value).__name__}.")
     value = kind(value)
+    if kind is int and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} is a whole number that 64 bits hold, below {2**63}, got {value}.")
     if kind is float:
         if not math.isfinite(value):
             raise ValueError(f"{name} is a finite number, got {value}.")

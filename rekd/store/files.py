@@ -233,13 +233,11 @@ class Store:
             if info.is_file and not info.base_name.startswith(".")
         }
 
-    def all_files(self) -> list[StoredFile]:
-        """Every file of the store, temporary ones too."""
-        return [
-            StoredFile(info.path, info.size, (info.mtime_ns or 0) / 1e9)
-            for info in self._listed(self.root, recursive=True)
-            if info.is_file
-        ]
+    def files_under(self, folder: str) -> list[StoredFile]:
+        """Every file in `folder` and in its folders, temporary ones too, sorted by path."""
+        found = [info for info in self._listed(folder, recursive=True) if info.is_file]
+        files = [StoredFile(info.path, info.size or 0, (info.mtime_ns or 0) / 1e9) for info in found]
+        return sorted(files, key=lambda file: file.path)
 
     def _listed(self, folder: str, *, recursive: bool = False) -> list[pafs.FileInfo]:
         selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)

@@ -42,7 +42,7 @@ class Rubbish:
 
 def find_rubbish(store: Store, *, keep_models: KeepModels = "all") -> list[Rubbish]:
     """What `remove` would remove. Checkpoints of a trial that has not ended stay: it goes on from them."""
-    files = store.all_files()
+    files = store.files_under(store.root)
     rows = Ledger(store).trials().to_pylist()
     failed = {row["digest"] for row in rows if row["status"] == "failed"}
     ended = {row["digest"] for row in rows} - failed
