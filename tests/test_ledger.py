@@ -119,12 +119,17 @@ def test_a_row_holds_the_trial_its_outcome_and_its_epochs(ledger):
     assert epochs[0]["temperature"] is None  # not recorded is null, not 0
 
 
+def test_an_error_that_is_no_utf_8_is_written_all_the_same(ledger):
+    ledger.write(TRIAL, Outcome(status="failed", error="no such file: /data/\udcff.png"))
+    assert ledger.row(TRIAL.digest)["error"] == "no such file: /data/?.png"
+
+
 finite = st.floats(allow_nan=False)
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    seed=st.integers(0, 2**62),
+    seed=st.integers(0, 2**63 - 1),
     learning_rate=st.floats(min_value=1e-12, max_value=1.0),
     task=st.text(min_size=1).filter(lambda text: text.isprintable()),
     status=st.sampled_from(["ok", "diverged", "failed"]),

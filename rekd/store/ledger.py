@@ -128,6 +128,7 @@ class Ledger:
         """
         row = {**asdict(trial), "fidelity": trial.fidelity, **asdict(outcome)}
         row |= {"config": canonical_json(asdict(trial)), "format": FORMAT}
+        row["error"] = outcome.error.encode(errors="replace").decode()  # it may name a file whose name is no UTF-8
         if outcome.status == "failed":
             self._failures.write(trial.digest, [row])
             return
