@@ -6,20 +6,21 @@ from dataclasses import replace
 
 from schedules import Actor, Schedule, world_of
 
-from rekd.store.claims import BEAT, LEASE, Claims
+from rekd.store.claims import BEAT, LEASE, LOOK_AGAIN, Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger, Outcome
 from rekd.store.upkeep import clear_ended, run_again
 from rekd.trial import Trial
 
 TRIAL = Trial(task="t", task_digest="x", model="m", model_digest="y", objective="cls", seed=0, epochs=3)
-TRIALS = [replace(TRIAL, seed=seed) for seed in range(5)]
+TRIALS = FINISHED, COMPACT, REDONE, OVERLAPPING, DAMAGED = [replace(TRIAL, seed=seed) for seed in range(5)]
+"""What the sweeps want. `FINISHED` and `COMPACT` have ended before; `REDONE` too, and it is asked for again meanwhile.
+`OVERLAPPING` has failed, and two run it without a claim, as where a node was given up too early; of `DAMAGED` there is
+half a file."""
+WITHDRAWN = replace(TRIAL, seed=5)
+"""It has ended before, is asked for again meanwhile, and no sweep wants it."""
 OK = Outcome(status="ok", num_epochs=3)
 EPOCHS = [{"attempt": 1, "epoch": epoch, "step": epoch} for epoch in (1, 2, 3)]
-
-FINISHED, COMPACT, REDONE, OVERLAPPING, DAMAGED = TRIALS
-"""`FINISHED` and `COMPACT` have ended before, the others have not but for `REDONE`, which is asked for again meanwhile.
-Two run `OVERLAPPING` without a claim, as where a node was given up too early; of `DAMAGED` there is half a file."""
 
 
 class Explored:
@@ -34,12 +35,13 @@ class Explored:
         )
         self.seed = seed
         self.inside: dict[str, set[Actor]] = {trial.digest: set() for trial in TRIALS}
-        self.is_redone = False
+        self.is_withdrawn = False
         before = Ledger(schedule.store())
-        for trial in (COMPACT, REDONE):
+        for trial in (COMPACT, REDONE, WITHDRAWN):
             before.write(trial, OK, EPOCHS)
         before.compact(at_least=1)
         before.write(FINISHED, OK, EPOCHS)
+        before.write(OVERLAPPING, Outcome(status="failed", error="earlier"))
         schedule.write(before.store.trial_file(DAMAGED.digest), b"half a f")
 
     def run(self) -> None:
@@ -67,20 +69,23 @@ class Explored:
         return Ledger(self.schedule.store())
 
     def sweep(self) -> None:
-        """Until all trials have a result: claims one, looks again, runs it, writes what came out, releases it."""
+        """Claims one trial after another, looks again, runs it, writes what came out and releases it, until all have ended."""
         ledger = self.ledger()
         claims = Claims(ledger.store)
         self.beat(claims)
-        clear_ended(ledger.store, claims, ledger.done())
-        while left := [trial for trial in TRIALS if trial.digest not in ledger.done()]:
+        done = ledger.done()
+        clear_ended(ledger.store, claims, done)
+        left = [trial for trial in TRIALS if trial.digest not in done]
+        while left:
             self.beat(claims)
             claims.check()
             trial = self.schedule.chance.choice(left)
             if trial.digest not in claims.elsewhere() and claims.take(trial.digest):
                 self.train(ledger, claims, trial)
-            self.schedule.sleep(1.0)
-        for digest in sorted(claims.held):
-            claims.release(digest)
+                if self.is_finished(ledger, trial):
+                    left.remove(trial)
+                claims.release(trial.digest)
+            self.schedule.sleep(LOOK_AGAIN)
         ledger.store.remove_file(ledger.store.owner_file(claims.owner))
 
     def beat(self, claims: Claims) -> None:
@@ -88,22 +93,23 @@ class Explored:
             claims._beat()
 
     def train(self, ledger: Ledger, claims: Claims, trial: Trial) -> None:
+        if self.is_finished(ledger, trial):
+            return
+        self.enter(trial)
+        for _ in range(2):
+            self.schedule.sleep(BEAT)
+            self.beat(claims)
+            claims.check()
+            if trial.digest in claims.lost:
+                self.leave(trial)
+                return
+        fails = self.schedule.chance.random() < 0.2
+        ledger.write(trial, Outcome(status="failed", error="memory") if fails else OK, () if fails else EPOCHS)
+        self.leave(trial)
+
+    def is_finished(self, ledger: Ledger, trial: Trial) -> bool:
         row = ledger.row(trial.digest)
-        if row is None or row["status"] == "failed":
-            self.enter(trial)
-            for _ in range(3):
-                self.schedule.sleep(BEAT)
-                self.beat(claims)
-                claims.check()
-                if trial.digest in claims.lost:
-                    self.leave(trial)
-                    return
-            if self.schedule.chance.random() < 0.2:
-                ledger.write(trial, Outcome(status="failed", error="memory"))
-            else:
-                ledger.write(trial, OK, EPOCHS)
-            self.leave(trial)
-        claims.release(trial.digest)
+        return row is not None and row["status"] == "ok"
 
     def compact(self) -> None:
         for _ in range(2):
@@ -117,14 +123,17 @@ class Explored:
             epochs = Counter(ledger.epochs()["digest"].to_pylist())
             digests = [row["digest"] for row in rows]
             ok = {row["digest"] for row in rows if row["status"] == "ok"}
-            self.check(len(digests) == len(set(digests)), "a reader sees a digest twice")
-            self.check(all(epochs[digest] == 3 for digest in ok), "a reader sees a row without its epochs")
-            self.check(seen - {REDONE.digest} <= ok, "a finished row is gone for a reader")
+            self.schedule.check(len(digests) == len(set(digests)), "a reader sees a digest twice")
+            self.schedule.check(OVERLAPPING.digest in digests, "a row is gone for a reader")
+            self.schedule.check(all(epochs[digest] == 3 for digest in ok), "a reader sees a row without its epochs")
+            self.schedule.check(seen - {REDONE.digest, WITHDRAWN.digest} <= ok, "a finished row is gone for a reader")
             seen |= ok
 
     def redo(self) -> None:
         """Asks for a finished trial again; where a sweep runs it, as may be after a stall, it is left."""
         try:
+            run_again(self.schedule.store(), [WITHDRAWN.digest])
+            self.is_withdrawn = True
             run_again(self.schedule.store(), [REDONE.digest])
         except ValueError:
             return
@@ -139,7 +148,7 @@ class Explored:
         actor = self.schedule.actor()
         assert actor is not None
         others = {other for other in self.inside[trial.digest] if not (other.is_dead or self.is_given_up(other))}
-        self.check(not others, f"{[other.name for other in others]} and {actor.name} run the same trial")
+        self.schedule.check(not others, f"{[other.name for other in others]} and {actor.name} run the same trial")
         self.inside[trial.digest].add(actor)
 
     def leave(self, trial: Trial) -> None:
@@ -157,16 +166,15 @@ class Explored:
             rows = self.ledger().trials().to_pylist()
             epochs = Counter(self.ledger().epochs()["digest"].to_pylist())
             status = {row["digest"]: row["status"] for row in rows}
-            self.check(len(rows) == len(status), "a digest is there twice")
+            self.schedule.check(len(rows) == len(status), "a digest is there twice")
             for trial in finished:
                 found = status.get(trial.digest), epochs[trial.digest]
-                self.check(found == ("ok", 3), f"the finished row of seed {trial.seed} is {found}")
+                self.schedule.check(found == ("ok", 3), f"the finished row of seed {trial.seed} is {found}")
+            self.schedule.check(
+                not self.is_withdrawn or status[WITHDRAWN.digest] == "failed", "what was withdrawn is ok again"
+            )
 
     def check_rubbish(self) -> None:
         store: Store = self.schedule.store()
         kept = [store.read(f"{store.set_aside_folder}/{name}") for name in store.names_in(store.set_aside_folder)]
-        self.check(all(content == b"half a f" for content in kept), "a good file was set aside")
-
-    def check(self, holds: bool, what: str) -> None:
-        if not holds:
-            raise AssertionError("\n".join([what, *self.schedule.trace[:1], *self.schedule.trace[-80:]]))
+        self.schedule.check(all(content == b"half a f" for content in kept), "a good file was set aside")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pyarrow.fs as pafs
 import pytest
@@ -31,6 +32,15 @@ class Killed(BaseException):
     """Ends the thread of an actor that was killed; no code of a process that is gone runs."""
 
 
+class _Baton:
+    """One thread waits in `take` until another calls `give`; a lock does it faster than a semaphore."""
+
+    def __init__(self) -> None:
+        lock = threading.Lock()
+        lock.acquire()
+        self.take, self.give = lock.acquire, lock.release
+
+
 class Actor:
     """A process: its work goes on one step at a time."""
 
@@ -39,14 +49,14 @@ class Actor:
         self.is_dead = self.is_done = False
         self.asleep_until = self.stalled_at = float("-inf")
         self.error: Exception | None = None
-        self._turn, self._back = threading.Semaphore(0), threading.Semaphore(0)
+        self._turn, self._back = _Baton(), _Baton()
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
         self._thread.start()
 
     def step(self) -> None:
         """Lets it go on until it stops before its next operation, or ends."""
-        self._turn.release()
-        self._back.acquire()
+        self._turn.give()
+        self._back.take()
 
     def kill(self) -> None:
         """It does nothing more."""
@@ -56,14 +66,14 @@ class Actor:
     def stop_before(self, what: str) -> None:
         """Called by its own thread."""
         self.schedule.trace.append(f"{self.name}: {what}")
-        self._back.release()
-        self._turn.acquire()
+        self._back.give()
+        self._turn.take()
         if self.is_dead:
             raise Killed
 
     def _live(self) -> None:
         self.schedule.here.actor = self
-        self._turn.acquire()
+        self._turn.take()
         try:
             if not self.is_dead:
                 self.work()
@@ -72,7 +82,7 @@ class Actor:
         except Exception as error:
             self.error = error
         self.is_done = True
-        self._back.release()
+        self._back.give()
 
 
 class Schedule:
@@ -91,28 +101,23 @@ class Schedule:
         self.actors.append(Actor(self, name, work, is_safe=is_safe))
 
     def run(self) -> None:
-        """Until all have ended. Raises AssertionError, with the last steps, where one does not or had an error."""
-        for _ in range(MOST_STEPS):
-            living = [actor for actor in self.actors if not actor.is_done]
-            if not living:
-                break
-            awake = [actor for actor in living if actor.asleep_until <= self.now]
-            if not awake:
-                self.now = min(actor.asleep_until for actor in living)
-                continue
-            self._move(self.chance.choice(awake))
-            self.now += self.chance.uniform(0, 0.02)
-        else:
-            self.fail("it does not end")
-        for actor in self.actors:
-            if actor.error is not None:
-                self.fail(f"{actor.name}: {actor.error!r}")
+        """Until all have ended. Raises what an actor raised, and AssertionError where there is no end."""
+        try:
+            for _ in range(MOST_STEPS):
+                living = [actor for actor in self.actors if not actor.is_done]
+                if not living:
+                    return
+                self._advance(living)
+            self.check(False, "it does not end")
+        finally:
+            for actor in self.actors:
+                if not actor.is_done:
+                    actor.kill()
 
-    def fail(self, what: str) -> None:
-        for actor in self.actors:
-            if not actor.is_done:
-                actor.kill()
-        raise AssertionError("\n".join([what, *self.trace[:1], *self.trace[-80:]]))
+    def check(self, holds: bool, what: str) -> None:
+        """Raises AssertionError, with the seed and the last steps, where something does not hold."""
+        if not holds:
+            raise AssertionError("\n".join([what, self.trace[0], *self.trace[1:][-80:]]))
 
     def store(self) -> Store:
         """The store as one process sees it."""
@@ -144,6 +149,18 @@ class Schedule:
     def write(self, path: str, content: bytes) -> None:
         self._num_writes += 1
         self.files[path] = content, self._num_writes
+
+    def _advance(self, living: list[Actor]) -> None:
+        awake = [actor for actor in living if actor.asleep_until <= self.now]
+        if not awake:
+            self.now = min(actor.asleep_until for actor in living)
+            return
+        actor = self.chance.choice(awake)
+        self._move(actor)
+        self.now += self.chance.uniform(0, 0.02)
+        if actor.error is not None:
+            self.check(isinstance(actor.error, AssertionError), f"{actor.name} had an error: {actor.error!r}")
+            raise actor.error
 
     def _move(self, actor: Actor) -> None:
         if not actor.is_safe and self.chance.random() < self.kills:
@@ -208,7 +225,11 @@ class Files:
             if path.startswith(f"{selector.base_dir}/") and name not in seen:
                 seen.add(name)
                 yield SimpleNamespace(
-                    base_name=name, path=f"{selector.base_dir}/{name}", is_file=not rest, size=len(content), mtime_ns=time
+                    base_name=name,
+                    path=f"{selector.base_dir}/{name}",
+                    is_file=not rest,
+                    size=len(content),
+                    mtime_ns=time,
                 )
 
 
@@ -261,6 +282,9 @@ def world_of(schedule: Schedule, *, knows_processes: bool) -> Iterator[None]:
         patched.setattr(files_module, "time", clock)
         patched.setattr(claims_module, "_this_process", this_process)
         patched.setattr(claims_module, "_has_ended", has_ended)
+        names = SimpleNamespace(uuid4=lambda: UUID(int=schedule.chance.getrandbits(128)))
+        patched.setattr(claims_module, "uuid", names)
+        patched.setattr(files_module, "uuid", names)
         patched.setattr(claims_module, "random", schedule.chance)
         patched.setattr(files_module, "random", schedule.chance)
         patched.setattr(tables_module, "ThreadPoolExecutor", _Alone)

@@ -111,8 +111,8 @@ class Claims:
             others = {*owners, *(owner for owners in claims.values() for owner in owners)} - {self.owner}
             lost = {digest for digest in self.held if self.owner not in claims.get(digest, ())}
             self.held, self.lost = self.held - lost, self.lost | lost
-            self._alive = alive = {owner for owner in others if self._is_alive(owner)}
-            for owner in others - alive:
+            self._alive = alive = {owner for owner in sorted(others) if self._is_alive(owner)}
+            for owner in sorted(others - alive):
                 with contextlib.suppress(
                     PermissionError
                 ):  # of S3 too; a dead one's claims count for nothing, there or not

@@ -4,12 +4,11 @@ A result (`ok` or `diverged`) and a failure are files of their own. So no failur
 two that run the same trial meet; where both are there, the result is the trial's row.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rekd.store.files import Store
 from rekd.store.formats import FORMAT
@@ -140,10 +139,13 @@ class Ledger:
         """One row a trial, sorted by digest; of the given digests only, where they are given."""
         failures = self._failures.read(digests)  # first: one that is gone by then has given way to a result
         rows = self._results.read(digests)
-        results = rows.filter(pc.field("status") != "failed")
-        failed = [_without(failures.filter(pc.field("status") == "failed"), results)]
-        failed.append(_without(rows.filter(pc.field("status") == "failed"), failed[0]))  # where 0.1.0 put failures
-        return pa.concat_tables([results, *failed]).sort_by("digest")
+        results = _chosen(rows, lambda digest, status: status not in (None, "failed"))
+        known = _digests(results)
+        failed = _chosen(failures, lambda digest, status: status == "failed" and digest not in known)
+        known |= _digests(failed)
+        # 0.1.0 put failures among the results.
+        before = _chosen(rows, lambda digest, status: status == "failed" and digest not in known)
+        return pa.concat_tables([results, failed, before]).sort_by("digest")
 
     def row(self, digest: str) -> dict[str, Any] | None:
         """The row of one trial; None where it has not ended."""
@@ -162,8 +164,7 @@ class Ledger:
 
     def done(self) -> set[str]:
         """Digests that need not run again: those that ended `ok` or `diverged`."""
-        trials = self.trials()
-        return set(trials.filter(pc.field("status") != "failed")["digest"].to_pylist())
+        return _digests(_chosen(self.trials(), lambda digest, status: status != "failed"))
 
     def withdraw(self, digest: str, why: str) -> None:
         """A trial that has a result counts as failed from now on, with its numbers, and runs again.
@@ -186,6 +187,11 @@ class Ledger:
             self._failures.compact(at_least=1)
 
 
-def _without(table: pa.Table, others: pa.Table) -> pa.Table:
-    """The rows of digests that the other table has not."""
-    return table.filter(~pc.field("digest").isin(others["digest"].combine_chunks()))
+def _chosen(rows: pa.Table, is_wanted: Callable[[str, str | None], bool]) -> pa.Table:
+    """The rows whose digest and status are wanted."""
+    wanted = [*map(is_wanted, rows["digest"].to_pylist(), rows["status"].to_pylist())]
+    return rows if all(wanted) else rows.filter(pa.array(wanted, pa.bool_()))
+
+
+def _digests(rows: pa.Table) -> set[str]:
+    return set(rows["digest"].to_pylist())

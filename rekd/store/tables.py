@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rekd.store.files import Store
@@ -91,11 +90,13 @@ class Table:
                 sources[match[1]] = f"{match[1]} {state}"
         if not sources:
             return self._with_source.empty_table(), {}
-        copied = self._copy()
-        known, wanted_sources = set(copied["source"].unique().to_pylist()), set(sources.values())
-        if not known <= wanted_sources:
-            copied = copied.filter(pc.field("source").isin(list(wanted_sources)))
-        return copied, {digest: source for digest, source in sources.items() if source not in known}
+        copied, present = self._copy(), set(sources.values())
+        encoded = copied["source"].combine_chunks().dictionary_encode()
+        known = encoded.dictionary.to_pylist()
+        if not present.issuperset(known):
+            copied = copied.filter(pa.array([source in present for source in known], pa.bool_()).take(encoded.indices))
+        missing = present.difference(known)
+        return copied, {digest: source for digest, source in sources.items() if source in missing}
 
     def _copy(self) -> pa.Table:
         """The compact copy; without a row where there is none that has every column as this version has it."""
