@@ -189,8 +189,15 @@ def test_what_is_out_of_range_is_refused(field, value, message):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("dropout", 0), ("alpha", 0), ("alpha", 1), ("lambda_select", 0), ("seed", 0), ("temperature_initial", 0.1)]
-    + [("seed", 2**63 - 1)],
+    [
+        ("dropout", 0),
+        ("alpha", 0),
+        ("alpha", 1),
+        ("lambda_select", 0),
+        ("seed", 0),
+        ("seed", 2**63 - 1),
+        ("temperature_initial", 0.1),
+    ],
 )
 def test_the_ends_of_a_closed_range_are_in_it(field, value):
     assert getattr(replace(REKD_TRIAL, **{field: value}), field) == value

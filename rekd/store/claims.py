@@ -64,7 +64,7 @@ class Claims:
 
     def __enter__(self) -> "Claims":
         self.store.check_writable()
-        self._beat()
+        self._beat(patiently=True)
         self._thread.start()
         return self
 
@@ -185,10 +185,11 @@ class Claims:
                     self.failing_since = None
                     self.on_trouble(f"The store {self.store} takes files again.")
 
-    def _beat(self) -> None:
+    def _beat(self, *, patiently: bool = False) -> None:
         self._beats += 1
         content = {"beat": self._beats, "process": _this_process()}
-        self.store.write_once(self.store.owner_file(self.owner), json.dumps(content).encode())
+        write = self.store.write if patiently else self.store.write_once
+        write(self.store.owner_file(self.owner), json.dumps(content).encode())
 
 
 def _this_process() -> dict[str, Any]:

@@ -23,7 +23,7 @@ def explore(first: int) -> int:
     return num_steps
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_finished_row_is_there_once_in_ten_thousand_schedules(report):
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
