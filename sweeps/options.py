@@ -163,7 +163,7 @@ def run_command(sweep: Callable[..., int], *, prog_name: str | None = None) -> N
         options = Options(**{field.name: arguments.pop(field.name) for field in fields})
         try:
             status = sweep(options, **arguments)
-        except ValueError as error:
+        except (ValueError, OSError) as error:  # of a store too: it cannot be read, or refuses
             print_error(error)
             status = 2
         raise typer.Exit(status)

@@ -27,6 +27,7 @@ from rekd.running.progress import Progress
 from rekd.store.claims import Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger
+from rekd.store.upkeep import clear_ended
 from rekd.tasks.task import Task
 from rekd.trial import Trial
 
@@ -101,6 +102,7 @@ def run_sweep(
         )
         with_resources = tune.with_resources(function_of_trial, _resources(shares, by_name))
         with claims, progress:
+            clear_ended(store, claims, agenda.with_result)
             _fit(with_resources, conductor, callbacks)
     ledger.compact()
     return conductor.result()
