@@ -1,6 +1,7 @@
-"""Tells Ray that AWS is about to take this spot machine back, so that no trial is put on it any more: Ray itself does not listen.
+"""Tells Ray that AWS is about to take this spot machine back, so that no trial is put on it any more.
 
-Runs beside Ray on every worker, until that has happened or the machine ends. Python's own modules only.
+Ray itself does not listen for the announcement. This runs beside Ray on every worker, until it was heard or the machine ends.
+Python's own modules only.
 """
 
 import subprocess

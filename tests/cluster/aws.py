@@ -19,18 +19,23 @@ import tempfile
 import threading
 import time
 import urllib.parse
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hosts
-import policy
 
 REGION, ACCOUNT, BUCKET = "us-west-2", "123456789012", "rekd-results"
 API = "10.99.0.1"
 URL = f"http://{API}:5000"
 FILE = "cluster.yaml"
-ADMIN = {"AWS_ACCESS_KEY_ID": "AKIAUSER", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": REGION, "AWS_ENDPOINT_URL": URL}
+ADMIN = {
+    "AWS_ACCESS_KEY_ID": "AKIAUSER",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_DEFAULT_REGION": REGION,
+    "AWS_ENDPOINT_URL": URL,
+}
 """What the user has on the laptop."""
 BOOT = 2.0
 """Seconds from the order to SSH; on AWS it is most of a minute."""
@@ -49,7 +54,9 @@ def missing() -> str:
         return why
     absent = [name for name in ("moto", "boto3", "uv", "flask") if importlib.util.find_spec(name) is None]
     if absent or not shutil.which("sudo"):
-        return f"needs {', '.join([*absent, *([] if shutil.which('sudo') else ['sudo'])])}: `make cluster-test` installs"
+        return (
+            f"needs {', '.join([*absent, *([] if shutil.which('sudo') else ['sudo'])])}: `make cluster-test` installs"
+        )
     return ""
 
 
@@ -80,6 +87,8 @@ class Cloud:
         self.calls: list[dict[str, Any]] = []
         """What was asked of the API: who, action, params, status and, where refused, code."""
         self.refuse: Refuse = lambda order: None
+        self.spoil = False
+        """Whether machines come on which nobody may become root, so that they cannot be set up."""
         self.machines: dict[str, Machine] = {}
         """All that were ever on, by their id."""
         self._roles: dict[str, str] = {"AKIAUSER": "user"}  # by access key
@@ -103,6 +112,8 @@ class Cloud:
         for host in [*self.running(), self.laptop, self._frame]:
             host.cut_power()
         self._server.shutdown()
+        self._server.server_close()
+        self._listener.close()
         subprocess.run(["ip", "link", "delete", self.bridge], capture_output=True)
         shutil.rmtree(self.base, ignore_errors=True)
 
@@ -173,24 +184,22 @@ class Cloud:
                 pass
 
         application = DomainDispatcherApplication(create_backend_app)
-        listener = _listen(f"/run/netns/{self._frame.namespace}", (API, 5000))
-        server = make_server(
-            API, 5000, lambda *call: self._answer(application, *call), threaded=True, request_handler=Quiet, fd=listener.fileno()
-        )  # fmt: skip
-        self._listener = listener
+        self._listener = _listen(f"/run/netns/{self._frame.namespace}", (API, 5000))
+        given = {"threaded": True, "request_handler": Quiet, "fd": self._listener.fileno()}
+        server = make_server(API, 5000, lambda *call: self._answer(application, *call), **given)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return server
 
     def _answer(self, application: Any, environ: dict[str, Any], start: Any) -> Any:
         """Notes the call; refuses it, or lets moto answer."""
-        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        environ["wsgi.input"] = io.BytesIO(body)
-        service, who = "s3", "nobody"
+        service, who, params = "s3", "nobody", {}
         if "Credential=" in (signed := environ.get("HTTP_AUTHORIZATION", "")):
             key, _, _, service, _ = signed.split("Credential=")[1].split(",")[0].split("/")
             who = self._roles.get(key, key)
-        form = service in ("ec2", "iam", "sts", "cloudformation")
-        params = dict(urllib.parse.parse_qsl(body.decode())) if form else {}
+        if service in ("ec2", "iam", "sts", "cloudformation"):  # those that ask by a form
+            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            environ["wsgi.input"] = io.BytesIO(body)
+            params = dict(urllib.parse.parse_qsl(body.decode()))
         action = params.get("Action") or environ.get("HTTP_X_AMZ_TARGET", "").split(".")[-1]
         if service == "s3":
             query = environ.get("QUERY_STRING", "")
@@ -207,7 +216,9 @@ class Cloud:
             call["status"] = status
             return start(status, headers, problem)
 
-        return application(environ, begin)
+        with warnings.catch_warnings():  # moto's, of resources that it does not make
+            warnings.simplefilter("ignore")
+            return application(environ, begin)
 
     # ------------------------------------------------------------------------------------------------ the machines
     def _keep_hosts(self) -> None:
@@ -234,15 +245,19 @@ class Cloud:
         addresses = (f"{instance.private_ip}/16", f"{instance.public_ip}/32")
         machine = Machine(f"m{number}", addresses, base, self.bridge, own=("tmp", "root", "run", "home", "opt"))
         machine.instance = instance
-        machine.more = _MORE.format(packages=PACKAGES, python=sys.base_prefix, metadata=hosts.ROOT / "tests/cluster/metadata.py")
+        machine.more = _MORE.format(
+            packages=PACKAGES, python=sys.base_prefix, metadata=hosts.ROOT / "tests/cluster/metadata.py"
+        )
         key = self.ec2.key_pairs[instance.key_name].material_public
         (base / "home/ubuntu/.ssh/authorized_keys").write_text(key if isinstance(key, str) else key.decode())
         (base / "home/ubuntu/.bashrc").write_text("# as the image has it\n")
         subprocess.run(["chown", "-R", "1000:1000", base / "home/ubuntu"], check=True)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", base / "host_key"], check=True)
         shutil.copy(hosts.ROOT / "tests/cluster/metadata.py", base / "metadata.py")
-        (base / "sshd_config").write_text(hosts.SSHD.format(base=base).replace(f"{base}/authorized_keys", ".ssh/authorized_keys") + _SSHD)
-        _write_etc(base / "etc", machine)
+        (base / "sshd_config").write_text(
+            hosts.SSHD.format(base=base).replace(f"{base}/authorized_keys", ".ssh/authorized_keys") + _SSHD + "\n"
+        )
+        _write_etc(base / "etc", machine, may_all=not self.spoil)
         self.machines[instance.id] = machine
         time.sleep(BOOT)
         self._write_pages(machine)
@@ -258,7 +273,13 @@ class Cloud:
         (pages / "placement/availability-zone").write_text(f"{REGION}a")
         (pages / "instance-id").write_text(machine.id)
         lasting = {"LastUpdated": "2026-01-01T00:00:00Z", "Expiration": "2036-01-01T00:00:00Z"}
-        secret = {"Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": key, "SecretAccessKey": "secret", "Token": "token"}
+        secret = {
+            "Code": "Success",
+            "Type": "AWS-HMAC",
+            "AccessKeyId": key,
+            "SecretAccessKey": "secret",
+            "Token": "token",
+        }
         (pages / "iam/security-credentials" / role).write_text(json.dumps(secret | lasting))
 
     def _role(self, instance: Any) -> str:
@@ -272,14 +293,28 @@ class Cloud:
     def _laptop(self) -> hosts.Host:
         base = self.base / "laptop"
         (base / "root/.ssh").mkdir(parents=True, mode=0o700)
-        laptop = hosts.Host("laptop", ("10.99.0.2/16",), base, self.bridge, setting={**ADMIN, "RAY_USAGE_STATS_ENABLED": "0"})
+        laptop = hosts.Host(
+            "laptop", ("10.99.0.2/16",), base, self.bridge, setting={**ADMIN, "RAY_USAGE_STATS_ENABLED": "0"}
+        )
         hosts.copy_project(laptop)
         laptop.start()
         return laptop
 
 
-_SSHD = f"""SetEnv AWS_ENDPOINT_URL={URL} OMP_NUM_THREADS=1 PIP_NO_INDEX=1 PIP_FIND_LINKS=/srv/packages UV_OFFLINE=1 UV_FIND_LINKS=/srv/packages UV_CACHE_DIR=/srv/packages/uv UV_PYTHON_DOWNLOADS=never
-"""
+_SSHD = "SetEnv " + " ".join(
+    f"{name}={value}"
+    for name, value in {
+        "AWS_ENDPOINT_URL": URL,
+        "OMP_NUM_THREADS": 1,
+        "PIP_NO_INDEX": 1,
+        "PIP_FIND_LINKS": "/srv/packages",
+        "UV_OFFLINE": 1,
+        "UV_FIND_LINKS": "/srv/packages",
+        "UV_CACHE_DIR": "/srv/packages/uv",
+        "UV_PYTHON_DOWNLOADS": "never",
+    }.items()
+)
+"""Where the machines find the API and the packages: what the network is on AWS."""
 _MORE = """
 mkdir /srv/packages; mount --bind {packages} /srv/packages
 chown 1000:1000 /home/ubuntu
@@ -288,12 +323,16 @@ python3 "$base/metadata.py" "$base/metadata" < /dev/null > /dev/null 2>&1 &
 """
 
 
-def _write_etc(etc: Path, machine: Machine) -> None:
-    """The files of a machine that has a user ubuntu, who may do everything."""
-    for name, line in (("passwd", "ubuntu:x:1000:1000::/home/ubuntu:/bin/bash"), ("group", "ubuntu:x:1000:"), ("shadow", "ubuntu:*:19000::::::")):
+def _write_etc(etc: Path, machine: Machine, *, may_all: bool) -> None:
+    """The files of a machine that has a user ubuntu, who may become root."""
+    for name, line in (
+        ("passwd", "ubuntu:x:1000:1000::/home/ubuntu:/bin/bash"),
+        ("group", "ubuntu:x:1000:"),
+        ("shadow", "ubuntu:*:19000::::::"),
+    ):
         others = [old for old in Path("/etc", name).read_text().splitlines() if old.split(":")[2] != "1000"]
         (etc / name).write_text("\n".join([*others, line, ""]))
-    (etc / "sudoers").write_text("root ALL=(ALL) ALL\nubuntu ALL=(ALL) NOPASSWD: ALL\n")
+    (etc / "sudoers").write_text(f"ubuntu ALL=(ALL) {'NOPASSWD: ' if may_all else ''}ALL\n")
     (etc / "sudoers").chmod(0o440)
     (etc / "hosts").write_text(f"127.0.0.1 localhost\n{machine.address} {machine.name}\n")
 
@@ -303,7 +342,7 @@ def _listen(namespace: str, address: tuple[str, int]) -> socket.socket:
     made: list[socket.socket] = []
 
     def make() -> None:
-        with open(namespace) as there:
+        with Path(namespace).open() as there:
             assert ctypes.CDLL(None, use_errno=True).setns(there.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
         made.append(socket.create_server(address, backlog=256))
 
@@ -320,7 +359,17 @@ def download_wheels() -> None:
     if mark.exists() and mark.read_text() == wanted:
         return
     PACKAGES.mkdir(parents=True, exist_ok=True)
-    pip = [sys.executable, "-m", "pip", "download", "-qq", "--dest", str(PACKAGES), "-c", str(hosts.ROOT / "constraints.txt")]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-qq",
+        "--dest",
+        str(PACKAGES),
+        "-c",
+        str(hosts.ROOT / "constraints.txt"),
+    ]
     subprocess.run([*pip, "setuptools>=77", "uv", f"{hosts.ROOT}[aws]"], check=True)
     mark.write_text(wanted)
 

@@ -1,4 +1,4 @@
-"""What docs/cluster.md does with `aws`, by boto3: the bucket's stack and the key; prints the group. deploy.py PUBLIC-KEY BUCKET"""
+"""What docs/cluster.md does with `aws`, by boto3: makes the stack, prints its group. deploy.py PUBLIC-KEY BUCKET"""
 
 import sys
 from pathlib import Path
@@ -21,5 +21,9 @@ stacks.create_stack(
     Parameters=[{"ParameterKey": name, "ParameterValue": value} for name, value in given.items()],
     Capabilities=["CAPABILITY_NAMED_IAM"],
 )
+iam = boto3.client("iam")
+(bucket_access,) = iam.list_policies(Scope="Local")["Policies"]
+for role in ("rekd-head", "rekd-worker"):  # nor does it attach policies
+    iam.attach_role_policy(RoleName=role, PolicyArn=bucket_access["Arn"])
 outputs = stacks.describe_stacks(StackName="rekd")["Stacks"][0]["Outputs"]
 print(next(output["OutputValue"] for output in outputs if output["OutputKey"] == "Group"))

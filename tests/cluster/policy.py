@@ -1,4 +1,4 @@
-"""Judges what a role has asked of the API by the policies that its stack gives it: what it may not do, and what it never does."""
+"""Judges what a role has asked of the API by its policies: what it had no right to, and which rights it never used."""
 
 import fnmatch
 from typing import Any
@@ -9,7 +9,13 @@ Ask = tuple[str, str, dict[str, str | None]]
 
 REGION, ACCOUNT = "us-west-2", "123456789012"
 EC2 = f"arn:aws:ec2:{REGION}:{ACCOUNT}:"
-S3_ACTIONS = {"GET": "s3:GetObject", "HEAD": "s3:GetObject", "PUT": "s3:PutObject", "DELETE": "s3:DeleteObject", "POST": "s3:PutObject"}
+S3_ACTIONS = {
+    "GET": "s3:GetObject",
+    "HEAD": "s3:GetObject",
+    "PUT": "s3:PutObject",
+    "DELETE": "s3:DeleteObject",
+    "POST": "s3:PutObject",
+}
 
 
 def statements(role: str) -> list[dict[str, Any]]:
@@ -21,7 +27,9 @@ def statements(role: str) -> list[dict[str, Any]]:
     backend = iam_backends[ACCOUNT]["aws"]
     found = backend.get_role(role)
     texts = [*found.policies.values(), *(policy.document for policy in found.managed_policies.values())]
-    return [statement for text in texts for statement in (text if isinstance(text, dict) else json.loads(text))["Statement"]]
+    return [
+        statement for text in texts for statement in (text if isinstance(text, dict) else json.loads(text))["Statement"]
+    ]
 
 
 def refused(calls: list[Call], role: str) -> set[tuple[str, str]]:
@@ -71,7 +79,12 @@ def _order(params: dict[str, str]) -> list[Ask]:
         if key.startswith("TagSpecification.1.Tag.") and key.endswith(".Key")
     }
     kind = {"ec2:InstanceType": params["InstanceType"], "aws:RequestTag/ray-cluster-name": tags.get("ray-cluster-name")}
-    parts = [f"subnet/{params['SubnetId']}", "network-interface/1", f"security-group/{params['SecurityGroupId.1']}", "volume/1"]
+    parts = [
+        f"subnet/{params['SubnetId']}",
+        "network-interface/1",
+        f"security-group/{params['SecurityGroupId.1']}",
+        "volume/1",
+    ]
     parts.append(f"key-pair/{params['KeyName']}")
     if "InstanceMarketOptions.MarketType" in params:
         parts.append("spot-instances-request/1")
@@ -80,7 +93,10 @@ def _order(params: dict[str, str]) -> list[Ask]:
         ("ec2:RunInstances", f"{EC2}instance/1", kind),
         ("ec2:RunInstances", f"arn:aws:ec2:{REGION}::image/ami-1", {}),
         *(("ec2:RunInstances", EC2 + part, {}) for part in parts),
-        *(("ec2:CreateTags", f"{EC2}{part}/1", {"ec2:CreateAction": "RunInstances"}) for part in ("instance", "volume")),
+        *(
+            ("ec2:CreateTags", f"{EC2}{part}/1", {"ec2:CreateAction": "RunInstances"})
+            for part in ("instance", "volume")
+        ),
         ("iam:PassRole", f"arn:aws:iam::{ACCOUNT}:role/{profile}", {"iam:PassedToService": "ec2.amazonaws.com"}),
         ("ssm:GetParameters", f"arn:aws:ssm:{REGION}::parameter{params['ImageId'].removeprefix('resolve:ssm:')}", {}),
     ]
