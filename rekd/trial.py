@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -38,6 +39,9 @@ FIDELITY: dict[str, dict[str, Any]] = {
 
 RE_FIELDS = ("p_target", "lambda_select", "temperature_initial", "temperature_final", "temperature_every")
 REKD_FIELDS = ("alpha", "lambda_rationale", "teacher_digest")
+
+USED_FIELDS: dict[str, tuple[str, ...]] = {"cls": (), "re": RE_FIELDS, "rekd": RE_FIELDS + REKD_FIELDS}
+"""The fields that an objective reads, of those that are not read by every one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +116,12 @@ class Trial:
     """A stream each for initialisation, data order, student noise, teacher noise and dropout; or one for all."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            object.__setattr__(self, field.name, _as_declared(field.name, field.type, getattr(self, field.name)))
+        for own in fields(self):
+            object.__setattr__(self, own.name, _as_declared(own.name, own.type, getattr(self, own.name)))
         _one_of("objective", self.objective, get_args(Objective))
         _one_of("precision", self.precision, ("float32", "bfloat16"))
-        for name, field in ((field.name, field) for field in fields(self) if field.name in FIDELITY["paper"]):
-            _one_of(name, getattr(self, name), get_args(field.type))
+        for point in (point for point in fields(self) if point.name in FIDELITY["paper"]):
+            _one_of(point.name, getattr(self, point.name), get_args(point.type))
 
         for name in ("task", "task_digest", "model", "model_digest"):
             _require(bool(getattr(self, name)), name, getattr(self, name), "a name that is not empty")
@@ -128,8 +132,8 @@ class Trial:
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "a fraction in [0, 1)")
 
-        used = {"cls": (), "re": RE_FIELDS, "rekd": RE_FIELDS + REKD_FIELDS}[self.objective]
-        for name in RE_FIELDS + REKD_FIELDS:
+        used = USED_FIELDS[self.objective]
+        for name in USED_FIELDS["rekd"]:
             value = getattr(self, name)
             if name in used and value is None:
                 raise ValueError(f"{name} is needed by objective {self.objective!r}, got None.")
@@ -160,7 +164,20 @@ class Trial:
     @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits that name this trial, the same on every machine and in every year."""
-        return digest_of({"schema": SCHEMA_VERSION, **asdict(self)})
+        return digest_of({"schema": SCHEMA_VERSION, **first_born(self), **later_born(self)})
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Trial":
+        """The trial that a row, or its `config`, was written of. Fields that were born since have their neutral values.
+
+        Raises ValueError on a field that this version does not know.
+        """
+        names = {own.name for own in fields(cls)}
+        if unknown := sorted(set(record) - names):
+            raise ValueError(f"A newer version wrote this trial: {', '.join(unknown)} is not known here. Upgrade rekd.")
+        values = {**neutral_values(cls), **record}
+        objective = values["objective"]
+        return cls(**{name: value for name, value in values.items() if name in record or is_read(name, objective)})
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -181,6 +198,42 @@ class Trial:
             if (value := getattr(self, name)) is not None:
                 parts.append(f"{name}={value:g}")
         return " ".join([*parts, f"seed={self.seed}"])
+
+
+def grown(*, default: Any, neutral: Any) -> Any:
+    """A field of a hashed dataclass that was born after 0.1.0: what `dataclasses.field` returns for it.
+
+    `neutral` is the value that means "as before there was this field". It is part of no digest, so that results from
+    before keep their names, and it stays what it is for ever. `default` may change; then the digests of trials that
+    take the default change with it, as they must.
+    """
+    return field(default=default, metadata={"neutral": neutral})
+
+
+def neutral_values(hashed: Any) -> dict[str, Any]:
+    """The neutral values of a dataclass (or of its instance), by the names of its fields that were born after 0.1.0."""
+    return {born.name: born.metadata["neutral"] for born in fields(hashed) if "neutral" in born.metadata}
+
+
+def first_born(instance: Any) -> dict[str, Any]:
+    """The values of the fields that 0.1.0 had, all of which are part of a trial's digest."""
+    later = neutral_values(instance)
+    return {name: value for name, value in asdict(instance).items() if name not in later}
+
+
+def later_born(instance: Any) -> dict[str, Any]:
+    """What a digest holds of fields born after 0.1.0: those that are neither neutral nor, being None, unused."""
+    values = {name: (getattr(instance, name), neutral) for name, neutral in neutral_values(instance).items()}
+    return {
+        name: value
+        for name, (value, neutral) in values.items()
+        if value is not None and canonical_json(value) != canonical_json(neutral)
+    }
+
+
+def is_read(name: str, objective: str) -> bool:
+    """Whether trials of an objective read a field of `Trial`; where they do not, it is None."""
+    return name in USED_FIELDS[objective] or name not in USED_FIELDS["rekd"]
 
 
 def canonical_json(value: Any) -> str:

@@ -11,6 +11,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from rekd.store.files import Store
+from rekd.store.formats import FORMAT, written_by
 from rekd.trial import Trial, canonical_json, plain_type
 
 WORTHWHILE = 100
@@ -81,9 +82,11 @@ TRIALS_SCHEMA = pa.schema(
         ("fidelity", pa.string()),
         *((field.name, _ARROW[plain_type(field.type)]) for field in fields(Outcome)),
         ("config", pa.string()),
+        ("format", pa.int64()),
     ]
 )
-"""Columns of `trials`: the digest, every field of `Trial`, its fidelity preset, every field of `Outcome`, the trial as JSON."""
+"""Columns of `trials`: the digest, every field of `Trial`, its fidelity preset, every field of `Outcome`, the trial as
+JSON, and the format in which the row was written (missing where 0.1.0 wrote it)."""
 
 EPOCHS_SCHEMA = pa.schema(
     [
@@ -127,7 +130,7 @@ class Ledger:
         records = [{"digest": digest, **record} for record in epochs]
         self.store.write(self.store.epochs_file(digest), _parquet(records, EPOCHS_SCHEMA))
         row = {"digest": digest, **asdict(trial), "fidelity": trial.fidelity, **asdict(outcome)}
-        row["config"] = canonical_json(asdict(trial))
+        row |= {"config": canonical_json(asdict(trial)), "format": FORMAT}
         self.store.write(self.store.trial_file(digest), _parquet([row], TRIALS_SCHEMA))
 
     def trials(self, digests: Sequence[str] | None = None) -> pa.Table:
@@ -260,5 +263,5 @@ def _parquet(records: list[dict[str, Any]], schema: pa.Schema) -> bytes:
 
 def _as_parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, write_page_checksum=True)
+    pq.write_table(table.replace_schema_metadata(written_by()), sink, write_page_checksum=True)
     return sink.getvalue().to_pybytes()

@@ -20,7 +20,7 @@ from rekd.tasks.task_file import (
     read_task_file,
     task_names,
 )
-from rekd.trial import FIDELITY, Objective, Trial, digest_of
+from rekd.trial import FIDELITY, Objective, Trial, digest_of, later_born
 
 TeacherMode = Literal["stored", "stored_views", "live_predictor", "live"]
 """`stored`: targets computed once. `stored_views`: once for each epoch's views. `live_predictor`: stored selection
@@ -62,14 +62,15 @@ class Model:
     def digest(self) -> str:
         """What the name stands for: of a folder the content of its configuration and weights, never its path."""
         if self.config is not None:
-            return digest_of({"config": self.config})
+            return digest_of({"config": self.config, **later_born(self)})
         assert self.source is not None
         if not self.is_local:
-            return digest_of({"hub": self.source, "revision": self.revision})
+            return digest_of({"hub": self.source, "revision": self.revision, **later_born(self)})
         # The preprocessor holds the mean and deviation that pixels are scaled with: another one, another result.
         folder = Path(self.source)
         files = [folder / "config.json", folder / "preprocessor_config.json", *sorted(folder.glob("*.safetensors"))]
-        return digest_of({"files": {file.name: sha256_of(file) for file in files if file.is_file()}})
+        contents = {file.name: sha256_of(file) for file in files if file.is_file()}
+        return digest_of({"files": contents, **later_born(self)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +142,7 @@ class Task:
                 "fractions": [self.dev_fraction if self.dev_split is None else None, self.test_fraction],
                 "classes": [self.num_classes, self.class_names],
                 "input": [self.image_mode, self.image_size] if self.kind == "image" else self._tokens_identity(),
+                **later_born(self),
             }
         )
 

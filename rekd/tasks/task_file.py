@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from rekd.messages import check_one_of, valid_names
 from rekd.tasks.local_files import TABLE_SUFFIXES
-from rekd.trial import FIDELITY, RE_FIELDS, REKD_FIELDS, Objective, Trial, canonical_json, plain_type
+from rekd.trial import FIDELITY, Objective, Trial, canonical_json, is_read, plain_type
 
 Kind = Literal["image", "text"]
 
@@ -66,7 +66,6 @@ _MODEL_TYPES: dict[str, Any] = {"source": str, "revision": str, "config": dict, 
 _REQUIRED = ("kind", "dataset", "input_column", "num_classes", "teacher", "students", "models")
 _KIND_NAMES = {str: "text", float: "a number", int: "a whole number", list: "a list of texts", dict: "a table"}
 
-_USED_FIELDS: dict[str, tuple[str, ...]] = {"cls": (), "re": RE_FIELDS, "rekd": RE_FIELDS + REKD_FIELDS}
 _IDENTITY_FIELDS = ("task", "task_digest", "model", "model_digest", "objective", "seed")
 
 OVERRIDES = tuple(field.name for field in fields(Trial) if field.name not in _IDENTITY_FIELDS)
@@ -364,7 +363,7 @@ def _check_trials(table: dict[str, Any], file: Path) -> None:
 
 def trial_fields(objective: str) -> list[str]:
     """Fields that an objective's trials have, beside their identity."""
-    return [name for name in OVERRIDES if name in _USED_FIELDS[objective] or name not in RE_FIELDS + REKD_FIELDS]
+    return [name for name in OVERRIDES if is_read(name, objective)]
 
 
 def defaults_for(objective: str, *tables: Mapping[str, Any]) -> dict[str, Any]:
