@@ -111,6 +111,8 @@ class Cloud:
         self._keeper.join()
         for host in [*self.running(), self.laptop, self._frame]:
             host.cut_power()
+        for name in self.machines:
+            shutil.rmtree(PACKAGES / "disks" / name, ignore_errors=True)
         self._server.shutdown()
         self._server.server_close()
         self._listener.close()
@@ -153,6 +155,12 @@ class Cloud:
 
     def orders(self, since: float = 0) -> list[dict[str, Any]]:
         return [call for call in self.calls if call["action"] == "RunInstances" and call["at"] >= since]
+
+    def seconds_to_first_epoch(self) -> float:
+        """From the first worker's order until an epoch of its trial was in the store."""
+        ordered = next(call["at"] for call in self.orders() if call["who"] == "rekd-head" and "code" not in call)
+        epochs = (call["at"] for call in self.calls if call["action"] == "PUT" and "/running/" in call["params"]["path"])
+        return next(epochs) - ordered
 
     def interrupt(self, machine: Machine, *, notice: float | None) -> None:
         """Takes a spot machine back, `notice` seconds after it was announced; at once, without a word, where None."""
@@ -245,9 +253,7 @@ class Cloud:
         addresses = (f"{instance.private_ip}/16", f"{instance.public_ip}/32")
         machine = Machine(f"m{number}", addresses, base, self.bridge, own=("tmp", "root", "run", "home", "opt"))
         machine.instance = instance
-        machine.more = _MORE.format(
-            packages=PACKAGES, python=sys.base_prefix, metadata=hosts.ROOT / "tests/cluster/metadata.py"
-        )
+        machine.more = _MORE
         key = self.ec2.key_pairs[instance.key_name].material_public
         (base / "home/ubuntu/.ssh/authorized_keys").write_text(key if isinstance(key, str) else key.decode())
         (base / "home/ubuntu/.bashrc").write_text("# as the image has it\n")
@@ -315,8 +321,9 @@ _SSHD = "SetEnv " + " ".join(
     }.items()
 )
 """Where the machines find the API and the packages: what the network is on AWS."""
-_MORE = """
-mkdir /srv/packages; mount --bind {packages} /srv/packages
+_MORE = f"""
+packages={PACKAGES}
+mkdir /srv/packages; mount --bind "$packages" /srv/packages
 chown 1000:1000 /home/ubuntu
 ip addr add 169.254.169.254/32 dev lo
 python3 "$base/metadata.py" "$base/metadata" < /dev/null > /dev/null 2>&1 &
