@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-REST = 120.0
+REST = 60.0
 """Seconds for which an order that was refused is not repeated."""
 
 MOST_REFUSALS, WINDOW = 5, 60.0

@@ -159,7 +159,9 @@ class Cloud:
     def seconds_to_first_epoch(self) -> float:
         """From the first worker's order until an epoch of its trial was in the store."""
         ordered = next(call["at"] for call in self.orders() if call["who"] == "rekd-head" and "code" not in call)
-        epochs = (call["at"] for call in self.calls if call["action"] == "PUT" and "/running/" in call["params"]["path"])
+        epochs = (
+            call["at"] for call in self.calls if call["action"] == "PUT" and "/running/" in call["params"]["path"]
+        )
         return next(epochs) - ordered
 
     def interrupt(self, machine: Machine, *, notice: float | None) -> None:

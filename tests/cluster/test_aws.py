@@ -60,9 +60,11 @@ def is_spot(order: dict) -> bool:
     return "InstanceMarketOptions.MarketType" in order["params"]
 
 
-def training(cloud) -> list[aws.Machine]:
-    """Machines on which a trial runs."""
-    return [m for m in cloud.workers() if any("ray::ImplicitFunc.train" in line for line in m.processes())]
+def training(cloud, since: float) -> list[aws.Machine]:
+    """Machines on which a trial runs, once epochs have come into the store."""
+    if not any("/running/" in call["params"].get("path", "") for call in cloud.calls if call["at"] > since):
+        return []
+    return [m for m in cloud.workers() if any("ray::ImplicitFunc" in line for line in m.processes())]
 
 
 def test_what_is_refused_is_told_and_not_asked_for_again_and_again(cloud):
@@ -93,9 +95,10 @@ def test_machines_are_given_back_when_no_trial_waits(cloud):
 
 
 def test_a_machine_that_is_taken_back_costs_no_trial(cloud):
+    started = time.monotonic()
     sweep = type_sweep(cloud, "--seeds", "2027,2028", "--epochs", "8")
-    wait_for(lambda: training(cloud), 200, "a trial runs")
-    announced = training(cloud)[0]
+    wait_for(lambda: training(cloud, started), 300, "a trial runs")
+    announced = training(cloud, started)[0]
     assert announced.is_spot
     cloud.interrupt(announced, notice=30)
     log = "/tmp/ray/session_latest/logs/monitor.log"
@@ -106,15 +109,17 @@ def test_a_machine_that_is_taken_back_costs_no_trial(cloud):
     )
     assert announced.process is not None  # before it was taken
     wait_for(lambda: announced.process is None, 60, "the machine is gone")
-    wait_for(lambda: training(cloud), 120, "a trial runs elsewhere")
-    cloud.interrupt(training(cloud)[0], notice=None)
+    gone = time.monotonic()
+    wait_for(lambda: training(cloud, gone), 200, "a trial runs elsewhere")
+    cloud.interrupt(training(cloud, gone)[0], notice=None)
     output, _ = sweep.communicate(timeout=500)
     assert sweep.returncode == 0, output
 
 
 def test_down_in_mid_sweep_leaves_nothing_that_is_paid_for(cloud):
+    started = time.monotonic()
     sweep = type_sweep(cloud, "--seeds", "2029", "--epochs", "20")
-    wait_for(lambda: training(cloud), 200, "a trial runs")
+    wait_for(lambda: training(cloud, started), 300, "a trial runs")
     started = time.monotonic()
     done = cloud.laptop.run("python", "-m", "rekd", "down")
     print(f"\ndown: {time.monotonic() - started:.0f} s")
