@@ -250,9 +250,34 @@ def test_the_kubernetes_job_has_what_kuberay_asks_for():
     assert pod["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": NOT_SET}  # not any namespace
 
 
-@pytest.mark.parametrize("script", ["clusters/slurm.sbatch", "clusters/aws/setup.sh"])
+@pytest.mark.parametrize("script", ["clusters/slurm.sbatch", "clusters/aws/setup.sh", "clusters/aws/check_gpu.sh"])
 def test_scripts_are_bash(script):
     assert subprocess.run(["bash", "-n", ROOT / script], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("devices", "driver", "words"),
+    [
+        ("Amazon Elastic Network Adapter", "no such command", None),
+        ("3D controller: NVIDIA Corporation AD102GL [L40S]", "echo 580.95.05", None),
+        ("3D controller: NVIDIA Corporation AD102GL [L40S]", "echo 570.86.15", "570.86.15 is older than 580"),
+        (
+            "3D controller: NVIDIA Corporation AD102GL [L40S]",
+            "echo No devices were found; exit 6",
+            "No devices were found",
+        ),
+    ],
+)
+def test_a_machine_whose_gpu_torch_cannot_use_is_not_used(devices, driver, words, tmp_path):
+    for name, line in (("lspci", f"echo '00:1e.0 {devices}'"), ("nvidia-smi", driver)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    script = ROOT / "clusters/aws/check_gpu.sh"
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["bash", script], env=path, capture_output=True, text=True)
+    assert done.returncode == (words is not None)
+    assert (words or "") in done.stderr
+    assert "check_gpu.sh" in (ROOT / "clusters/aws/setup.sh").read_text()
 
 
 class _Metadata(http.server.BaseHTTPRequestHandler):

@@ -4,6 +4,7 @@
 set -euo pipefail
 cd ~/.rekd
 chmod 700 .
+bash aws/check_gpu.sh
 
 # Where the machine image mounts the NVMe of the instance, which is faster than the network's disk and goes with the machine.
 nvme=/opt/dlami/nvme
