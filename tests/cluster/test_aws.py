@@ -60,8 +60,9 @@ def is_spot(order: dict) -> bool:
     return "InstanceMarketOptions.MarketType" in order["params"]
 
 
-def training(cloud, since: float) -> list[aws.Machine]:
-    """Machines on which a trial runs, once epochs have come into the store."""
+def training(cloud, sweep: subprocess.Popen[str], since: float) -> list[aws.Machine]:
+    """Machines on which a trial of the sweep runs, once epochs have come into the store."""
+    assert sweep.poll() is None, sweep.communicate()[0]
     if not any("/running/" in call["params"].get("path", "") for call in cloud.calls if call["at"] > since):
         return []
     return [m for m in cloud.workers() if any("ray::ImplicitFunc" in line for line in m.processes())]
@@ -96,9 +97,9 @@ def test_machines_are_given_back_when_no_trial_waits(cloud):
 
 def test_a_machine_that_is_taken_back_costs_no_trial(cloud):
     started = time.monotonic()
-    sweep = type_sweep(cloud, "--seeds", "2027,2028", "--epochs", "8")
-    wait_for(lambda: training(cloud, started), 300, "a trial runs")
-    announced = training(cloud, started)[0]
+    sweep = type_sweep(cloud, "--seeds", "2026,2027", "--epochs", "8")
+    wait_for(lambda: training(cloud, sweep, started), 300, "a trial runs")
+    announced = training(cloud, sweep, started)[0]
     assert announced.is_spot
     cloud.interrupt(announced, notice=30)
     log = "/tmp/ray/session_latest/logs/monitor.log"
@@ -110,16 +111,16 @@ def test_a_machine_that_is_taken_back_costs_no_trial(cloud):
     assert announced.process is not None  # before it was taken
     wait_for(lambda: announced.process is None, 60, "the machine is gone")
     gone = time.monotonic()
-    wait_for(lambda: training(cloud, gone), 200, "a trial runs elsewhere")
-    cloud.interrupt(training(cloud, gone)[0], notice=None)
+    wait_for(lambda: training(cloud, sweep, gone), 200, "a trial runs elsewhere")
+    cloud.interrupt(training(cloud, sweep, gone)[0], notice=None)
     output, _ = sweep.communicate(timeout=500)
     assert sweep.returncode == 0, output
 
 
 def test_down_in_mid_sweep_leaves_nothing_that_is_paid_for(cloud):
     started = time.monotonic()
-    sweep = type_sweep(cloud, "--seeds", "2029", "--epochs", "20")
-    wait_for(lambda: training(cloud, started), 300, "a trial runs")
+    sweep = type_sweep(cloud, "--seeds", "2026", "--epochs", "20")
+    wait_for(lambda: training(cloud, sweep, started), 300, "a trial runs")
     started = time.monotonic()
     done = cloud.laptop.run("python", "-m", "rekd", "down")
     print(f"\ndown: {time.monotonic() - started:.0f} s")
@@ -133,7 +134,7 @@ def test_down_in_mid_sweep_leaves_nothing_that_is_paid_for(cloud):
 def test_a_setup_that_fails_three_times_orders_no_more_machines(cloud):
     up(cloud)
     cloud.spoil = True
-    sweep = type_sweep(cloud, "--seeds", "2030", "--epochs", "1")
+    sweep = type_sweep(cloud, "--seeds", "2026", "--epochs", "1")
     wait_for(lambda: "setups in a row have failed" in note(cloud, "refused"), 200, "the setup is given up")
     said = note(cloud, "refused")
     assert "sudo: a password is required" in said
@@ -168,6 +169,12 @@ def test_the_roles_allow_what_was_done_and_no_more(cloud):
     ):
         context = {"ec2:InstanceType": kind, "aws:RequestTag/ray-cluster-name": tag}
         assert policy.allows(rights, "ec2:RunInstances", f"{policy.EC2}instance/1", context) == is_allowed
+
+
+def test_a_machine_image_is_made_on_a_machine_that_goes_again(cloud):
+    made = cloud.laptop.run("python", "clusters/aws/make_image.py", timeout=300)
+    assert re.search(r"^      ImageId: ami-\w+ ", made.stdout, re.MULTILINE)
+    assert cloud.left() == []
 
 
 def test_a_file_that_nobody_filled_in_ends_in_one_line(cloud):
