@@ -81,7 +81,9 @@ class Machine(hosts.Host):
 class Cloud:
     """The region, its API, and a laptop from which to use it. The machines go with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_warm: bool = True) -> None:
+        """`is_warm`: machines find wheels unpacked that another one has unpacked before, which no machine of AWS does."""
+        self.is_warm = is_warm
         self.base = Path(tempfile.mkdtemp(prefix="rekd-aws-", dir=PACKAGES.parent))
         self.bridge = f"ra{secrets.token_hex(2)}"
         self.calls: list[dict[str, Any]] = []
@@ -263,7 +265,9 @@ class Cloud:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", base / "host_key"], check=True)
         shutil.copy(hosts.ROOT / "tests/cluster/metadata.py", base / "metadata.py")
         (base / "sshd_config").write_text(
-            hosts.SSHD.format(base=base).replace(f"{base}/authorized_keys", ".ssh/authorized_keys") + _SSHD + "\n"
+            hosts.SSHD.format(base=base).replace(f"{base}/authorized_keys", ".ssh/authorized_keys")
+            + _SSHD
+            + (" UV_CACHE_DIR=/srv/packages/uv\n" if self.is_warm else "\n")
         )
         _write_etc(base / "etc", machine, may_all=not self.spoil)
         self.machines[instance.id] = machine
@@ -318,7 +322,6 @@ _SSHD = "SetEnv " + " ".join(
         "PIP_FIND_LINKS": "/srv/packages",
         "UV_OFFLINE": 1,
         "UV_FIND_LINKS": "/srv/packages",
-        "UV_CACHE_DIR": "/srv/packages/uv",
         "UV_PYTHON_DOWNLOADS": "never",
     }.items()
 )
@@ -384,12 +387,12 @@ def download_wheels() -> None:
 
 
 @contextlib.contextmanager
-def deployed() -> Iterator[Cloud]:
+def deployed(*, is_warm: bool = True) -> Iterator[Cloud]:
     """A cloud whose account is ready, and a laptop with the file filled in."""
     download_wheels()
     for folder in ("uv", "disks"):
         (PACKAGES / folder).mkdir(exist_ok=True)
         (PACKAGES / folder).chmod(0o777)
-    with Cloud() as cloud:
+    with Cloud(is_warm=is_warm) as cloud:
         cloud.deploy()
         yield cloud

@@ -12,7 +12,7 @@ SWEEP = ("python", "sweeps/lambda_sweep.py", "--task", "digits", "--models", "vi
 
 
 def test_up_one_trial_and_down():
-    with aws.deployed() as cloud:
+    with aws.deployed(is_warm=False) as cloud:
         cloud.laptop.run("ray", "up", "-y", aws.FILE)
         done = cloud.laptop.run(*SWEEP, "--seeds", "2026", "--epochs", "1", timeout=500)
         assert "1 trial to run" in done.stdout
