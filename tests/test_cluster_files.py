@@ -85,7 +85,7 @@ def test_the_aws_cluster_is_the_papers_size():
     assert all(kind["node_config"]["InstanceType"].startswith("g6e.") for kind in workers.values())
     assert all(kind["min_workers"] == 0 for kind in workers.values())
     cluster = Launched(file="cluster.yaml", head="", config=config)
-    assert cluster.most("GPU") == 120  # not 360: a sweep's trials are all on one type
+    assert (cluster.most("GPU"), cluster.most("CPU")) == (120, 480)  # not 360: a sweep's trials are on one type
     assert (
         Launched(file="clusters/on_premises.yaml", head="", config=read("clusters/on_premises.yaml")).most("GPU") == 0
     )

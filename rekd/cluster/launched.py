@@ -79,15 +79,16 @@ class Launched:
     def most(self, resource: str) -> int:
         """How much of a resource the workers have when all are there that may be; 0 where the file does not say.
 
-        A sweep's trials are alike, so they are all on one type of machine: the types do not add up.
+        A sweep's trials are alike, so they are on one type of machine; that of which there may be most, as a rule.
         """
-        num_machines = self.config.get("max_workers", 0)
+        limit = self.config.get("max_workers", 0)
         kinds = [
-            kind["resources"].get(resource, 0) * min(kind.get("max_workers", num_machines), num_machines)
+            (min(kind.get("max_workers", limit), limit), kind["resources"].get(resource, 0))
             for name, kind in self.config.get("available_node_types", {}).items()
             if name != self.config.get("head_node_type")
         ]
-        return max(kinds, default=0)
+        num_machines, amount = max(kinds, default=(0, 0))
+        return num_machines * amount
 
     def ssh(self, command: str, *options: str) -> list[str]:
         """What runs a shell command on the head's machine."""

@@ -42,6 +42,25 @@ BOOT = 2.0
 PACKAGES = Path(os.environ.get("REKD_WHEELS", "/var/tmp/rekd-wheels"))
 """The package index of these hosts: wheels of what constraints.txt pins, downloaded once, and uv's cache beside them."""
 
+OWN = ("tmp", "root", "run", "home", "opt")
+"""Folders that a machine has for itself."""
+SETTING = {
+    "AWS_ENDPOINT_URL": URL,
+    "OMP_NUM_THREADS": "1",
+    "PIP_NO_INDEX": "1",
+    "PIP_FIND_LINKS": "/srv/packages",
+    "UV_OFFLINE": "1",
+    "UV_FIND_LINKS": "/srv/packages",
+    "UV_PYTHON_DOWNLOADS": "never",
+}
+"""Where machines find the API and the packages: variables of every SSH session, where on AWS it is the network."""
+MORE = f"""
+mkdir /srv/packages; mount --bind {PACKAGES} /srv/packages
+chown 1000:1000 /home/ubuntu
+ip addr add 169.254.169.254/32 dev lo
+python3 "$base/metadata.py" "$base/metadata" < /dev/null > /dev/null 2>&1 &
+"""
+
 Refuse = Callable[[dict[str, str]], str | None]
 """From the parameters of an order to AWS's code for why not."""
 
@@ -247,59 +266,58 @@ class Cloud:
                     machine.cut_power()
 
     def _switch_on(self, instance: Any) -> None:
-        number = len(self.machines) + 1
         base = self.base / instance.id
-        for folder in ("etc", "root", "home/ubuntu/.ssh", "opt/dlami", "metadata"):
-            (base / folder).mkdir(parents=True)
-        nvme = PACKAGES / "disks" / instance.id  # in one file system with uv's cache: links, no copies
-        nvme.mkdir(parents=True)
-        (base / "opt/dlami/nvme").symlink_to(Path("/srv/packages/disks") / instance.id)
         addresses = (f"{instance.private_ip}/16", f"{instance.public_ip}/32")
-        machine = Machine(f"m{number}", addresses, base, self.bridge, own=("tmp", "root", "run", "home", "opt"))
+        machine = Machine(f"m{len(self.machines) + 1}", addresses, base, self.bridge, own=OWN, more=MORE)
         machine.instance = instance
-        machine.more = _MORE
-        key = self.ec2.key_pairs[instance.key_name].material_public
-        (base / "home/ubuntu/.ssh/authorized_keys").write_text(key if isinstance(key, str) else key.decode())
-        (base / "home/ubuntu/.bashrc").write_text("# as the image has it\n")
-        subprocess.run(["chown", "-R", "1000:1000", base / "home/ubuntu"], check=True)
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", base / "host_key"], check=True)
-        shutil.copy(hosts.ROOT / "tests/cluster/metadata.py", base / "metadata.py")
-        (base / "sshd_config").write_text(
-            hosts.SSHD.format(base=base).replace(f"{base}/authorized_keys", ".ssh/authorized_keys")
-            + _SSHD
-            + (" UV_CACHE_DIR=/srv/packages/uv\n" if self.is_warm else "\n")
-        )
-        _write_etc(base / "etc", machine, may_all=not self.spoil)
         self.machines[instance.id] = machine
+        for folder in ("etc", "home/ubuntu/.ssh", "opt/dlami"):
+            (base / folder).mkdir(parents=True)
+        (PACKAGES / "disks" / instance.id).mkdir()
+        (base / "opt/dlami/nvme").symlink_to(Path("/srv/packages/disks") / instance.id)
+        _write_etc(base / "etc", machine, may_all=not self.spoil)
+        self._let_in(machine)
+        shutil.copy(hosts.ROOT / "tests/cluster/metadata.py", base)
         time.sleep(BOOT)
-        self._write_pages(machine)
+        self._write_pages(machine)  # now, since moto gives an instance its role a moment after its start
         machine.start()
 
+    def _let_in(self, machine: Machine) -> None:
+        """Who has the key of the order, as ubuntu."""
+        key = self.ec2.key_pairs[machine.instance.key_name].material_public
+        home = machine.base / "home/ubuntu"
+        (home / ".ssh/authorized_keys").write_text(key if isinstance(key, str) else key.decode())
+        (home / ".bashrc").write_text("# as the image has it\n")
+        subprocess.run(["chown", "-R", "1000:1000", home], check=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", machine.base / "host_key"], check=True)
+        setting = SETTING | ({"UV_CACHE_DIR": "/srv/packages/uv"} if self.is_warm else {})
+        text = hosts.SSHD.format(base=machine.base).replace(f"{machine.base}/authorized_keys", ".ssh/authorized_keys")
+        text += f"SetEnv {' '.join(f'{name}={value}' for name, value in setting.items())}\n"
+        (machine.base / "sshd_config").write_text(text)
+
     def _write_pages(self, machine: Machine) -> None:
-        role, key = self._role(machine.instance), f"ASIA{machine.id[2:].upper()[:16]}"
+        """What its metadata service says: who it is, and its role's keys."""
+        role, key = self._role(machine.instance), f"ASIA{machine.id[2:].upper()}"
         self._roles[key] = role
-        pages = machine.base / "metadata/latest/meta-data"
-        (pages / "iam/security-credentials").mkdir(parents=True)
-        (pages / "placement").mkdir()
-        (pages / "placement/region").write_text(REGION)
-        (pages / "placement/availability-zone").write_text(f"{REGION}a")
-        (pages / "instance-id").write_text(machine.id)
         lasting = {"LastUpdated": "2026-01-01T00:00:00Z", "Expiration": "2036-01-01T00:00:00Z"}
-        secret = {
-            "Code": "Success",
-            "Type": "AWS-HMAC",
-            "AccessKeyId": key,
-            "SecretAccessKey": "secret",
-            "Token": "token",
-        }
-        (pages / "iam/security-credentials" / role).write_text(json.dumps(secret | lasting))
+        secret = {"Code": "Success", "Type": "AWS-HMAC", "SecretAccessKey": "secret", "Token": "token"}
+        pages = {"instance-id": machine.id, "placement/region": REGION, "placement/availability-zone": f"{REGION}a"}
+        if role:
+            pages[f"iam/security-credentials/{role}"] = json.dumps(secret | lasting | {"AccessKeyId": key})
+        for name, text in pages.items():
+            page = machine.base / "metadata/latest/meta-data" / name
+            page.parent.mkdir(parents=True, exist_ok=True)
+            page.write_text(text)
 
     def _role(self, instance: Any) -> str:
+        """Of the profile that it was ordered with; empty where it has none."""
         from moto.iam import iam_backends
 
         links = self.ec2.iam_instance_profile_associations.values()
-        profile = next(link.iam_instance_profile for link in links if link.instance.id == instance.id)
-        name = profile["Arn"].split("/")[-1] if isinstance(profile, dict) else profile.name
+        profiles = [link.iam_instance_profile for link in links if link.instance.id == instance.id]
+        if not profiles:
+            return ""
+        name = profiles[0]["Arn"].split("/")[-1] if isinstance(profiles[0], dict) else profiles[0].name
         return iam_backends[ACCOUNT]["aws"].get_instance_profile(name).roles[0].name
 
     def _laptop(self) -> hosts.Host:
@@ -311,28 +329,6 @@ class Cloud:
         hosts.copy_project(laptop)
         laptop.start()
         return laptop
-
-
-_SSHD = "SetEnv " + " ".join(
-    f"{name}={value}"
-    for name, value in {
-        "AWS_ENDPOINT_URL": URL,
-        "OMP_NUM_THREADS": 1,
-        "PIP_NO_INDEX": 1,
-        "PIP_FIND_LINKS": "/srv/packages",
-        "UV_OFFLINE": 1,
-        "UV_FIND_LINKS": "/srv/packages",
-        "UV_PYTHON_DOWNLOADS": "never",
-    }.items()
-)
-"""Where the machines find the API and the packages: what the network is on AWS."""
-_MORE = f"""
-packages={PACKAGES}
-mkdir /srv/packages; mount --bind "$packages" /srv/packages
-chown 1000:1000 /home/ubuntu
-ip addr add 169.254.169.254/32 dev lo
-python3 "$base/metadata.py" "$base/metadata" < /dev/null > /dev/null 2>&1 &
-"""
 
 
 def _write_etc(etc: Path, machine: Machine, *, may_all: bool) -> None:
