@@ -1,5 +1,6 @@
 """Machines rented from AWS: what is refused is had elsewhere or rests, and what cannot be set up is not ordered again."""
 
+import os
 from collections import Counter
 
 import pytest
@@ -123,6 +124,14 @@ def test_a_refusal_of_all_is_told_with_its_reasons_until_a_machine_is_there(rent
     assert rent._notes.refused() is None
 
 
+def test_a_refusal_of_long_ago_is_no_reason_any_more(tmp_path):
+    notes = Notes(tmp_path)
+    notes.write_refused("No g6e.xlarge")
+    assert notes.refused() == "No g6e.xlarge"
+    os.utime(tmp_path / "refused", (0, 0))
+    assert notes.refused() is None
+
+
 def test_no_more_than_a_handful_of_orders_is_refused_in_a_minute(rent):
     """Whatever Ray asks for: here ten types of machines in six zones, every five seconds, for an hour."""
     rent.ec2_fail_fast.refuse = lambda market, zone: FULL
@@ -139,7 +148,7 @@ def test_no_more_than_a_handful_of_orders_is_refused_in_a_minute(rent):
 
 def test_the_part_of_an_order_that_is_not_there_is_told_too(rent):
     rent.ec2_fail_fast.most = 1
-    with pytest.raises(NodeLaunchException, match="AWS gave fewer"):
+    with pytest.raises(NodeLaunchException, match=r"1 of 5 g6e.xlarge: AWS gave fewer"):
         order(rent, 5)
     assert [count for _, _, count in rent.ec2_fail_fast.orders] == [5, 4, 3, 2]  # each place and market once
 

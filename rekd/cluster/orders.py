@@ -63,6 +63,10 @@ class Refusals:
         return len(self._latest) == MOST_REFUSALS and self._clock() - self._latest[0] < WINDOW
 
 
+FRESH = 60.0
+"""Seconds for which a note of a refusal counts: as long as machines are missing, Ray asks, and it is written, every few."""
+
+
 @dataclass(frozen=True)
 class Notes:
     """The two files."""
@@ -70,8 +74,11 @@ class Notes:
     folder: Path = Path("~/.rekd")
 
     def refused(self) -> str | None:
-        """Why the last order brought no machine; None where it brought one, and on machines that rent none."""
-        return self._read("refused")
+        """Why machines that are asked for now do not come; None where they come, are not asked for, or are not rented."""
+        with contextlib.suppress(OSError):
+            age = time.time() - (self.folder.expanduser() / "refused").stat().st_mtime
+            return self._read("refused") if age < FRESH else None
+        return None
 
     def write_refused(self, reason: str | None) -> None:
         self._write("refused", reason)

@@ -71,7 +71,10 @@ class Rented(AWSNodeProvider):
                 self._refuse("OnHold", hold)
             created, reasons = self._order_anywhere(node_config, tags, count)
             if len(created) < count:
-                self._refuse("Refused", f"No {node_config['InstanceType']}: {', '.join(reasons)}", is_noted=is_worker)
+                missing = f"{count - len(created)} of {count}" if created else "No"
+                self._refuse(
+                    "Refused", f"{missing} {node_config['InstanceType']}: {', '.join(reasons)}", is_noted=is_worker
+                )
             if is_worker:
                 self._notes.write_refused(None)
         return created
