@@ -1,6 +1,7 @@
 """From a plan to its results: what is done, what would run, running it, and showing what came out."""
 
 import os
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,11 @@ from rich.markup import escape
 from analysis import load_trials
 from rekd.cluster.job import Command, hand_over
 from rekd.cluster.launched import find
+from rekd.messages import one_line
 from rekd.running.estimate import Estimator
 from rekd.running.plan import Plan, PlanFunction, SweepResult, to_run
 from rekd.running.progress import Progress
-from rekd.store.files import Store, StoreUnavailableError
+from rekd.store.files import Store
 from rekd.tasks.task import Task
 from rekd.trial import Trial
 from sweeps.options import RESULTS, Options
@@ -27,6 +29,8 @@ Show = Callable[[SweepResult, list[Task], Store, Console], None]
 def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show, price: float | None = None) -> int:
     """Runs a sweep as the options say. Returns the exit status: 0 where every trial has a result, else 1; 2 where it
     was not started.
+
+    Ctrl-C and SIGTERM end it with status 1, what has ended in the ledger and shown.
 
     Raises ValueError on bad input, before anything is started or written.
     """
@@ -68,9 +72,11 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
     if to_do:
         try:
             result = _run(plan, current, to_do, tasks, options, store, console)
-        except StoreUnavailableError as error:
+        except KeyboardInterrupt:  # before the first trial, or a second time
+            result = SweepResult.of(current, load_trials(store), is_interrupted=True)
+        except OSError as error:
             console.print(
-                f"[red]Stopped:[/] {escape(str(error))} What had ended before is in the ledger; type the same command "
+                f"[red]Stopped:[/] {escape(one_line(error).rstrip('.'))}. What had ended before is in the ledger; type the same command "
                 "again when the store takes files, and running trials go on from their last epoch.",
                 soft_wrap=True,
             )
@@ -97,12 +103,15 @@ def _run(
     )
     from rekd.running.tune import run_sweep
 
+    limits = options.limits()
     callbacks = []
     if options.log:
         from rekd.running.loggers import make_loggers  # loads W&B, where that is installed
 
         callbacks = make_loggers(options.log, store)
     cluster = connect(options.address, local=options.local)
+    # Ray would end at once. Slurm, say, sends it before it takes the machine away.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
         console.print(f"Running on {cluster.description}. Results go to {escape(str(store))}.")
         num_done = len(current.unique_trials()) - len(to_do)
@@ -120,6 +129,7 @@ def _run(
             gpus_per_trial=options.gpus_per_trial,
             max_concurrent=options.max_concurrent,
             callbacks=callbacks,
+            limits=limits,
         )
     finally:
         disconnect()
@@ -134,6 +144,9 @@ def _report(result: SweepResult, tasks: list[Task], store: Store, console: Conso
         console.print(
             f"[red]Failed:[/] {row['digest']} {row['task']} {row['model']} seed {row['seed']}: {escape(row['error'])}"
         )
+    if result.held:
+        console.print(f"[yellow]Stopped:[/] {escape(result.held)}", soft_wrap=True)
+        console.print(_left_line(result))
     num_missing = len(result.missing) + sum(group.num_trials for group in result.plan.postponed)
     if result.is_interrupted:
         console.print(
@@ -142,6 +155,12 @@ def _report(result: SweepResult, tasks: list[Task], store: Store, console: Conso
         )
     console.print(f"\nLedger: {escape(str(store))} (`python -m analysis status {escape(str(store))}`)")
     return 0 if result.is_complete else 1
+
+
+def _left_line(result: SweepResult) -> str:
+    """What a sweep that was held has left, by its plan."""
+    later = sum(group.num_trials for group in result.plan.postponed)
+    return f"{len(result.rows)} trials have ended, {len(result.missing) + later} are left; --dry-run tells what they take."
 
 
 def _local_gpus() -> int:
