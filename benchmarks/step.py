@@ -16,6 +16,7 @@ from rekd.method.models import RationaleModel
 from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
 from rekd.method.teacher import Targets, Teacher
+from rekd.trial import Objective
 
 
 def measure(name: str, *, batch: int, rounds: int) -> None:
@@ -41,7 +42,7 @@ def measure(name: str, *, batch: int, rounds: int) -> None:
     plain_optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-5, fused=True)
     by_re = Learner.of(trial("re"), student, streams=Streams(0, device=device))
 
-    def ours(objective: str, teacher: Teacher | None) -> None:
+    def ours(objective: Objective, teacher: Teacher | None) -> None:
         step(replace(by_re, trial=trial(objective), teacher=teacher), on_device.take(rows), 1.0)
         if device.type == "cuda":
             torch.cuda.synchronize()

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from rekd.store.files import Store
 from rekd.store.ledger import Ledger
 from rekd.tasks.task import load_task
 from rekd.trial import Objective, Trial
+
+if TYPE_CHECKING:
+    from rekd.method.explain import Explanation
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 
@@ -53,7 +56,8 @@ def train(
 
         supplies = Supplies(place, device=default_device())
         try:
-            check_trial(trial, task=chosen, supplies=supplies)
+            for remark in check_trial(trial, task=chosen, supplies=supplies):
+                console.print(remark, style="yellow", markup=False, soft_wrap=True)
             console.print(f"Training {trial} (digest {trial.digest})")
             with Claims(place) as claims:
                 if not claims.take(trial.digest):
@@ -103,19 +107,30 @@ def explain(
             print(json.dumps({name: value for name, value in content.items() if value is not None}))
             continue
         console.print(
-            f"{explanation.label} ({explanation.probability:.1%}), from {explanation.rationale_ratio:.1%} of the features"
+            f"{explanation.label} ({explanation.probability:.1%}), from {explanation.rationale_ratio:.1%} of the features",
+            markup=False,
         )
         if explanation.words is not None:
-            text = Text(explanation.source, style="dim")
-            for word in explanation.words:
-                if word.selected:
-                    text.stylize("bold reverse not dim", word.start, word.end)
-            console.print(text)
-            selected = [f"{word.text} [{word.start}:{word.end}]" for word in explanation.words if word.selected]
-            console.print("Rationale: " + (", ".join(selected) or "nothing"), markup=False)
+            _print_text(console, explanation)
         if explanation.patches is not None:
             for row in explanation.patches:
                 console.print("".join("██" if kept else "··" for kept in row))
+
+
+def _print_text(console: Console, explanation: "Explanation") -> None:
+    assert explanation.words is not None
+    assert explanation.read is not None
+    text, (start, end) = Text(explanation.source, style="dim"), explanation.read
+    for word in explanation.words:
+        if word.selected:
+            text.stylize("bold reverse not dim", word.start, word.end)
+    for beyond in ((0, start), (end, len(text))):
+        text.stylize("strike", *beyond)
+    console.print(text)
+    selected = [f"{word.text} [{word.start}:{word.end}]" for word in explanation.words if word.selected]
+    console.print("Rationale: " + (", ".join(selected) or "nothing"), markup=False)
+    if (start, end) != (0, len(text)):
+        console.print(f"Read: [{start}:{end}] of {len(text)} characters; the model takes no more.", markup=False)
 
 
 @app.command()

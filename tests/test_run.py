@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from rekd.method.models import RationaleModel
 from rekd.method.teacher import Targets
 from rekd.running.one_trial import describe, run_trial
+from rekd.running.shown import write_rationales
 from rekd.running.supplies import Supplies
 from rekd.store.checkpoints import Checkpoints
 from rekd.store.files import Store
@@ -156,9 +157,32 @@ def test_rationales_to_look_at_are_of_the_same_samples_for_every_trial(kind, tau
             assert row["image"].startswith(b"\x89PNG")
             assert row["rows"] * row["columns"] == 16
         else:
-            words = [row["text"][start:end] for start, end in row["spans"] if end]
+            words = [row["text"][start:end] for start, end in dict.fromkeys(map(tuple, row["spans"])) if end]
             assert "".join(words) == row["text"].replace(" ", "")
+            assert row["text"][0].isupper()  # as it was written, not as the tokenizer spells it
+            assert row["read"] == [0, len(row["text"])]
             assert len(row["spans"]) == len(row["tokens"]) == 24
+
+
+def test_samples_as_an_earlier_version_spelt_them_are_written_again(text_task, taught, tmp_path):
+    before, _, student = taught["text"]
+    store = Store(shutil.copytree(before.root, tmp_path / "store"))
+    path = store.samples_file(student.task_digest)
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["read"]), path)
+    model = RationaleModel.load(Path(store.model_folder(student.digest)))
+    data = Supplies(store, device=tiny.CPU).data(text_task)
+    write_rationales(store, student, model, data, device=tiny.CPU)
+    assert pq.read_table(path).equals(table)
+
+
+def test_a_row_counts_the_samples_that_stand_in_two_splits(text_task, taught):
+    store, teacher, student = taught["text"]
+    data = Supplies(store, device=tiny.CPU).data(text_task)
+    for trial in (teacher, student):
+        row = row_of(trial, store)
+        counts = data.in_train(trial.split, trial.seed)
+        assert {name: row[f"num_{name}_in_train"] for name in counts} == counts
 
 
 # --- Attempts -------------------------------------------------------------------------------------------------------

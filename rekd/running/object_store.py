@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rekd.store.files import Store
 from rekd.store.saved_model import Weights
-from rekd.tasks.data import Data, load_data
+from rekd.tasks.data import Data, load_data, remarks_on
 from rekd.tasks.task import Task
 from rekd.trial import Trial
 
@@ -64,7 +64,7 @@ def _fetch_targets(
 
 
 @ray.remote(num_cpus=0)
-def _check_models(task: Task, data: Data, trials: list[Trial]) -> None:
+def _check_models(task: Task, data: Data, trials: list[Trial]) -> list[str]:
     import torch
 
     from rekd.method.streams import Streams
@@ -72,6 +72,7 @@ def _check_models(task: Task, data: Data, trials: list[Trial]) -> None:
 
     for trial in trials:
         build_model(trial, task, data, Streams(0, device=torch.device("cpu")))
+    return list(dict.fromkeys(remark for trial in trials for remark in remarks_on(data, task, trial)))
 
 
 class Shelf:
@@ -90,10 +91,10 @@ class Shelf:
         """The arrays of a task."""
         return self._once(("data", task.digest), _fetch_data, task)
 
-    def check(self, task: Task, trials: list[Trial]) -> None:
-        """Raises ValueError where the data is not what the task says, or where a trial's model cannot read it."""
+    def check(self, task: Task, trials: list[Trial]) -> list[str]:
+        """Remarks on the data. Raises ValueError where it is not what the task says, or a trial's model cannot read it."""
         try:
-            ray.get(_check_models.remote(task, self.data(task), trials))
+            return ray.get(_check_models.remote(task, self.data(task), trials))
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, RayTaskError):  # of the data, which the models were to be checked with
@@ -102,6 +103,7 @@ class Shelf:
                 raise ValueError(str(cause)) from error
             # Such as memory: the row of each trial that it concerns will say so, and the others go on.
             logger.warning("The models of %s could not be looked at: %s", task.name, cause)
+            return []
 
     def weights(self, teacher_digest: str) -> ray.ObjectRef:
         """The checkpoint of a teacher."""

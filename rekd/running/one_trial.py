@@ -24,7 +24,7 @@ from rekd.running.supplies import Supplies
 from rekd.store.checkpoints import Checkpoints
 from rekd.store.files import Store, StoreUnavailableError
 from rekd.store.ledger import Ledger, Outcome
-from rekd.tasks.data import Data
+from rekd.tasks.data import Data, remarks_on
 from rekd.tasks.task import Task
 from rekd.tasks.texts import load_tokenizer
 from rekd.trial import Trial, canonical_json
@@ -58,7 +58,7 @@ def run_trial(
             outcome = _tested(trial, task, result, data, splits[1], streams, supplies)
             if not result.diverged:
                 keep_model(trial, task, result.model, data, store)
-                write_rationales(store, trial, task, result.model, data, device=device)
+                write_rationales(store, trial, result.model, data, device=device)
     except StoreUnavailableError:  # no fault of the trial: it goes on from its checkpoint when the store is back
         raise
     except Exception as error:
@@ -68,14 +68,16 @@ def run_trial(
     checkpoints.clear()
 
 
-def check_trial(trial: Trial, *, task: Task, supplies: Supplies) -> None:
-    """Raises ValueError, and writes nothing, where data, model or teacher are not what the trial needs."""
-    build_model(trial, task, supplies.data(task), Streams(0, device=torch.device("cpu")))
+def check_trial(trial: Trial, *, task: Task, supplies: Supplies) -> list[str]:
+    """Remarks on the trial's data. Raises ValueError where data, model or teacher are not what the trial needs."""
+    data = supplies.data(task)
+    build_model(trial, task, data, Streams(0, device=torch.device("cpu")))
     store, teacher = supplies.store, trial.teacher_digest
     if teacher is not None and not store.names_in(store.model_folder(teacher)):
         raise ValueError(
             f"The store {store} has no model of a trial {teacher}. Train it first, or choose another teacher."
         )
+    return remarks_on(data, task, trial)
 
 
 def build_model(trial: Trial, task: Task, data: Data, streams: Streams) -> RationaleModel:
@@ -171,6 +173,7 @@ def _tested(
     outcome = replace(
         outcome,
         num_features=result.model.num_features(data.test.arrays),
+        **{f"num_{name}_in_train": count for name, count in data.in_train(trial.split, trial.seed).items()},
         **{f"dev_{name}": best[f"dev_{name}"] for name in ("loss", "accuracy", "rationale_ratio", "token_ratio")},
         **{f"test_{name}": test[name] for name in ("loss", "accuracy", "rationale_ratio", "token_ratio")},
         **{

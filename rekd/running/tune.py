@@ -119,13 +119,14 @@ def run_sweep(
 
 
 def _check(agenda: Agenda, tasks: Mapping[str, Task], shelf: Shelf, progress: Progress) -> None:
-    """Raises ValueError where a trial could not start, before any does: its data or its model is not as it says."""
+    """Says what is to be known of the data. Raises ValueError where a trial could not start, before any does."""
     kinds = agenda.kinds()
     for task in tasks.values():
         trials = [trial for trial in kinds if trial.task == task.name]
         if trials and not task.is_embedded:
             progress.say(f"[dim]Looking at the data and the models of {escape(task.name)}.[/]")
-            shelf.check(task, trials)
+            for remark in shelf.check(task, trials):
+                progress.say(f"[yellow]{escape(remark)}[/]")
 
 
 def _slots(cluster: Cluster, gpus: float) -> int:

@@ -59,6 +59,10 @@ class Outcome:
     """Mean intersection over union of the student's and the teacher's rationales."""
     dev_teacher_train_share: float | None = None
     """Share of the dev split that the teacher was trained on: 0 with a fixed split."""
+    num_dev_in_train: int | None = None
+    """Samples of dev that stand in train too, with the same content."""
+    num_test_in_train: int | None = None
+    """Samples of test that stand in train too, with the same content."""
 
     train_seconds: float | None = None
     """Time in training and evaluation, over all attempts that contributed."""
