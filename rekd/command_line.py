@@ -19,7 +19,9 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, prog_name: 
     """Runs the command that was typed, or `arguments`, and ends the process with its exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a sign that the output's encoding lacks is no reason to lose the rest
+            stream.reconfigure(
+                errors="replace"
+            )  # a sign that the output's encoding lacks is no reason to lose the rest
     try:
         status = app(arguments, prog_name=prog_name, standalone_mode=False)
     except typer.TyperException as error:  # Typer's own display of it is four lines

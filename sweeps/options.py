@@ -125,9 +125,17 @@ class Options:
     ] = None
     max_cost: Annotated[
         float | None,
-        typer.Option(min=0, help="Cost of the machines, at on-demand prices, from which on no trial is started any more."),
+        typer.Option(
+            min=0, help="Cost of the machines, at on-demand prices, from which on no trial is started any more."
+        ),
     ] = None
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and start nothing.")] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, and what it costs, and start nothing.")
+    ] = False
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="With --dry-run: what it costs on this cluster file's machines."),
+    ] = None
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Time a few steps of each model here, for the estimate.")
     ] = False
@@ -159,7 +167,9 @@ class Options:
 
     def limits(self) -> Limits:
         """When no more trials are started. Raises ValueError on a sum of money where machines have no known price."""
-        return Limits(wait_minutes=self.wait_minutes, max_hours=self.max_hours, max_cost=self.max_cost, prices=handed_prices())
+        return Limits(
+            wait_minutes=self.wait_minutes, max_hours=self.max_hours, max_cost=self.max_cost, prices=handed_prices()
+        )
 
     def _named(self, task: Task, choices: tuple[str, ...]) -> tuple[str, ...]:
         for name in self.models or ():

@@ -1,5 +1,6 @@
 """What a sweep would do, before it does it: trials, time, money, and how students hear their teacher."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import groupby
@@ -112,7 +113,9 @@ def print_cost(
         soft_wrap=True,
     )
     if kind.on_demand is None:
-        reason = f"the table of prices ({prices.date}) does not have {kind.machine}" if kind.machine else "it rents nothing"
+        reason = (
+            f"the table of prices ({prices.date}) does not have {kind.machine}" if kind.machine else "it rents nothing"
+        )
         console.print(f"Cost: not known, {reason}.")
         return
     head = sum(other.on_demand or 0.0 for other in kinds if other.is_head) * wall / 3600
@@ -157,8 +160,9 @@ def _grid(trials: list[Trial]) -> str:
             values.setdefault(name, set()).add(value)
     values["seed"] = values.pop("seed", set())
     counts = {name: len(found) for name, found in values.items() if name not in ("task_digest", "model_digest")}
-    parts = [f"{count} {_plural(name)}" for name, count in counts.items() if count > 1]
-    return " x ".join(parts)
+    varied = {name: count for name, count in counts.items() if count > 1}
+    parts = [f"{count} {_plural(name)}" for name, count in varied.items()]
+    return (" x " if math.prod(varied.values()) == len(trials) else ", ").join(parts)
 
 
 def _plural(name: str) -> str:

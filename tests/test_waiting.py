@@ -87,7 +87,9 @@ def test_what_the_head_noted_goes_before_what_ray_says(cluster):
 
 def test_a_setup_that_fails_is_told_and_one_that_succeeds_is_not(cluster):
     cluster.said(pending_nodes=[pending("a"), pending("b")])
-    assert "could not be set up" not in cluster.said(pending_nodes=[pending("b")], active_nodes=[HEAD, node("a", GPU=1)])
+    assert "could not be set up" not in cluster.said(
+        pending_nodes=[pending("b")], active_nodes=[HEAD, node("a", GPU=1)]
+    )
     assert cluster.said(active_nodes=[HEAD, node("a", GPU=1)]) == "1 machine could not be set up"
 
 

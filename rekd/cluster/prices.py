@@ -87,7 +87,7 @@ def unpriced(kinds: Iterable[Kind]) -> list[str]:
 
 
 def an_hour(counts: Mapping[str, int], kinds: Iterable[Kind]) -> tuple[float, float, list[str]]:
-    """What so many machines of each kind cost an hour: at least (spot where it is asked for), at most, and what has no price."""
+    """What so many machines of each kind cost an hour: at least (on spot), at most, and those without a price."""
     by_name = {kind.name: kind for kind in kinds}
     here = [(by_name[name], count) for name, count in counts.items() if name in by_name]
     high = sum((kind.on_demand or 0.0) * count for kind, count in here)

@@ -170,7 +170,8 @@ class Watch:
 
     def _news(self) -> list[str]:
         """What went wrong since the first look."""
-        assert self.machines is not None and self._first is not None
+        assert self.machines is not None
+        assert self._first is not None
         news = [f"lost {what}" for node, what in self.machines.lost.items() if node not in self._first.lost]
         num_failed = len(self._begun_setups - set(self.machines.setting_up)) - len(self._joined)
         if num_failed > 0:  # what was being set up is neither that any more nor a machine of Ray's

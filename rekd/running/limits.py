@@ -40,7 +40,9 @@ class Limits:
             )
         hours = (time.monotonic() - started) / 3600
         if self.max_hours is not None and hours >= self.max_hours:
-            return f"--max-hours {self.max_hours:g} is reached. The same command with a higher one, or without, goes on."
+            return (
+                f"--max-hours {self.max_hours:g} is reached. The same command with a higher one, or without, goes on."
+            )
         if self.max_cost is not None and (cost := watch.cost(self.prices)) >= self.max_cost:
             return (
                 f"--max-cost {self.max_cost:g} is reached: the machines have cost about {cost:,.2f} since the start of this "

@@ -149,7 +149,9 @@ class Progress:
         bar = ProgressBar(total=max(self.num_total, 1), completed=self.num_done, width=40)
         table = Table.grid(padding=(0, 2))
         for trial, record in list(self.running.values())[:MOST_ROWS]:
-            numbers = [f"epoch {record['epoch']}/{trial.epochs}", f"dev loss {record['dev_loss']:.4f}"] if record else []
+            numbers = (
+                [f"epoch {record['epoch']}/{trial.epochs}", f"dev loss {record['dev_loss']:.4f}"] if record else []
+            )
             if record and trial.objective != "cls":
                 numbers.append(f"ratio {record['dev_rationale_ratio']:.1%}")
             table.add_row(self._name(trial), *map(_whole, numbers or ["starting"]), style="dim")
