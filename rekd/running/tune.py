@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 from rich.console import Console
 from rich.markup import escape
 
-from rekd.cluster.connect import Cluster, this_machine
+from rekd.cluster.connect import Cluster, this_machine, worker_logs
 from rekd.cluster.waiting import Watch, look_at_ray
 from rekd.running.agenda import Agenda
 from rekd.running.conductor import Conductor
@@ -113,9 +113,12 @@ def run_sweep(
         conductor.limit = partial(limits.reached, watch, time.monotonic())
         with claims, progress:
             _fit(with_resources, conductor, callbacks)
+    result = conductor.result()
+    if failed := [digest for digest in result.failed["digest"] if digest in agenda.given]:
+        _keep_logs(store, failed)
     with contextlib.suppress(OSError):  # it makes reading faster; what has ended is in the ledger without it
         ledger.compact()
-    return conductor.result()
+    return result
 
 
 def _check(agenda: Agenda, tasks: Mapping[str, Task], shelf: Shelf, progress: Progress) -> None:
@@ -136,6 +139,7 @@ def _slots(cluster: Cluster, gpus: float) -> int:
 def _fit(trainable: Any, conductor: Conductor, callbacks: Sequence[tune.Callback]) -> None:
     """Lets Ray Tune run what the conductor gives out, until that is over."""
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(conductor.slots)
+    _keep_keys_out_of_logs()
     searcher = _GivenOut(conductor)
     with tempfile.TemporaryDirectory() as scratch:
         tuner = tune.Tuner(
@@ -158,6 +162,26 @@ def _fit(trainable: Any, conductor: Conductor, callbacks: Sequence[tune.Callback
             ),
         )
         tuner.fit()
+
+
+def _keep_keys_out_of_logs() -> None:
+    """Tune would hand AWS's keys on to workers, and Ray write them into its logs in plain text.
+
+    Workers do without: those of this machine have the environment of who started Ray, those of a cluster a role.
+    """
+    from ray.tune.execution import class_cache
+
+    class_cache.ENV_VARS_TO_PROPAGATE = {
+        name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")
+    }
+
+
+def _keep_logs(store: Store, failed: Sequence[str]) -> None:
+    """What trials' processes printed goes into the store where some failed: Ray's own folder is removed."""
+    folder = f"{store.logs_folder}/failed/{failed[0]}"
+    for name, content in worker_logs():
+        with contextlib.suppress(OSError):
+            store.write_once(f"{folder}/{name}", content)
 
 
 class _GivenOut(Searcher):
