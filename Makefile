@@ -1,7 +1,7 @@
 # Everything runs in .venv, which the first command makes. Needs python3 (3.11 or newer) and make.
 PYTHON ?= python3
 BIN := .venv/bin
-OF_NUMBERS := $(addprefix tests/test_,backbones.py evaluate.py fidelity.py method.py models.py streams.py teacher.py train.py views.py)
+OF_NUMBERS := $(addprefix tests/test_,backbones.py evaluate.py fidelity.py method.py models.py parity.py streams.py teacher.py train.py views.py)
 
 .PHONY: demo test lint types tests elsewhere slow whole faults cluster-test bench audit oldest
 

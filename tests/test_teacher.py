@@ -232,6 +232,21 @@ def test_a_teacher_of_augmented_views_sees_the_view_and_not_the_original(image_t
     assert not torch.allclose(logits, torch.from_numpy(image_teacher.targets.logits)[rows])
 
 
+@pytest.mark.parametrize("augmented", [True, False])
+def test_a_live_teacher_has_no_dropout(image_teacher, augmented):
+    """Whoever had its model before may have left it in training mode."""
+    rows = torch.arange(32)
+    inputs, mask = batch_of("vit", rows), torch.ones(32, 16)
+    options = {"student_mask": True, "augmented": augmented, "device": tiny.CPU}
+    model = tiny.build("vit", num_classes=2, seed=7)
+    expected = [model.generator(inputs), model.predictor(inputs, mask)]
+    assert not torch.allclose(model.train().predictor(inputs, mask), expected[1])
+    said = Teacher(image_teacher.targets, model=model, **options)(rows, inputs, mask)
+    if augmented:
+        torch.testing.assert_close(said[0], expected[0])
+    torch.testing.assert_close(said[1], expected[1])
+
+
 def test_what_a_teacher_says_carries_no_gradient(image_teacher):
     rows = torch.tensor([0])
     teacher = image_teacher.for_training(model=image_teacher.model, student_mask=True)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rekd.trial import FIDELITY, RE_FIELDS, REKD_FIELDS, Trial, canonical_json, digest_of
+from rekd.trial import FIDELITY, PRESETS, RE_FIELDS, REKD_FIELDS, Trial, canonical_json, digest_of
 
 BASE = {"task": "toy", "task_digest": "a", "model": "vit", "model_digest": "b", "seed": 2026, "epochs": 3}
 RE = {
@@ -220,6 +220,9 @@ def test_fidelity_is_a_preset_only_where_all_of_it_holds():
     for name, value in FIDELITY["paper"].items():
         assert replace(authors, **{name: value}).fidelity == "mixed"
         assert FIDELITY["authors"][name] != value
+    assert all(preset.keys() == FIDELITY["paper"].keys() for preset in PRESETS.values())
+    for name, preset in PRESETS.items():
+        assert replace(RE_TRIAL, **preset).fidelity == name
 
 
 def test_a_trial_reads_as_what_tells_it_apart():

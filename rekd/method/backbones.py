@@ -24,6 +24,10 @@ from rekd.messages import one_line
 from rekd.method.samples import Inputs
 from rekd.tasks.hub import find, quiet
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of the red, green and blue of ImageNet's training images, of 1."""
+
 
 @dataclass(frozen=True)
 class Contextual:
@@ -86,6 +90,9 @@ class Backbone(nn.Module):
     def freeze_embeddings(self) -> None:
         """Holds the embeddings of features as they are (`heads="authors"`, BERT's generator)."""
 
+    def use_imagenet_statistics(self) -> None:
+        """Normalises pixels by ImageNet's mean and deviation (`image_statistics="imagenet"`); texts have none."""
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config.model_type}, hidden_size={self.hidden_size})"
 
@@ -104,6 +111,12 @@ class ViTBackbone(Backbone):
         # Scaled to 8 bits once, so that a batch needs one subtraction and one division.
         self.register_buffer("mean", torch.tensor(image_mean).view(1, -1, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(image_std).view(1, -1, 1, 1) * 255)
+
+    def use_imagenet_statistics(self) -> None:
+        for buffer, channels in ((self.mean, IMAGENET_MEAN), (self.std, IMAGENET_STD)):
+            values = torch.tensor(channels).view(1, -1, 1, 1) * 255
+            # Grayscale images have a third of each: ImageNet's numbers are of red, green and blue.
+            buffer.copy_(values if buffer.numel() == values.numel() else values.mean())
 
     @property
     def grid(self) -> tuple[int, int]:

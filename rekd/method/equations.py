@@ -127,8 +127,8 @@ def distillation_loss(
 def temperature_at(step: int, *, num_steps: int, initial: float, final: float, every: int = 1) -> float:
     """Eq. 10, tau_k = tau_0 * exp(-gamma * k) with gamma = ln(tau_0 / tau_K) / K.
 
-    `step` is k, from 0; `num_steps` is K, all steps of the run. It changes every `every` steps (Section 3.3) and never
-    falls below `final`.
+    `step` is k; `num_steps` is K, all steps of the run. It changes every `every` steps (Section 3.3) and never falls
+    below `final`.
     """
     decay = math.log(initial / final) / num_steps
     return max(final, initial * math.exp(-decay * (step - step % every)))

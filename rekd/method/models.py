@@ -24,12 +24,16 @@ AUTHORS_HIDDEN = 256
 
 _DESCRIPTION = {"objective": str, "num_classes": int, "dropout": (int, float), "heads": str, "precision": str}
 _SAVED = {**_DESCRIPTION, "backbone": dict, "details": dict}
+_SAVED_LATER = {"predictor_reads": "pooler"}
+"""What folders of 0.1.0 do not say of a model, and what it was there."""
 
 
 class Generator(nn.Module):
     """g(X) = Z: a backbone and a head that maps each contextual feature to {not selected, selected} (Section 3.1)."""
 
-    def __init__(self, backbone: Backbone, *, dropout: float, heads: str = "linear") -> None:
+    def __init__(
+        self, backbone: Backbone, *, dropout: float, heads: str = "linear", initialisation: str = "backbone"
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         if heads == "authors" and backbone.kind == "text":
@@ -42,7 +46,7 @@ class Generator(nn.Module):
             )
         else:
             self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.hidden_size, 2))
-        _initialise(self.head, backbone)
+        _initialise(self.head, backbone, initialisation)
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch feature 2"]:
         with self.backbone.arithmetic():
@@ -53,12 +57,20 @@ class Generator(nn.Module):
 class Predictor(nn.Module):
     """f(M * X) = Q: a classifier that sees only the rationale (Eq. 4)."""
 
-    def __init__(self, backbone: Backbone, *, num_classes: int, dropout: float, heads: str = "linear") -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_classes: int,
+        dropout: float,
+        heads: str = "linear",
+        initialisation: str = "backbone",
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.final_norm = heads != "authors"
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.hidden_size, num_classes))
-        _initialise(self.head, backbone)
+        _initialise(self.head, backbone, initialisation)
 
     def forward(
         self, inputs: Inputs, mask: Float[Tensor, "batch feature"] | None = None
@@ -83,6 +95,16 @@ class Prediction:
     selection_logits: Float[Tensor, "batch feature 2"] | None
 
 
+def mask_of(
+    selection_logits: Float[Tensor, "batch feature 2"], *, sampled_by: torch.Generator | None = None
+) -> Float[Tensor, "batch feature"]:
+    """Eq. 2 once training is over: argmax of the selection logits, or of a Gumbel sample of them."""
+    scores = selection_logits
+    if sampled_by is not None:
+        scores = scores + gumbel_noise(scores.shape, generator=sampled_by, device=scores.device)
+    return argmax_mask(scores)
+
+
 class RationaleModel(nn.Module):
     """Generator and predictor; without a generator it is a plain classifier (CLS)."""
 
@@ -101,6 +123,9 @@ class RationaleModel(nn.Module):
         num_classes: int,
         dropout: float,
         heads: str = "linear",
+        predictor_reads: str = "pooler",
+        head_initialisation: str = "backbone",
+        image_statistics: str = "checkpoint",
         precision: str = "float32",
         source: str | None = None,
         config: Mapping[str, Any] | None = None,
@@ -108,11 +133,12 @@ class RationaleModel(nn.Module):
     ) -> "RationaleModel":
         """A model to train: both backbones from the same pretrained weights, heads freshly drawn (Section 3.1)."""
         generator = None
+        drawn = {"dropout": dropout, "heads": heads, "initialisation": head_initialisation}
         if objective != "cls":
             backbone = load_backbone(source, config=config, revision=revision, pooler=False)
-            generator = Generator(backbone, dropout=dropout, heads=heads)
-        backbone = load_backbone(source, config=config, revision=revision)
-        predictor = Predictor(backbone, num_classes=num_classes, dropout=dropout, heads=heads)
+            generator = Generator(backbone, **drawn)
+        backbone = load_backbone(source, config=config, revision=revision, pooler=predictor_reads == "pooler")
+        predictor = Predictor(backbone, num_classes=num_classes, **drawn)
         model = cls(
             generator,
             predictor,
@@ -121,12 +147,15 @@ class RationaleModel(nn.Module):
                 "num_classes": num_classes,
                 "dropout": dropout,
                 "heads": heads,
+                "predictor_reads": predictor_reads,
                 "precision": precision,
             },
         )
         for module in (generator, predictor):
             if module is not None:
                 module.backbone.precision = precision
+                if image_statistics == "imagenet":
+                    module.backbone.use_imagenet_statistics()
         return model
 
     @property
@@ -135,14 +164,11 @@ class RationaleModel(nn.Module):
         return self.predictor.backbone.kind
 
     def predict(self, inputs: Inputs, *, sampled_by: torch.Generator | None = None) -> Prediction:
-        """Rationale and logits as at evaluation: argmax of the selection logits, or of a Gumbel sample of them."""
+        """Rationale (`mask_of`) and logits as at evaluation."""
         if self.generator is None:
             return Prediction(logits=self.predictor(inputs), mask=self.full_mask(inputs), selection_logits=None)
         selection_logits = self.generator(inputs)
-        scores = selection_logits
-        if sampled_by is not None:
-            scores = scores + gumbel_noise(scores.shape, generator=sampled_by, device=scores.device)
-        mask = argmax_mask(scores)
+        mask = mask_of(selection_logits, sampled_by=sampled_by)
         return Prediction(logits=self.predictor(inputs, mask), mask=mask, selection_logits=selection_logits)
 
     def num_features(self, inputs: Mapping[str, Any]) -> int:
@@ -213,6 +239,7 @@ class RationaleModel(nn.Module):
         Raises ValueError where the weights are not those of the config.
         """
         description = {name: config[name] for name in _DESCRIPTION}
+        description |= {name: config.get(name, before) for name, before in _SAVED_LATER.items()}
         with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced at once
             model = cls.build(**description, config=config["backbone"])
         try:
@@ -255,9 +282,12 @@ def saved_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _initialise(head: nn.Module, backbone: Backbone) -> None:
-    """Draws a head as the backbone's family draws its own: normal weights, zero biases."""
+def _initialise(head: nn.Module, backbone: Backbone, initialisation: str) -> None:
+    """Draws a head's weights (`Trial.head_initialisation`); biases are 0."""
     for module in head.modules():
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=backbone.config.initializer_range)
+            if initialisation == "xavier_uniform":
+                nn.init.xavier_uniform_(module.weight)
+            else:
+                nn.init.normal_(module.weight, std=backbone.config.initializer_range)
             nn.init.zeros_(module.bias)

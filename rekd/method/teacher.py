@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rekd.method.equations import SELECTED, argmax_mask
-from rekd.method.models import RationaleModel
+from rekd.method.models import RationaleModel, mask_of
 from rekd.method.samples import BATCH, Inputs, as_tensor, batches
 from rekd.method.views import Views
 from rekd.store.files import DamagedFileError, Store
@@ -47,6 +47,14 @@ class Targets:
                     f"The teacher's targets belong to the {what} {got}, the trial needs {expected}. "
                     "Compute them from this teacher on this task's own data."
                 )
+
+    def masks(
+        self, rows: Int[np.ndarray, " sample"], *, sampled_by: torch.Generator | None = None
+    ) -> Bool[np.ndarray, "sample feature"]:
+        """The teacher's own rationales of some samples of the pool."""
+        device = None if sampled_by is None else sampled_by.device
+        logits = selection_logits_of(torch.from_numpy(self.selection_difference[rows]).to(device))
+        return mask_of(logits, sampled_by=sampled_by).bool().cpu().numpy()
 
     def save(self, store: Store) -> None:
         """Writes them beside the ledger, under their fingerprint."""
@@ -119,6 +127,11 @@ def selection_difference(
     return selection_logits[..., SELECTED] - selection_logits[..., 1 - SELECTED]
 
 
+def selection_logits_of(difference: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature 2"]:
+    """Logits of that difference. A softmax over two depends on it alone: (0, d) serves as well as those it came from."""
+    return torch.stack((torch.zeros_like(difference), difference), dim=-1)
+
+
 class Teacher:
     """A teacher in a training step: stored targets where they serve, its own forward pass where they do not.
 
@@ -166,9 +179,7 @@ class Teacher:
             assert self.model.generator is not None  # `compute_targets` refused a classifier
             selection_logits = self.model.generator(inputs)
         else:
-            difference = self.difference[indices]
-            # A softmax over two depends on the difference alone: (0, d) serves as well as the logits themselves.
-            selection_logits = torch.stack((torch.zeros_like(difference), difference), dim=-1)
+            selection_logits = selection_logits_of(self.difference[indices])
         if not (self.augmented or self.student_mask):
             return selection_logits, self.logits[indices]
         assert self.model is not None

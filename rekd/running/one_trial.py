@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rekd.method.evaluate import evaluate, faithfulness, masks_of, overlap
+from rekd.method.evaluate import evaluate, faithfulness, masks_of, overlap, rationale_noise
 from rekd.method.losses import Learner
 from rekd.method.models import RationaleModel
 from rekd.method.samples import DeviceSamples
@@ -89,6 +89,9 @@ def build_model(trial: Trial, task: Task, data: Data, streams: Streams) -> Ratio
             num_classes=data.num_classes,
             dropout=trial.dropout,
             heads=trial.heads,
+            predictor_reads=trial.predictor_reads,
+            head_initialisation=trial.head_initialisation,
+            image_statistics=trial.image_statistics,
             precision=trial.precision,
             source=reference.source,
             config=reference.config,
@@ -170,23 +173,25 @@ def _tested(
     device = supplies.device
     best = result.records[result.best_epoch - 1]
     test = evaluate(result.model, DeviceSamples(data.test, device), trial, streams=streams)
+    noise = rationale_noise(trial, device=device)
+    measured = faithfulness(result.model, data.test.arrays, device=device, sampled_by=noise)
     outcome = replace(
         outcome,
         num_features=result.model.num_features(data.test.arrays),
         **{f"num_{name}_in_train": count for name, count in data.in_train(trial.split, trial.seed).items()},
         **{f"dev_{name}": best[f"dev_{name}"] for name in ("loss", "accuracy", "rationale_ratio", "token_ratio")},
         **{f"test_{name}": test[name] for name in ("loss", "accuracy", "rationale_ratio", "token_ratio")},
-        **{
-            f"test_{name}": value for name, value in faithfulness(result.model, data.test.arrays, device=device).items()
-        },
+        **{f"test_{name}": value for name, value in measured.items()},
     )
     if trial.teacher_digest is None:
         return outcome
     dev = {name: array[dev_indices] for name, array in data.pool.arrays.items()}
-    teacher_mask = supplies.targets(task, trial.teacher_digest).selection_difference[dev_indices] > 0
+    noise = rationale_noise(trial, device=device)
+    mask, _ = masks_of(result.model, dev, device=device, sampled_by=noise)
+    teacher_mask = supplies.targets(task, trial.teacher_digest).masks(dev_indices, sampled_by=noise)
     return replace(
         outcome,
-        dev_teacher_overlap=overlap(masks_of(result.model, dev, device=device)[0], teacher_mask),
+        dev_teacher_overlap=overlap(mask, teacher_mask),
         dev_teacher_train_share=_teacher_train_share(trial.teacher_digest, data, dev_indices, supplies.store),
     )
 

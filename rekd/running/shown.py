@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from rekd.method.backbones import ViTBackbone
-from rekd.method.evaluate import masks_of
+from rekd.method.evaluate import masks_of, rationale_noise
 from rekd.method.models import RationaleModel
 from rekd.store.files import Store
 from rekd.tasks.data import Data, shown_samples
@@ -25,7 +25,8 @@ def write_rationales(store: Store, trial: Trial, model: RationaleModel, data: Da
         store.write(samples_file, _parquet(_samples(model, data, chosen)))
     if model.generator is None:
         return
-    masks, classes = masks_of(model, data.test.take(chosen).arrays, device=device)
+    noise = rationale_noise(trial, device=device)
+    masks, classes = masks_of(model, data.test.take(chosen).arrays, device=device, sampled_by=noise)
     columns = {"sample": chosen, "prediction": classes, "mask": list(masks.astype(np.uint8))}
     store.write(store.rationales_file(trial.digest), _parquet(columns))
 

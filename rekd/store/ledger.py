@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from rekd.store.files import Store
 from rekd.store.formats import FORMAT, written_by
-from rekd.trial import Trial, canonical_json, plain_type
+from rekd.trial import PRESETS, Trial, canonical_json, is_read, neutral_values, plain_type
 
 WORTHWHILE = 100
 """Trials in files of their own from which on they are worth a compact copy: reading them takes 0.2 s."""
@@ -139,14 +139,14 @@ class Ledger:
 
     def trials(self, digests: Sequence[str] | None = None) -> pa.Table:
         """One row a trial, sorted by digest; of the given digests only, where they are given."""
-        return self._read("trials", TRIALS_SCHEMA, digests).sort_by("digest")
+        return _as_known_now(self._read("trials", TRIALS_SCHEMA, digests)).sort_by("digest")
 
     def row(self, digest: str) -> dict[str, Any] | None:
         """The row of one trial; None where it has not ended."""
         table = self._read_or_set_aside(self.store.trial_file(digest), TRIALS_SCHEMA)
         if table is None:  # the compact copy may have it
             table = self.trials([digest])
-        return next(iter(table.to_pylist()), None)
+        return next(iter(_as_known_now(table).to_pylist()), None)
 
     def epochs(self, digests: Sequence[str] | None = None) -> pa.Table:
         """One row an epoch of a finished trial, sorted by digest and epoch."""
@@ -234,6 +234,26 @@ class Ledger:
 _FORMAT = pads.ParquetFileFormat(
     default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
 )
+
+
+def _as_known_now(trials: pa.Table) -> pa.Table:
+    """Rows of earlier versions beside those of this one: fields that were born since have their neutral values, and a
+    preset that came to mean something else has another name."""
+    objectives = trials["objective"].to_pylist()
+    for name, neutral in neutral_values(Trial).items():
+        pairs = zip(trials[name].to_pylist(), objectives, strict=True)
+        values = [neutral if value is None and is_read(name, objective) else value for value, objective in pairs]
+        trials = _with_column(trials, name, values)
+    before = "authors of 0.1.0"
+    points = zip(*(trials[name].to_pylist() for name in PRESETS[before]), strict=True)
+    is_before = [point == tuple(PRESETS[before].values()) for point in points]
+    pairs = zip(trials["fidelity"].to_pylist(), is_before, strict=True)
+    return _with_column(trials, "fidelity", [before if is_old else name for name, is_old in pairs])
+
+
+def _with_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
+    index = table.schema.get_field_index(name)
+    return table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
 
 
 def _parsed(content: bytes, schema: pa.Schema) -> pa.Table:
