@@ -3,16 +3,27 @@ numbers are whole; output that is not UTF-8."""
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from rekd.messages import plain
+
 WIDEST = 1000
 """Columns that a table may take where there is no terminal to be too narrow for it."""
+
+
+class PlainConsole(Console):
+    """A console on which only rich itself commands the terminal: not a name or an error that a store brought along."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(plain(segment.text), segment.style)
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, prog_name: str | None = None) -> NoReturn:
@@ -44,7 +55,7 @@ def _sentence(error: typer.TyperException) -> str:
 def print_error(error: object) -> None:
     """One line on standard error, however long: a terminal breaks it by itself, and a log file has it whole."""
     line = Text.assemble(("Error:", "red"), " ", " ".join(str(error).split()))
-    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+    PlainConsole(stderr=True, highlight=False).print(line, soft_wrap=True)
 
 
 def print_table(console: Console, table: Table) -> None:

@@ -13,6 +13,7 @@ from rich.markup import escape
 from analysis import load_trials
 from rekd.cluster.job import Command, hand_over
 from rekd.cluster.launched import FILES, ROOT, find, read_cluster_file
+from rekd.command_line import PlainConsole
 from rekd.messages import one_line
 from rekd.running.estimate import Estimator
 from rekd.running.plan import Plan, PlanFunction, SweepResult, to_run
@@ -35,7 +36,7 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
 
     Raises ValueError on bad input, before anything is started or written.
     """
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     named = options.local or options.address or os.environ.get("RAY_ADDRESS")
     if not named and not options.dry_run and (launched := find()) is not None:
         command = Command.typed(launched, store=options.store, default_store=RESULTS)

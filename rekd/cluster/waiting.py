@@ -5,7 +5,7 @@
 
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -106,7 +106,7 @@ class Watch:
         self._joined: set[str] = set()
         self._first: Machines | None = None
         self._seen: dict[str, float] = {}  # news and when it was first seen
-        self._hours = Counter[str]()  # of the machines of each kind
+        self._hours = defaultdict[str, float](float)  # of the machines of each kind
         self._looked = clock()
 
     def look(self) -> None:

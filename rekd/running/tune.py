@@ -17,11 +17,11 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
-from rich.console import Console
 from rich.markup import escape
 
 from rekd.cluster.connect import Cluster, this_machine, worker_logs
 from rekd.cluster.waiting import Watch, look_at_ray
+from rekd.command_line import PlainConsole
 from rekd.running.agenda import Agenda
 from rekd.running.conductor import Conductor
 from rekd.running.gpu_shares import Shares, measured_shares
@@ -69,7 +69,7 @@ def run_sweep(
     StoreUnavailableError where the store fails for long while trials run.
     """
     store = store if isinstance(store, Store) else Store(str(store))
-    progress = Progress(Console(highlight=False)) if progress is None else progress
+    progress = Progress(PlainConsole(highlight=False)) if progress is None else progress
     if cluster is None:
         with this_machine() as cluster:
             return run_sweep(
