@@ -12,9 +12,10 @@ from rich.markup import escape
 from rich.text import Text
 
 from rekd.command_line import PlainConsole, print_error
-from rekd.store.claims import Claims
+from rekd.store.claims import LEASE, Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger
+from rekd.store.upkeep import KeepModels, Rubbish, find_rubbish, remove, run_again
 from rekd.tasks.task import load_task
 from rekd.trial import Objective, Trial
 
@@ -47,10 +48,11 @@ def train(
         overrides = {name: value for name, value in given.items() if value is not None}
         trial = chosen.trial(objective, model, seed=seed, fidelity=fidelity, **overrides)
         place = Store(store)
-    except ValueError as error:
+        ledger = Ledger(place)
+        has_ended = _has_ended(ledger, trial)
+    except (ValueError, OSError) as error:
         raise _bad_input(error) from error
-    ledger = Ledger(place)
-    if trial.digest not in ledger.done():
+    if not has_ended:
         from rekd.running.one_trial import check_trial, run_trial
         from rekd.running.supplies import Supplies, default_device
 
@@ -62,11 +64,15 @@ def train(
             with Claims(place) as claims:
                 if not claims.take(trial.digest):
                     raise ValueError(f"The trial {trial.digest} is being run by a sweep on {place}. Wait for its end.")
-                for record in run_trial(trial, task=chosen, store=place, supplies=supplies):
-                    _print_epoch(console, trial, record)
-        except ValueError as error:
+                if not _has_ended(ledger, trial):  # a sweep may have run it since the first look
+                    for record in run_trial(trial, task=chosen, store=place, supplies=supplies):
+                        _print_epoch(console, trial, record)
+                        _check_held(claims, trial)
+            ledger.compact()
+        except (ValueError, OSError) as error:
             raise _bad_input(error) from error
-    row = ledger.trials([trial.digest]).to_pylist()[0]
+    row = ledger.row(trial.digest)
+    assert row is not None
     if row["status"] == "ok":
         console.print(
             f"Best epoch {row['best_epoch']}: dev loss {row['dev_loss']:.4f}, test accuracy {row['test_accuracy']:.3f}, "
@@ -75,6 +81,21 @@ def train(
         return
     console.print(f"[red]{row['status']}:[/] {escape(row['error'])}")
     raise typer.Exit(1)
+
+
+def _has_ended(ledger: Ledger, trial: Trial) -> bool:
+    row = ledger.row(trial.digest)
+    return row is not None and row["status"] != "failed"
+
+
+def _check_held(claims: Claims, trial: Trial) -> None:
+    """Raises ValueError where this process stood still for so long that another one runs the trial now."""
+    claims.check()
+    if trial.digest in claims.lost:
+        raise ValueError(
+            f"A sweep on {claims.store} has taken the trial {trial.digest} over, because nothing was heard of this process "
+            f"for {LEASE:.0f} s. Wait for its end."
+        )
 
 
 def _print_epoch(console: Console, trial: Trial, record: dict[str, Any]) -> None:
@@ -152,6 +173,56 @@ def down(
     )
 
 
-def _bad_input(error: ValueError) -> typer.Exit:
+StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Folder or URI with the results.")]
+
+
+@app.command()
+def tidy(
+    store: StoreArgument,
+    keep_models: Annotated[
+        KeepModels, typer.Option(help="Models that stay: all, the best seed of each setting, or teachers' only (none).")
+    ] = "all",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Removes what nothing in a store needs any more, and says what. What is running keeps what it needs."""
+    try:
+        place = _existing(store)
+        found = find_rubbish(place, keep_models=keep_models)
+        print("\n".join(map(_described, found)) or "There is nothing to remove.")
+        if found and not dry_run:
+            with Claims(place) as claims:
+                if keep_models != "all":
+                    claims.check_alone()
+                num_bytes = sum(remove(place, rubbish, claims) for rubbish in found)
+            print(f"{num_bytes:,} bytes were removed. What belongs to trials that are running stays.")
+    except (ValueError, OSError) as error:
+        raise _bad_input(error) from error
+
+
+def _described(rubbish: Rubbish) -> str:
+    return f"{len(rubbish.sizes)} {rubbish.what} ({rubbish.num_bytes:,} bytes)"
+
+
+@app.command()
+def redo(
+    store: StoreArgument,
+    digests: Annotated[list[str], typer.Argument(metavar="DIGEST...", help="Trials that have ended.")],
+) -> None:
+    """Trials count as failed from now on: the next sweep that asks for them runs them from the start."""
+    try:
+        run_again(_existing(store), digests)
+    except (ValueError, OSError) as error:
+        raise _bad_input(error) from error
+    print(f"To be run again: {', '.join(digests)}. Type the command of their sweep.")
+
+
+def _existing(uri: str) -> Store:
+    place = Store(uri)
+    if not place.exists(place.root):
+        raise ValueError(f"There is no store at {uri}. Give the folder or URI that the sweep's --store named.")
+    return place
+
+
+def _bad_input(error: Exception) -> typer.Exit:
     print_error(error)
     return typer.Exit(2)

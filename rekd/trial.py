@@ -333,6 +333,10 @@ def _as_declared(name: str, annotation: Any, value: Any) -> Any:
     if value is None or isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise ValueError(f"{name} is of type {kind.__name__}, got {value!r} of type {type(value).__name__}.")
     value = kind(value)
+    if kind is int and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} is a whole number that 64 bits hold, below {2**63}, got {value}.")
+    if kind is str and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError(f"{name} is text that UTF-8 can hold, got {value!r}.")
     if kind is float:
         if not math.isfinite(value):
             raise ValueError(f"{name} is a finite number, got {value}.")

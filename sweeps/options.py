@@ -189,7 +189,7 @@ def run_command(sweep: Callable[..., int], *, prog_name: str | None = None) -> N
         options = Options(**{field.name: arguments.pop(field.name) for field in fields})
         try:
             status = sweep(options, **arguments)
-        except (ValueError, OSError) as error:  # such as a store that cannot be read
+        except (ValueError, OSError) as error:  # of a store too: it cannot be read, or refuses
             print_error(error)
             status = 2
         raise typer.Exit(status)

@@ -20,7 +20,7 @@ from rekd.method.equations import (
 from rekd.method.samples import batches
 from rekd.method.teacher import Targets, Teacher, compute_targets, selection_difference
 from rekd.store.ledger import Ledger, Outcome
-from rekd.store.saved_model import Weights
+from rekd.store.saved_model import Weights, is_saved
 
 FAMILIES = ("vit", "bert")
 
@@ -168,7 +168,7 @@ def test_a_stored_model_is_read_as_it_was_saved(store, image_teacher, stored_tea
 
 @pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_damaged_model_is_set_aside_and_its_trial_runs_again(store, stored_teacher, caplog, name, how):
+def test_a_damaged_model_is_set_aside_and_its_row_stays(store, stored_teacher, caplog, name, how):
     path = Path(store.model_folder(stored_teacher)) / name
     content = damaged(path.read_bytes(), how)
     path.write_bytes(content)
@@ -176,7 +176,8 @@ def test_a_damaged_model_is_set_aside_and_its_trial_runs_again(store, stored_tea
         ValueError, match=rf"(?s)^The trial {stored_teacher} has a damaged checkpoint \(.*command again"
     ):
         Weights.load(store, stored_teacher)
-    assert Ledger(store).done() == set()
+    assert Ledger(store).done() == {stored_teacher}
+    assert not is_saved(store, stored_teacher)
     moved = {file[9:]: f"{store.set_aside_folder}/{file}" for file in store.names_in(store.set_aside_folder)}
     assert set(moved) == {"model.safetensors", "config.json"}
     assert store.read(moved[name]) == content
@@ -186,11 +187,12 @@ def test_a_damaged_model_is_set_aside_and_its_trial_runs_again(store, stored_tea
         Weights.load(store, stored_teacher)
 
 
-def test_a_trial_whose_model_is_gone_runs_again(store, stored_teacher):
+def test_a_trial_whose_model_is_gone_keeps_its_row(store, stored_teacher):
     (Path(store.model_folder(stored_teacher)) / "config.json").unlink()
     with pytest.raises(ValueError, match="has no checkpoint"):
         Weights.load(store, stored_teacher)
-    assert Ledger(store).done() == set()
+    assert Ledger(store).done() == {stored_teacher}
+    assert not is_saved(store, stored_teacher)
     # It may be on its way there: the trial may be running again.
     assert "model.safetensors" in store.names_in(store.model_folder(stored_teacher))
 

@@ -71,10 +71,11 @@ class Targets:
         path = store.targets_file(targets_fingerprint(teacher_digest, data_fingerprint, view_epoch))
         if not store.exists(path):
             return None
+        content = store.read(path)
         try:
-            arrays, identity = unpack(store.read(path))
+            arrays, identity = unpack(content)
         except DamagedFileError as error:
-            store.set_aside(path, f"is damaged ({error}); the targets are computed again")
+            store.set_aside(path, content, f"is damaged ({error}); the targets are computed again")
             return None
         targets = cls(**{name: array.numpy() for name, array in arrays.items()}, **identity)
         targets.check(teacher_digest=teacher_digest, data_fingerprint=data_fingerprint, view_epoch=view_epoch)

@@ -14,6 +14,7 @@ from rekd.running.progress import Progress
 from rekd.running.retries import MAX_FAILURES, Retries
 from rekd.store.claims import Claims
 from rekd.store.ledger import Ledger, Outcome
+from rekd.store.saved_model import is_saved
 from rekd.trial import Trial
 
 
@@ -82,7 +83,7 @@ class Conductor:
         trial = self.live.pop(key, None)
         if trial is None or self.is_interrupted:
             return
-        row = self.ledger.row(trial.digest)
+        row = self._row(trial)
         has_failed = row is None or row["status"] == "failed"
         # Another sweep runs it, or it had not started yet: an old failure is not its result.
         if has_failed and (trial.digest in self.claims.lost or (self.held and not error)):
@@ -118,7 +119,9 @@ class Conductor:
         elsewhere = self.claims.elsewhere()
         self.progress.elsewhere = sum(trial.digest in elsewhere for trial in self.agenda.queue)
         for trial in list(self.agenda.queue):
-            if trial.digest in elsewhere or not self.is_supplied(trial) or not self.claims.take(trial.digest):
+            if trial.digest in elsewhere or trial.teacher_digest in self.agenda.again:
+                continue
+            if not self.is_supplied(trial) or not self.claims.take(trial.digest):
                 continue
             self.agenda.give(trial)
             if not self._has_ended_meanwhile(trial):
@@ -129,7 +132,7 @@ class Conductor:
         """Whether another sweep has run a trial since the ledger was read."""
         if not self.ledger.store.exists(self.ledger.store.trial_file(trial.digest)):
             return False
-        row = self.ledger.row(trial.digest)
+        row = self._row(trial)
         if row is None or row["status"] == "failed":
             return False
         self.claims.release(trial.digest)
@@ -148,7 +151,15 @@ class Conductor:
             "try fewer trials at once (--max-concurrent) or a smaller batch_size"
         )
         self.ledger.write(trial, Outcome(status="failed", error=reason))
-        return self.ledger.trials([trial.digest]).to_pylist()[0]
+        row = self.ledger.failure(trial.digest)
+        assert row is not None
+        return row
+
+    def _row(self, trial: Trial) -> dict[str, Any] | None:
+        """What a trial has come to; of a teacher that is run again, what it has come to since."""
+        if trial.digest in self.agenda.again and not is_saved(self.ledger.store, trial.digest):
+            return self.ledger.failure(trial.digest)
+        return self.ledger.row(trial.digest)
 
     def _take_in(self, trial: Trial, row: dict[str, Any]) -> None:
         """A trial has ended, here or in another sweep, with this row."""

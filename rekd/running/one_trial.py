@@ -75,7 +75,8 @@ def check_trial(trial: Trial, *, task: Task, supplies: Supplies) -> list[str]:
     store, teacher = supplies.store, trial.teacher_digest
     if teacher is not None and not store.names_in(store.model_folder(teacher)):
         raise ValueError(
-            f"The store {store} has no model of a trial {teacher}. Train it first, or choose another teacher."
+            f"The store {store} has no model of a trial {teacher}. Train it first (after `python -m rekd redo {store} "
+            f"{teacher}`, where it has a result), or choose another teacher."
         )
     return remarks_on(data, task, trial)
 

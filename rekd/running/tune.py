@@ -32,6 +32,7 @@ from rekd.running.progress import Progress
 from rekd.store.claims import Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger
+from rekd.store.upkeep import clear_ended
 from rekd.tasks.task import Task
 from rekd.trial import Trial
 
@@ -112,6 +113,7 @@ def run_sweep(
         progress.reasons.append(watch.said)
         conductor.limit = partial(limits.reached, watch, time.monotonic())
         with claims, progress:
+            clear_ended(store, claims, agenda.with_result)
             _fit(with_resources, conductor, callbacks)
     result = conductor.result()
     if failed := [digest for digest in result.failed["digest"] if digest in agenda.given]:

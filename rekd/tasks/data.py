@@ -23,8 +23,8 @@ from rekd.trial import Trial
 SHOWN_PER_CLASS = 4
 MOST_SHOWN = 64
 
-SplitKind = Literal["fixed", "by_seed", "stratified_by_seed"]
-"""How train and dev are told apart (`Trial.split`)."""
+Division = Literal["fixed", "by_seed", "stratified_by_seed"]
+"""How a pool is divided into train and dev (`Trial.split`)."""
 
 SPLIT_SEED = 2026
 """Of the fixed splits, which are the same for every run; the paper's first seed, though any constant would do."""
@@ -76,7 +76,7 @@ class Data:
     remarks: tuple[str, ...] = ()
     """What is no mistake but is not to pass in silence, such as files that were not read: a sentence each."""
 
-    def train_dev(self, split: SplitKind, seed: int) -> tuple[Int64[np.ndarray, "train"], Int64[np.ndarray, "dev"]]:
+    def train_dev(self, split: Division, seed: int) -> tuple[Int64[np.ndarray, "train"], Int64[np.ndarray, "dev"]]:
         """Indices of train and dev within `pool`.
 
         `fixed` is the same for every seed: the dataset's own dev split, or a stratified one. `by_seed` is a random one
@@ -94,7 +94,7 @@ class Data:
             dev = _stratified(self.pool.labels, self.num_dev)
         return np.setdiff1d(everything, dev, assume_unique=True), np.sort(dev)
 
-    def in_train(self, split: SplitKind, seed: int) -> dict[str, int]:
+    def in_train(self, split: Division, seed: int) -> dict[str, int]:
         """How many samples of dev and of test stand in train too, with the same content: `dev` and `test`."""
         train, dev = self.train_dev(split, seed)
         contents, of_test = self._contents
