@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from rekd.command_line import print_error
+from rekd.command_line import PlainConsole, print_error
 from rekd.store.claims import LEASE, Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger
@@ -40,7 +40,7 @@ def train(
     store: Annotated[str, typer.Option(metavar="URI", help="Where results are.")] = "results",
 ) -> None:
     """Trains one trial without Ray, a line an epoch, and writes its row to the ledger."""
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     try:
         given = {"teacher_digest": teacher, "alpha": alpha, "lambda_select": lambda_select, "p_target": p_target}
         given |= {"epochs": epochs}
@@ -115,7 +115,7 @@ def explain(
     """Prediction and rationale of new inputs: words marked in a text, patches drawn of an image."""
     from rekd.method.explain import Explainer
 
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     try:
         explanations = Explainer(checkpoint)(inputs)
     except ValueError as error:
@@ -182,7 +182,7 @@ def down(
     """Ends the cluster that `ray up FILE` started, and what `ray down` leaves on machines that stay. Results stay too."""
     from rekd.cluster.launched import take_down
 
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     try:
         is_gone = take_down(file, partial(console.print, soft_wrap=True))
     except ValueError as error:

@@ -46,6 +46,7 @@ class OneTrial:
     def __init__(self) -> None:
         self.live = {"1": trials(1)[0]}
         self.claims = SimpleNamespace(check=lambda: None)
+        self.look_at_limit = lambda: None
         self.errors: list[bool] = []
         self.is_over = False
 

@@ -260,6 +260,11 @@ def _keep_from_proxies(host: str) -> None:
         os.environ[name] = ",".join(dict.fromkeys([*filter(None, hosts), host]))
 
 
+def read_cluster_file(file: str) -> dict[str, Any]:
+    """What a cluster file says, by its path in the working tree. Raises ValueError on a file that cannot be read."""
+    return _config(ROOT / file, file)
+
+
 def _config(path: Path, file: str) -> dict[str, Any]:
     import yaml
 

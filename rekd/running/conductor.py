@@ -6,6 +6,8 @@ It knows no Ray: whoever runs trials (`rekd.running.tune`) asks `next_trial` and
 from collections.abc import Callable
 from typing import Any
 
+from rich.markup import escape
+
 from rekd.running.agenda import Agenda
 from rekd.running.plan import SweepResult
 from rekd.running.progress import Progress
@@ -39,19 +41,30 @@ class Conductor:
         self.num_trained = 0
         """Trials that were run here."""
         self.is_interrupted = False
+        self.held = ""
+        """Why nothing is started any more; what runs goes on to its end."""
+        self.limit: Callable[[], str] = lambda: ""
+        """Says why nothing more is to be started; nothing as long as there is no reason."""
         self._ended: list[Trial] = []
         self._expect()
 
     @property
     def is_over(self) -> bool:
         """Whether no result can bring another trial."""
-        return self.is_interrupted or not (self.agenda.queue or self.live)
+        return self.is_interrupted or not (self.live or (self.agenda.queue and not self.held))
+
+    def look_at_limit(self) -> None:
+        """Starts nothing more from now on where there is a reason. The first one stands."""
+        if not self.held and (why := self.limit()):
+            self.held = why
+            self.progress.say(f"[yellow]No more trials are started:[/] {escape(why)}")
 
     def next_trial(self, key: str) -> Trial | None:
         """The trial that `key` is to run; None where there is none now: all slots are taken, or supplies are missing."""
+        self.look_at_limit()
         if self.agenda.replan_if_due():
             self._expect()
-        if self.is_interrupted or len(self.live) >= self.slots:
+        if self.is_interrupted or self.held or len(self.live) >= self.slots:
             return None
         trial = self._claimed()
         if trial is not None:
@@ -72,8 +85,9 @@ class Conductor:
             return
         row = self._row(trial)
         has_failed = row is None or row["status"] == "failed"
-        if has_failed and trial.digest in self.claims.lost:
-            self._put_back(trial)  # another sweep runs it: an old failure is not its result
+        # Another sweep runs it, or it had not started yet: an old failure is not its result.
+        if has_failed and (trial.digest in self.claims.lost or (self.held and not error)):
+            self._put_back(trial)
             return
         if row is None or (error and has_failed):
             if self.retries.once_more(trial):
@@ -93,7 +107,11 @@ class Conductor:
         if self.agenda.is_stale:
             self.agenda.replan()
         return SweepResult.of(
-            self.agenda.plan, self.agenda.results, num_trained=self.num_trained, is_interrupted=self.is_interrupted
+            self.agenda.plan,
+            self.agenda.results,
+            num_trained=self.num_trained,
+            is_interrupted=self.is_interrupted,
+            held=self.held,
         )
 
     def _claimed(self) -> Trial | None:

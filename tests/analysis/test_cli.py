@@ -1,5 +1,6 @@
 """`python -m analysis`, and what is behind its commands."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -10,15 +11,18 @@ from pathlib import Path
 import made_up
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+from rich.table import Table as RichTable
 from typer.testing import CliRunner
 
 from analysis.cli import app
 from analysis.query import query
 from analysis.status import duration, status
+from rekd.command_line import PlainConsole
 from rekd.command_line import run as run_app
 from rekd.store.files import Store
-from rekd.store.ledger import Outcome
+from rekd.store.ledger import Ledger, Outcome
 
 
 @pytest.fixture(scope="module")
@@ -243,3 +247,45 @@ def test_durations() -> None:
         "2 d 12 h",
         "",
     ]
+
+
+HOSTILE = "=HYPERLINK(0)\x1b]0;owned\x07\x1b[31m"
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> str:
+    """A store with a trial whose error would be a formula to a spreadsheet and commands to a terminal."""
+    store = str(tmp_path / "hostile")
+    Ledger(store).write(made_up.trial(), Outcome(status="failed", error=HOSTILE))
+    return store
+
+
+def test_a_text_of_a_store_is_no_formula_in_a_csv_file(hostile: str, tmp_path: Path) -> None:
+    run("query", hostile, "select error, -1.5 as number from trials", "--out", tmp_path / "all.csv")
+    _, out, _ = run("query", hostile, "select error, -1.5 as number from trials")
+    for written in ((tmp_path / "all.csv").read_text(), out):
+        assert "'=HYPERLINK" in written
+        assert "-1.5" in written
+        assert "'-1.5" not in written
+    run("query", hostile, "select error from trials", "--out", tmp_path / "all.parquet")
+    assert pq.read_table(tmp_path / "all.parquet")["error"].to_pylist() == [HOSTILE]
+
+
+def test_a_text_of_a_store_is_no_command_to_a_terminal(hostile: str) -> None:
+    for command in (("query", hostile, "select error from trials"), ("status", hostile)):
+        _, out, err = run(*command)
+        assert "\x1b" not in out + err
+        assert "\x07" not in out + err
+
+
+def test_our_own_console_spells_what_others_would_command() -> None:
+    console = PlainConsole(file=io.StringIO(), force_terminal=True, width=100)
+    table = RichTable()
+    table.add_row(HOSTILE, style="red")
+    console.print(table)
+    console.print(f"[bold]{HOSTILE}[/]")
+    said = console.file.getvalue()
+    assert "\x1b]0;" not in said
+    assert "\\x1b]0;owned" in said
+    assert "\x1b[31m" in said  # rich's own red
+    assert "\x1b[1m" in said
