@@ -162,6 +162,7 @@ def down(
     from rekd.cluster.launched import take_down
 
     console = PlainConsole(highlight=False)
+    _say_what_runs(file, console)
     try:
         is_gone = take_down(file, partial(console.print, soft_wrap=True))
     except ValueError as error:
@@ -221,6 +222,19 @@ def _existing(uri: str) -> Store:
     if not place.exists(place.root):
         raise ValueError(f"There is no store at {uri}. Give the folder or URI that the sweep's --store named.")
     return place
+
+
+def _say_what_runs(file: str, console: Console) -> None:
+    """What is about to end and what it has cost an hour, where its head still answers."""
+    from rekd.cluster.bill import ask, lines
+    from rekd.cluster.launched import launched_from
+
+    try:
+        if (cluster := launched_from(file)) is not None and not cluster.stays:
+            for line in lines(cluster, ask(cluster)):
+                console.print(escape(line), soft_wrap=True)
+    except ValueError:  # taking it down says what is wrong
+        return
 
 
 def _bad_input(error: Exception) -> typer.Exit:
