@@ -179,21 +179,9 @@ def query_command(
 
 
 @app.command("status")
-def status_command(
-    store: Annotated[str | None, typer.Argument(metavar="[STORE]", help="Folder or URI with the results.")] = None,
-    cluster: Annotated[
-        bool,
-        typer.Option("--cluster", help="What runs on the cluster that `ray up` started, and what it costs an hour."),
-    ] = False,
-) -> None:
+def status_command(store: StoreArgument) -> None:
     """Shows what is done, running, diverged and failed, and how long the running trials will take."""
     with _bad_input():
-        if cluster:
-            _show_cluster()
-        if store is None:
-            if not cluster:
-                raise ValueError("Which store? Give the folder or URI that the sweep's --store named, or --cluster.")
-            return
         _require_store(store)
         now = status_of(store)
         names = {"num_ok": "done", "num_running": "running", "num_failed": "failed", "num_diverged": "diverged"}
@@ -216,20 +204,6 @@ def status_command(
         if len(now.running):
             left = duration(now.seconds_left)
             console.print(f"Left for what is running: {left}." if left else "Left for what is running: not known yet.")
-
-
-def _show_cluster() -> None:
-    from rekd.cluster.bill import ask, lines
-    from rekd.cluster.launched import FILES, find
-
-    found = find()
-    if found is None:
-        console.print(
-            f"No cluster was started from {' or '.join(FILES)} here, as far as Ray's notes on this machine go."
-        )
-        return
-    for line in lines(found, ask(found)):
-        console.print(line, soft_wrap=True)
 
 
 def _harmless(answer: pa.Table) -> pa.Table:

@@ -155,6 +155,27 @@ def _print_text(console: Console, explanation: "Explanation") -> None:
 
 
 @app.command()
+def status(
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Of the cluster. A store's: `python -m analysis status STORE`.")
+    ] = False,
+) -> None:
+    """With --cluster, shows what runs on the cluster that `ray up` started, and what it costs an hour."""
+    from rekd.cluster.bill import ask, lines
+    from rekd.cluster.launched import FILES, find
+
+    try:
+        if not cluster:
+            raise ValueError("The status of what? --cluster, or `python -m analysis status STORE` for a store.")
+        found = find()
+        told = [f"No cluster was started from {' or '.join(FILES)}, as far as this machine knows."]
+        for line in lines(found, ask(found)) if found is not None else told:
+            PlainConsole(highlight=False).print(escape(line), soft_wrap=True)
+    except ValueError as error:
+        raise _bad_input(error) from error
+
+
+@app.command()
 def down(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A cluster file.")] = "cluster.yaml",
 ) -> None:

@@ -25,12 +25,12 @@ def check() -> None:
         )
 
 
-def end_later() -> None:
-    """Ends the cluster after a while, from a process of its own."""
+def end_later() -> subprocess.Popen[bytes]:
+    """Ends the cluster after a while, from a process of its own, which outlives this one."""
     log = Path("~/.rekd/autodown.log").expanduser()
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as output:
-        subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", __name__],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
