@@ -176,6 +176,27 @@ def status(
 
 
 @app.command()
+def fetch(
+    tasks: Annotated[
+        list[str], typer.Option("--task", metavar="NAME|FILE.toml", help="A task; as often as there are.")
+    ],
+    store: Annotated[str, typer.Option(metavar="URI", help="Where results are.")] = "results",
+) -> None:
+    """Puts the weights and datasets that tasks name on the hub into the store, where all machines look before they ask it."""
+    from rekd.running.downloads import fetch as fetch_task
+
+    console = PlainConsole(highlight=False)
+    try:
+        place = Store(store)
+        place.check_writable()
+        for task in tasks:
+            names = fetch_task(task, place)
+            console.print(f"{escape(task)}: {escape(', '.join(names)) or 'all of it is there'}", soft_wrap=True)
+    except ValueError as error:
+        raise _bad_input(error) from error
+
+
+@app.command()
 def down(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A cluster file.")] = "cluster.yaml",
 ) -> None:

@@ -27,10 +27,12 @@ def test_a_trial_that_another_sweep_has_taken_over_ends_at_its_next_epoch(taken_
     assert _InTurn(_GivenOut(conductor)).on_trial_result(None, SimpleNamespace(trial_id="1"), {"epoch": 3}) == decision
 
 
-def test_what_is_to_be_known_of_the_data_is_said_before_a_trial_starts(text_task):
+def test_what_is_to_be_known_of_the_data_is_said_before_a_trial_starts(text_task, tmp_path):
     task = load_task(text_task)
     said = []
-    checked = SimpleNamespace(check=lambda task, trials: _check_models._function(task, load_data(task), trials))
+    checked = SimpleNamespace(
+        check=lambda task, trials: _check_models._function(str(tmp_path), task, load_data(task), trials)
+    )
     agenda = SimpleNamespace(
         kinds=lambda: [task.trial("re", "bert-mini", seed=1), task.trial("re", "bert-small", seed=1)]
     )

@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rekd.running.downloads import bring
 from rekd.store.files import Store
 from rekd.store.saved_model import Weights
 from rekd.tasks.data import Data, load_data, remarks_on
@@ -41,7 +42,8 @@ class _Directory:
 
 # These are tasks, not `ray.put`: an object that a task made is made again by Ray when its node is lost.
 @ray.remote(num_cpus=0)
-def _fetch_data(task: Task) -> Data:
+def _fetch_data(store_uri: str, task: Task) -> Data:
+    bring(task, Store(store_uri))
     return load_data(task)
 
 
@@ -64,12 +66,13 @@ def _fetch_targets(
 
 
 @ray.remote(num_cpus=0)
-def _check_models(task: Task, data: Data, trials: list[Trial]) -> list[str]:
+def _check_models(store_uri: str, task: Task, data: Data, trials: list[Trial]) -> list[str]:
     import torch
 
     from rekd.method.streams import Streams
     from rekd.running.one_trial import build_model
 
+    bring(task, Store(store_uri))
     for trial in trials:
         build_model(trial, task, data, Streams(0, device=torch.device("cpu")))
     return list(dict.fromkeys(remark for trial in trials for remark in remarks_on(data, task, trial)))
@@ -89,12 +92,12 @@ class Shelf:
 
     def data(self, task: Task) -> ray.ObjectRef:
         """The arrays of a task."""
-        return self._once(("data", task.digest), _fetch_data, task)
+        return self._once(("data", task.digest), _fetch_data, self.store_uri, task)
 
     def check(self, task: Task, trials: list[Trial]) -> list[str]:
         """Remarks on the data. Raises ValueError where it is not what the task says, or a trial's model cannot read it."""
         try:
-            return ray.get(_check_models.remote(task, self.data(task), trials))
+            return ray.get(_check_models.remote(self.store_uri, task, self.data(task), trials))
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, RayTaskError):  # of the data, which the models were to be checked with

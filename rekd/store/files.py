@@ -200,6 +200,10 @@ class Store:
         """What a trial predicts and selects on its task's samples."""
         return f"{self.root}/rationales/{digest}.parquet"
 
+    def download_file(self, digest: str) -> str:
+        """A model or dataset of the hub, as a tar file of what the libraries keep of it."""
+        return f"{self.root}/downloads/{digest}.tar"
+
     def write(self, path: str, content: bytes) -> None:
         """Writes a whole file, replacing what stood there. Raises StoreUnavailableError where that fails for long."""
         _patiently(lambda: self.write_once(path, content), f"writing {path}")

@@ -58,6 +58,15 @@ class Found:
                 ) from error
 
 
+_at_hand: dict[tuple[RepoType, str, str | None], str] = {}
+"""What lies in the libraries' own folder, by type, name and revision; and the name that it has now."""
+
+
+def have_at_hand(repo_type: RepoType, name: str, revision: str | None, *, present_name: str) -> None:
+    """From now on this process does not ask the hub for it."""
+    _at_hand[repo_type, name, revision] = present_name
+
+
 def find(repo_type: RepoType, name: str, *, revision: str | None = None, instead: str) -> Found:
     """Asks the hub for `name`, once. Raises ValueError where the hub says that it is not there."""
     import huggingface_hub
@@ -72,6 +81,8 @@ def find(repo_type: RepoType, name: str, *, revision: str | None = None, instead
     looked = f"the {repo_type} {name!r}" + (f" (revision {revision!r})" if revision else "")
     advice = f"To use a local folder, write {instead}."
     offline, present_name = None, name
+    if (at_hand := _at_hand.get((repo_type, name, revision))) is not None:
+        return Found(name=at_hand, looked=looked, advice=advice, offline=OSError("not asked: the store had it"))
     try:
         present_name = huggingface_hub.HfApi().repo_info(name, repo_type=repo_type, revision=revision, timeout=5).id
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
