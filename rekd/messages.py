@@ -14,7 +14,11 @@ def check_one_of(what: str, value: Any, choices: Collection[str], where: str) ->
 
 
 def valid_names(name: str, choices: Collection[str]) -> str:
-    """Sentences that name the choices, the one that was probably meant first."""
+    """Sentences that name the choices, the one that was probably meant first.
+
+    >>> valid_names("vit-tinny", ["vit-small", "vit-tiny"])
+    'Did you mean vit-tiny? Valid: vit-small, vit-tiny.'
+    """
     near = difflib.get_close_matches(name, choices, 1)
     return (f"Did you mean {near[0]}? " if near else "") + f"Valid: {', '.join(choices)}."
 

@@ -89,6 +89,18 @@ class Trial:
 
     Fields that an objective does not use are None, so that no two trials differ in a number that nothing reads.
     Raises ValueError on a value that is out of range, of another type, or missing.
+
+    >>> from dataclasses import replace
+    >>> trial = Trial(
+    ...     task="mine", task_digest="0", model="tiny", model_digest="0", objective="cls", seed=2026, epochs=20
+    ... )
+    >>> print(replace(trial, seed=3))
+    mine tiny cls seed=3
+    >>> replace(trial, seed=3).digest == trial.digest
+    False
+    >>> replace(trial, alpha=0.3)
+    Traceback (most recent call last):
+    ValueError: alpha is not used by objective 'cls', got 0.3. Leave it None.
     """
 
     task: str
@@ -285,6 +297,9 @@ def canonical_json(value: Any) -> str:
 
     Raises ValueError on what could be written in two ways (sets, arrays, NumPy scalars, keys that are not text) or
     in none (NaN, infinity).
+
+    >>> canonical_json({"b": 0.30000000000000004, "a": [1, None]})
+    '{"a":[1,null],"b":0.30000000000000004}'
     """
     _refuse_ambiguous(value, "value")
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

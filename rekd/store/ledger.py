@@ -116,7 +116,20 @@ EPOCHS_SCHEMA = pa.schema(
 
 
 class Ledger:
-    """Trials of one store that have ended. Every method may be called from any number of processes at once."""
+    """Trials of one store that have ended. Every method may be called from any number of processes at once.
+
+    >>> import tempfile
+    >>> from rekd import Trial
+    >>> trial = Trial(
+    ...     task="mine", task_digest="0", model="tiny", model_digest="0", objective="cls", seed=2026, epochs=20
+    ... )
+    >>> ledger = Ledger(tempfile.mkdtemp())
+    >>> ledger.write(trial, Outcome(status="ok", dev_loss=0.25), [{"epoch": 1, "dev_loss": 0.25}])
+    >>> ledger.done() == {trial.digest}
+    True
+    >>> ledger.row(trial.digest)["dev_loss"]
+    0.25
+    """
 
     def __init__(self, store: Store | str) -> None:
         self.store = store if isinstance(store, Store) else Store(store)

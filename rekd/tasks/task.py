@@ -234,6 +234,12 @@ def load_task(name_or_file: str | Path) -> Task:
 
     A file may say `extends = "cifar10"` (an embedded name, or a file beside it) and then only what differs. Relative
     paths in it start at its own folder and stay inside. Raises ValueError on anything that is not as it should be.
+
+    >>> task = load_task("cifar10")
+    >>> task.teacher, task.students
+    ('vit-base', ('vit-small', 'vit-tiny'))
+    >>> task.trial("re", "vit-tiny", seed=2026).lambda_select
+    0.05
     """
     file = Path(name_or_file)
     if isinstance(name_or_file, str) and not name_or_file.endswith(".toml"):
