@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 import stand_ins
 
-from rekd.method.backbones import load_backbone
+from rekd.method.pretrained import load_backbone
 from rekd.tasks.data import load_data
 from rekd.tasks.hub import quiet
 from rekd.tasks.task import load_task

@@ -89,6 +89,7 @@ def test_a_finished_trial_is_a_row_with_its_epochs_and_a_model(kind, tasks, taug
     for trial in (teacher, student):
         row = row_of(trial, store)
         assert (row["status"], row["error"], row["fidelity"]) == ("ok", "", "paper")
+        assert row["warning"] is None
         epochs = Ledger(store).epochs([trial.digest]).to_pandas()
         assert epochs["epoch"].tolist() == [1, 2] == list(range(1, row["num_epochs"] + 1))
         assert row["best_epoch"] == epochs["dev_loss"].argmin() + 1
@@ -159,6 +160,20 @@ def test_rationales_to_look_at_are_of_the_same_samples_for_every_trial(kind, tau
             words = [row["text"][start:end] for start, end in row["spans"] if end]
             assert "".join(words) == row["text"].replace(" ", "")
             assert len(row["spans"]) == len(row["tokens"]) == 24
+
+
+def test_what_is_written_for_people_to_look_at_cannot_fail_a_trial(image_task, store, monkeypatch):
+    def broken(*_, **__):
+        raise AssertionError("no picture of this")
+
+    trial = image_task.trial("cls", "vit-tiny", seed=2026, epochs=1)
+    monkeypatch.setattr("rekd.running.one_trial.write_rationales", broken)
+    run(trial, image_task, store)
+    row = row_of(trial, store)
+    assert (row["status"], row["error"]) == ("ok", "")
+    assert row["warning"] == "Its rationales to look at could not be written: AssertionError: no picture of this"
+    assert row["test_accuracy"] is not None
+    assert store.names_in(store.model_folder(trial.digest))
 
 
 # --- Attempts -------------------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ _IMAGE = {"image_size": 4, "patch_size": 1, "num_channels": 1, **_SHAPE}
 CONFIGS: dict[str, dict[str, Any]] = {
     "vit": {"model_type": "vit", **_IMAGE},
     "deit": {"model_type": "deit", **_IMAGE},
+    # Its layers' width follows from mlp_ratio; what the library begins a layer's scale with is 1.
+    "dinov2": {"model_type": "dinov2", **_IMAGE, "mlp_ratio": 2},
     "bert": {"model_type": "bert", "max_position_embeddings": MAX_LENGTH, **_TEXT},
     # Its positions start after the padding index.
     "roberta": {"model_type": "roberta", "max_position_embeddings": MAX_LENGTH + 2, "pad_token_id": 1, **_TEXT},
@@ -43,6 +45,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     # Its embeddings are narrower than its layers, as ELECTRA's usually are.
     "electra": {"model_type": "electra", "embedding_size": 8, "max_position_embeddings": MAX_LENGTH, **_TEXT},
+    # Its layers share their weights.
+    "albert": {"model_type": "albert", "embedding_size": 8, "max_position_embeddings": MAX_LENGTH, **_TEXT},
+    # Every third layer sees the whole text, the others a window: here of one token to each side.
+    "modernbert": {
+        "model_type": "modernbert",
+        "max_position_embeddings": MAX_LENGTH,
+        "local_attention": 2,
+        "pad_token_id": 0,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        **_TEXT,
+    },
 }
 """A configuration a family: 2 layers, 16 wide; images of 4 x 4 pixels, one a feature; texts of up to 12 tokens."""
 

@@ -11,7 +11,6 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from rekd.messages import one_line
-from rekd.method.backbones import ViTBackbone
 from rekd.method.models import Prediction, RationaleModel, saved_config
 from rekd.tasks.hub import quiet
 
@@ -108,9 +107,9 @@ class Explainer:
             raise ValueError(f"{path} cannot be read as an image: {error}. Give a PNG or JPEG file.") from error
         pixels = np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
         prediction = self._predict({"image": torch.from_numpy(pixels.copy())[None]})
-        backbone = self.model.predictor.backbone
-        assert isinstance(backbone, ViTBackbone)
-        patches = prediction.mask[0].bool().numpy().reshape(backbone.grid)
+        grid = self.model.predictor.backbone.grid
+        assert grid is not None
+        patches = prediction.mask[0].bool().numpy().reshape(grid)
         return self._explanation(path, prediction, patches=patches)
 
     @torch.no_grad()

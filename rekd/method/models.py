@@ -13,8 +13,9 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from rekd.messages import one_line, shown
-from rekd.method.backbones import Backbone, ViTBackbone, load_backbone
+from rekd.method.backbones import Backbone
 from rekd.method.equations import argmax_mask, gumbel_noise
+from rekd.method.pretrained import load_backbone
 from rekd.method.samples import Inputs, as_tensor
 from rekd.store.files import DamagedFileError
 from rekd.store.saved_model import check, checksum_of
@@ -57,6 +58,8 @@ class Predictor(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.final_norm = heads != "authors"
+        if not self.final_norm:
+            backbone.freeze_final_norm()
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.hidden_size, num_classes))
         _initialise(self.head, backbone)
 
@@ -109,7 +112,7 @@ class RationaleModel(nn.Module):
         """A model to train: both backbones from the same pretrained weights, heads freshly drawn (Section 3.1)."""
         generator = None
         if objective != "cls":
-            backbone = load_backbone(source, config=config, revision=revision, pooler=False)
+            backbone = load_backbone(source, config=config, revision=revision, for_classifier=False)
             generator = Generator(backbone, dropout=dropout, heads=heads)
         backbone = load_backbone(source, config=config, revision=revision)
         predictor = Predictor(backbone, num_classes=num_classes, dropout=dropout, heads=heads)
@@ -164,19 +167,7 @@ class RationaleModel(nn.Module):
         backbone = self.predictor.backbone
         state = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        if isinstance(backbone, ViTBackbone):
-            processor = {
-                "image_processor_type": "ViTImageProcessor",
-                "do_resize": True,
-                "do_rescale": True,
-                "do_normalize": True,
-                "rescale_factor": 1 / 255,
-                "size": dict(
-                    zip(("height", "width"), backbone.encoder.embeddings.patch_embeddings.image_size, strict=True)
-                ),
-                "image_mean": (backbone.mean.flatten() / 255).tolist(),
-                "image_std": (backbone.std.flatten() / 255).tolist(),
-            }
+        if (processor := backbone.processor()) is not None:
             (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2))
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)

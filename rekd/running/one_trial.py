@@ -58,7 +58,8 @@ def run_trial(
             outcome = _tested(trial, task, result, data, splits[1], streams, supplies)
             if not result.diverged:
                 keep_model(trial, task, result.model, data, store)
-                write_rationales(store, trial, task, result.model, data, device=device)
+                warning = _shown(store, trial, task, result.model, data, device=device)
+                outcome = replace(outcome, warning=warning)
     except StoreUnavailableError:  # no fault of the trial: it goes on from its checkpoint when the store is back
         raise
     except Exception as error:
@@ -118,6 +119,19 @@ def describe(error: Exception) -> str:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
         text += " The trial does not fit: give it more of a GPU (--gpus-per-trial 1) or a smaller batch_size."
     return text
+
+
+def _shown(
+    store: Store, trial: Trial, task: Task, model: RationaleModel, data: Data, *, device: torch.device
+) -> str | None:
+    """Writes what is for people to look at. It may fail, not the trial, which has ended: returns what went wrong, if it did."""
+    try:
+        write_rationales(store, trial, task, model, data, device=device)
+    except StoreUnavailableError:
+        raise
+    except Exception as error:
+        return f"Its rationales to look at could not be written: {describe(error)}"
+    return None
 
 
 def _teacher(trial: Trial, task: Task, supplies: Supplies, *, num_features: int) -> Teacher | None:

@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from rekd.method.backbones import ViTBackbone
 from rekd.method.evaluate import masks_of
 from rekd.method.models import RationaleModel
 from rekd.store.files import Store
@@ -49,10 +48,10 @@ def write_rationales(
 
 def _samples(task: Task, model: RationaleModel, data: Data, chosen: np.ndarray) -> dict[str, Any]:
     columns: dict[str, Any] = {"sample": chosen, "label": data.test.labels[chosen]}
-    backbone = model.predictor.backbone
+    grid = model.predictor.backbone.grid
     nothing = [None] * len(chosen)
-    if isinstance(backbone, ViTBackbone):
-        rows, columns_of_grid = backbone.grid
+    if grid is not None:
+        rows, columns_of_grid = grid
         images = [_png(image) for image in data.test.arrays["image"][chosen]]
         columns |= {"image": images, "text": nothing, "tokens": nothing, "spans": nothing}
         return columns | {"rows": [rows] * len(chosen), "columns": [columns_of_grid] * len(chosen)}

@@ -70,6 +70,8 @@ class Outcome:
     """When it ended, UTC, ISO 8601."""
     versions: str = ""
     """Versions of rekd, torch and transformers, and the commit where it is known."""
+    warning: str | None = None
+    """What went wrong beside the result, in one line: such as samples to look at that could not be written."""
 
 
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
