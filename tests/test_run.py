@@ -245,7 +245,7 @@ def test_an_error_is_a_row_that_runs_again(image_task, store, caplog):
     run(trial, image_task, store)
     row = row_of(trial, store)
     assert row["status"] == "failed"
-    assert row["error"].startswith("ValueError: The trial 0123 has no checkpoint")
+    assert row["error"].startswith("ValueError: The trial 0123 has no saved model")
     assert Ledger(store).done() == set()
     assert Ledger(store).epochs().num_rows == 0
 
@@ -278,10 +278,10 @@ def test_targets_of_other_data_are_not_used(image_task, taught, tmp_path):
     other = load_task(stand_ins.save_image_task(tmp_path, "cifar100"))
     supplies = Supplies(store, device=tiny.CPU)
     first, second = (supplies.targets(task, teacher.digest) for task in (image_task, other))
-    assert first.data_fingerprint != second.data_fingerprint
+    assert first.asked.data_fingerprint != second.asked.data_fingerprint
     assert len(store.names_in(f"{store.root}/targets")) == 2
     with pytest.raises(ValueError, match="targets belong to the data"):
-        first.check(teacher_digest=teacher.digest, data_fingerprint=second.data_fingerprint)
+        first.check(second.asked)
 
 
 def test_targets_are_computed_once_and_again_where_they_are_damaged(image_task, taught, tmp_path, caplog):
@@ -293,7 +293,7 @@ def test_targets_are_computed_once_and_again_where_they_are_damaged(image_task, 
             finished.read(f"{finished.model_folder(teacher.digest)}/{name}"),
         )
     first = Supplies(store, device=tiny.CPU).targets(image_task, teacher.digest)
-    path = Path(store.targets_file(first.fingerprint))
+    path = Path(first.asked.file_in(store))
     written = path.stat().st_mtime_ns
     second = Supplies(store, device=tiny.CPU).targets(image_task, teacher.digest)
     assert path.stat().st_mtime_ns == written
@@ -304,7 +304,23 @@ def test_targets_are_computed_once_and_again_where_they_are_damaged(image_task, 
     for targets in (second, third):
         assert np.array_equal(targets.logits, first.logits)
         assert np.array_equal(targets.selection_difference, first.selection_difference)
-    assert Targets.load(store, teacher_digest=teacher.digest, data_fingerprint=first.data_fingerprint) is not None
+    assert Targets.load(store, first.asked) is not None
+
+
+def test_a_teacher_that_was_trained_again_is_asked_again(image_task, taught, tmp_path):
+    """Elsewhere it may have become another model under the same digest; supplies that live on notice, too."""
+    finished, teacher, _ = taught["image"]
+    store = Store(shutil.copytree(finished.root, tmp_path / "store"))
+    supplies = Supplies(store, device=tiny.CPU)
+    before, model_before = supplies.targets(image_task, teacher.digest), supplies.teacher(teacher.digest)
+    folder = Path(store.model_folder(teacher.digest))
+    model = RationaleModel.load(folder)
+    with torch.no_grad():
+        model.generator.head[1].bias[1] += 1
+    model.save(folder)
+    after = supplies.targets(image_task, teacher.digest)
+    np.testing.assert_allclose(after.selection_difference, before.selection_difference + 1, rtol=1e-3, atol=1e-5)
+    assert supplies.teacher(teacher.digest) is not model_before
 
 
 @pytest.mark.parametrize("how", ["truncated", "a bit of a tensor"])
@@ -320,8 +336,8 @@ def test_a_teacher_whose_model_is_damaged_is_trained_again(image_task, taught, t
     for trial in students:
         run(trial, image_task, store)
     first, second = (row_of(trial, store)["error"] for trial in students)
-    assert first.startswith(f"ValueError: The trial {teacher.digest} has a damaged checkpoint (the checksum")
-    assert second.startswith(f"ValueError: The trial {teacher.digest} has no checkpoint")
+    assert first.startswith(f"ValueError: The trial {teacher.digest} has a damaged saved model (the checksum")
+    assert second.startswith(f"ValueError: The trial {teacher.digest} has no saved model")
     assert all(error.endswith("which trains it first, or choose another teacher.") for error in (first, second))
     assert Ledger(store).done() == set()
 
@@ -341,7 +357,7 @@ def test_a_student_of_seeded_views_has_its_teacher_asked_once_an_epoch(image_tas
     assert row_of(trial, store)["fidelity"] == "mixed"
     assert len(store.names_in(f"{store.root}/targets")) == before + trial.epochs
     supplies = Supplies(store, device=tiny.CPU)
-    assert [targets.view_epoch for targets in supplies.view_targets(image_task, teacher.digest, 2)] == [1, 2]
+    assert [targets.asked.view_epoch for targets in supplies.view_targets(image_task, teacher.digest, 2)] == [1, 2]
 
 
 # --- What a row reports ---------------------------------------------------------------------------------------------

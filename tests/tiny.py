@@ -12,7 +12,7 @@ from rekd.method.losses import Learner
 from rekd.method.models import RationaleModel
 from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
-from rekd.method.teacher import Targets, Teacher, compute_targets
+from rekd.method.teacher import Asked, Targets, Teacher, compute_targets
 from rekd.method.train import TrainResult, train
 from rekd.tasks.data import Split
 from rekd.trial import FIDELITY, Trial
@@ -66,7 +66,8 @@ FAMILIES = tuple(CONFIGS)
 IMAGE_FAMILIES = tuple(family for family in FAMILIES if BACKBONES[family].kind == "image")
 TEXT_FAMILIES = tuple(family for family in FAMILIES if BACKBONES[family].kind == "text")
 
-POOL_FINGERPRINT = "toy"
+ASKED = Asked(teacher_digest="teacher", teacher_sha256="weights", data_fingerprint="toy")
+"""What a teacher of a toy problem is asked."""
 
 
 def build(
@@ -244,13 +245,7 @@ class MadeTeacher:
 def made_teacher(family: str) -> MadeTeacher:
     """An RE model of two classes with opinions of its own: it selects other features of other samples."""
     model = build(family, num_classes=2, seed=7).requires_grad_(False)
-    targets = compute_targets(
-        model,
-        SAMPLES[family]().arrays,
-        teacher_digest="teacher",
-        data_fingerprint=POOL_FINGERPRINT,
-        device=CPU,
-    )
+    targets = compute_targets(model, SAMPLES[family]().arrays, ASKED, device=CPU)
     return MadeTeacher(model, targets)
 
 

@@ -1,4 +1,4 @@
-"""What the trials of a sweep share, in Ray's object store: arrays of a task, a teacher's checkpoint, its targets.
+"""What the trials of a sweep share, in Ray's object store: arrays of a task, a teacher's saved model, its targets.
 
 The module itself is light: the processes that hold or fetch need not load torch.
 """
@@ -57,7 +57,7 @@ def _fetch_targets(
     from rekd.running.supplies import Supplies, default_device
 
     supplies = Supplies(Store(store_uri), device=default_device())
-    supplies.keep(task, data, teacher_digest, weights)
+    supplies.keep(task, data, weights)
     if num_view_epochs:
         return supplies.fetch_view_targets(task, teacher_digest, num_view_epochs)
     return supplies.fetch_targets(task, teacher_digest)
@@ -104,7 +104,7 @@ class Shelf:
             logger.warning("The models of %s could not be looked at: %s", task.name, cause)
 
     def weights(self, teacher_digest: str) -> ray.ObjectRef:
-        """The checkpoint of a teacher."""
+        """The saved model of a teacher."""
         return self._once(("weights", teacher_digest), _fetch_weights, self.store_uri, teacher_digest)
 
     def targets(self, task: Task, teacher_digest: str) -> ray.ObjectRef:

@@ -136,9 +136,13 @@ class Store:
         """Signs of life of a running sweep, as JSON."""
         return f"{self.owners_folder}/{owner}.json"
 
-    def targets_file(self, fingerprint: str) -> str:
-        """What a teacher says of a task's train and dev splits."""
-        return f"{self.root}/targets/{fingerprint}.safetensors"
+    @property
+    def targets_folder(self) -> str:
+        """What teachers say of tasks' train and dev splits, a file each. Its name begins with the teacher's digest."""
+        return f"{self.root}/targets"
+
+    def targets_file(self, teacher_digest: str, fingerprint: str) -> str:
+        return f"{self.targets_folder}/{teacher_digest}-{fingerprint}.safetensors"
 
     def samples_file(self, task_digest: str) -> str:
         """The test samples of a task on which every trial shows its rationale."""

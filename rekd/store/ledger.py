@@ -157,7 +157,10 @@ class Ledger:
         return {digest for digest, status in zip(table["digest"], table["status"], strict=True) if status != "failed"}
 
     def withdraw(self, digest: str, why: str) -> None:
-        """A trial that ended `ok` counts as `failed` from now on and runs again: what it left is of no use."""
+        """A trial that ended `ok` counts as `failed` from now on and runs again: what it left is of no use.
+
+        What it said as a teacher goes with it: trained again, on another device, it may say something else.
+        """
         rows = [row for row in self.trials([digest]).to_pylist() if row["status"] == "ok"]
         if not rows:
             return
@@ -165,6 +168,9 @@ class Ledger:
             self.store.remove_file(self.store.compact_file(name))
         rows[0] |= {"status": "failed", "error": why}
         self.store.write(self.store.trial_file(digest), _parquet(rows, TRIALS_SCHEMA))
+        for name in self.store.names_in(self.store.targets_folder):
+            if name.startswith(f"{digest}-"):
+                self.store.remove_file(f"{self.store.targets_folder}/{name}")
 
     def compact(self, *, at_least: int = WORTHWHILE) -> None:
         """Copies rows that will not change (`ok` and `diverged`) into one file a table, which is read 100 times faster.

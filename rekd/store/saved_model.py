@@ -16,12 +16,17 @@ from rekd.store.ledger import Ledger
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The checkpoint of a finished trial. `rekd.method.models.RationaleModel.assemble` makes a model of it."""
+    """The saved model of a finished trial. `rekd.method.models.RationaleModel.assemble` makes a model of it."""
 
     config: dict[str, Any]
     """Content of its config.json."""
     arrays: Mapping[str, np.ndarray]
     """Parameters and buffers by name."""
+
+    @property
+    def sha256(self) -> str:
+        """The checksum of its files, which names the model."""
+        return self.config["sha256"]
 
     @classmethod
     def load(cls, store: Store, digest: str) -> "Weights":
@@ -33,10 +38,11 @@ class Weights:
         try:
             config, weights = json.loads(store.read(files[0])), store.read(files[1])
             check(config, weights)
+            config.setdefault("sha256", checksum_of(config, weights))
             return cls(config=config, arrays=load(weights))
         except (FileNotFoundError, ValueError, SafetensorError) as error:
             is_gone = isinstance(error, FileNotFoundError)
-            found = "no checkpoint" if is_gone else f"a damaged checkpoint ({error})"
+            found = "no saved model" if is_gone else f"a damaged saved model ({error})"
             message = (
                 f"The trial {digest} has {found}. Type its sweep's command again, which trains it first, or choose another "
                 "teacher."
@@ -46,6 +52,17 @@ class Weights:
             for file in [] if is_gone else files:
                 store.set_aside(file, f"is of no use: the trial has {found}")
             raise ValueError(message) from error
+
+
+def saved_sha256(store: Store, digest: str) -> str:
+    """The checksum of a trial's saved model, of which only the config.json is read where that holds it.
+
+    Raises ValueError as `Weights.load`.
+    """
+    try:
+        return json.loads(store.read(f"{store.model_folder(digest)}/config.json"))["sha256"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return Weights.load(store, digest).sha256  # which says what is wrong, and does what is to be done
 
 
 def checksum_of(config: Mapping[str, Any], weights: bytes) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from rekd.messages import check_one_of
 from rekd.tasks.local_files import LocalDataset, sha256_of
+from rekd.tasks.normalisation import unseen_normalisation
 from rekd.tasks.task_file import (
     EMBEDDED_DATASETS,
     OVERRIDES,
@@ -19,6 +20,7 @@ from rekd.tasks.task_file import (
     defaults_for,
     read_task_file,
     task_names,
+    weight_files,
 )
 from rekd.trial import FIDELITY, Objective, Trial, digest_of, later_born
 
@@ -60,17 +62,19 @@ class Model:
 
     @cached_property
     def digest(self) -> str:
-        """What the name stands for: of a folder the content of its configuration and weights, never its path."""
+        """What the name stands for: of a folder the content of its configuration and weights, never its path.
+
+        Raises ValueError where a folder's images would be normalised in a way that is not known here.
+        """
         if self.config is not None:
             return digest_of({"config": self.config, **later_born(self)})
         assert self.source is not None
         if not self.is_local:
             return digest_of({"hub": self.source, "revision": self.revision, **later_born(self)})
-        # The preprocessor holds the mean and deviation that pixels are scaled with: another one, another result.
         folder = Path(self.source)
-        files = [folder / "config.json", folder / "preprocessor_config.json", *sorted(folder.glob("*.safetensors"))]
+        files = [folder / "config.json", folder / "preprocessor_config.json", *weight_files(folder)]
         contents = {file.name: sha256_of(file) for file in files if file.is_file()}
-        return digest_of({"files": contents, **later_born(self)})
+        return digest_of({"files": contents, **unseen_normalisation(folder), **later_born(self)})
 
 
 @dataclass(frozen=True, kw_only=True)
