@@ -44,6 +44,16 @@ USED_FIELDS: dict[str, tuple[str, ...]] = {"cls": (), "re": RE_FIELDS, "rekd": R
 """The fields that an objective reads, of those that are not read by every one."""
 
 
+def grown(*, default: Any, neutral: Any) -> Any:
+    """A field of a hashed dataclass that was born after 0.1.0: what `dataclasses.field` returns for it.
+
+    `neutral` is the value that means "as before there was this field". It is part of no digest, so that results from
+    before keep their names, and it stays what it is for ever. `default` may change; then the digests of trials that
+    take the default change with it, as they must.
+    """
+    return field(default=default, metadata={"neutral": neutral})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """One training run. A variant is `dataclasses.replace(trial, seed=3)`; `Task.trial` fills in a task's defaults.
@@ -114,12 +124,17 @@ class Trial:
     """Lowest dev loss and the earliest on a tie, or lowest dev loss rounded to 3 decimals and the latest on a tie."""
     random_streams: Literal["named", "single"] = "named"
     """A stream each for initialisation, data order, student noise, teacher noise and dropout; or one for all."""
+    downscaling: Literal["antialiased"] | None = grown(default=None, neutral=None)
+    """How images that are larger than the model's are scaled down: by weighted means of all their pixels. None where none
+    is larger; trials from before this field was left pixels out there."""
 
     def __post_init__(self) -> None:
         for own in fields(self):
             object.__setattr__(self, own.name, _as_declared(own.name, own.type, getattr(self, own.name)))
         _one_of("objective", self.objective, get_args(Objective))
         _one_of("precision", self.precision, ("float32", "bfloat16"))
+        if self.downscaling is not None:
+            _one_of("downscaling", self.downscaling, ("antialiased",))
         for point in (point for point in fields(self) if point.name in FIDELITY["paper"]):
             _one_of(point.name, getattr(self, point.name), get_args(point.type))
 
@@ -198,16 +213,6 @@ class Trial:
             if (value := getattr(self, name)) is not None:
                 parts.append(f"{name}={value:g}")
         return " ".join([*parts, f"seed={self.seed}"])
-
-
-def grown(*, default: Any, neutral: Any) -> Any:
-    """A field of a hashed dataclass that was born after 0.1.0: what `dataclasses.field` returns for it.
-
-    `neutral` is the value that means "as before there was this field". It is part of no digest, so that results from
-    before keep their names, and it stays what it is for ever. `default` may change; then the digests of trials that
-    take the default change with it, as they must.
-    """
-    return field(default=default, metadata={"neutral": neutral})
 
 
 def neutral_values(hashed: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ not, into contextual features. What a family does differently stands in one smal
 into them by `rekd.method.pretrained`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -50,6 +50,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.precision = "float32"
+        self.downscaling: str | None = None
 
     @classmethod
     def made_of(cls, encoder: PreTrainedModel, read: Read | None) -> "Backbone":
@@ -169,6 +170,12 @@ class ImageBackbone(Backbone):
                 f"{self} reads {self.config.num_channels} channels, the task's images have {num_channels}. "
                 "Set image_mode in the task to RGB (3) or L (1)."
             )
+        size = arrays["image"].shape[2:]
+        if self.downscaling is None and self._is_larger(size):
+            raise ValueError(
+                f"{self} reads images of {_pixels(self.image_size)}, the task's have {_pixels(size)}. Set image_size = "
+                f"{min(self.image_size)} in the task, or downscaling = 'antialiased' in its defaults or the model's."
+            )
 
     def prefix(self) -> Float[Tensor, "1 prefix hidden"]:
         """The tokens before the patches, the first of which a classifier reads."""
@@ -185,9 +192,15 @@ class ImageBackbone(Backbone):
     def pixel_values(self, image: Tensor) -> Float[Tensor, "batch channel height width"]:
         """8-bit images, normalised and scaled to the size that the encoder was made for."""
         pixels = (image.to(self.mean.dtype) - self.mean) / self.std
-        if pixels.shape[-2:] == self.image_size:
+        size = pixels.shape[-2:]
+        if size == self.image_size:
             return pixels
-        return F.interpolate(pixels, size=self.image_size, mode="bilinear", align_corners=False)
+        antialias = self.downscaling == "antialiased" and self._is_larger(size)
+        return F.interpolate(pixels, size=self.image_size, mode="bilinear", align_corners=False, antialias=antialias)
+
+    def _is_larger(self, size: Sequence[int]) -> bool:
+        """Whether images of that height and width are scaled down."""
+        return any(own < given for own, given in zip(self.image_size, size, strict=True))
 
     def freeze_final_norm(self) -> None:
         self.encoder.layernorm.requires_grad_(False)
@@ -201,6 +214,10 @@ class ImageBackbone(Backbone):
         if final_norm:
             hidden = self.encoder.layernorm(hidden)
         return Contextual(features=hidden[:, prefix.shape[1] :], summary=hidden[:, 0])
+
+
+def _pixels(size: Sequence[int]) -> str:
+    return f"{size[1]} x {size[0]} pixels"
 
 
 class ViTBackbone(ImageBackbone):

@@ -105,6 +105,7 @@ class RationaleModel(nn.Module):
         dropout: float,
         heads: str = "linear",
         precision: str = "float32",
+        downscaling: str | None = None,
         source: str | None = None,
         config: Mapping[str, Any] | None = None,
         revision: str | None = None,
@@ -125,11 +126,12 @@ class RationaleModel(nn.Module):
                 "dropout": dropout,
                 "heads": heads,
                 "precision": precision,
+                "downscaling": downscaling,
             },
         )
         for module in (generator, predictor):
             if module is not None:
-                module.backbone.precision = precision
+                module.backbone.precision, module.backbone.downscaling = precision, downscaling
         return model
 
     @property
@@ -171,15 +173,20 @@ class RationaleModel(nn.Module):
             (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2))
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        config = {
-            "model_type": "rekd",
-            **self.description,
-            "backbone": backbone.config.to_dict(),
-            "details": dict(details or {}),
-        }
-        config = json.loads(json.dumps(config, default=str))  # as it is read again, keys as text
+        config = self._config(details or {})
         config["sha256"] = checksum_of(config, (folder / "model.safetensors").read_bytes())
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
+
+    def check_saving(self) -> None:
+        """Raises ValueError where what `save` writes could not be loaded."""
+        with torch.device("meta"):  # which costs neither memory nor time
+            type(self).assemble(self._config({}), self.state_dict())
+
+    def _config(self, details: Mapping[str, Any]) -> dict[str, Any]:
+        """What `save` writes as config.json, as it is read again: keys as text."""
+        backbone = self.predictor.backbone.config.to_dict()
+        config = {"model_type": "rekd", **self.description, "backbone": backbone, "details": dict(details)}
+        return json.loads(json.dumps(config, default=str))
 
     @classmethod
     def load(cls, folder: Path) -> "RationaleModel":
@@ -205,7 +212,7 @@ class RationaleModel(nn.Module):
         """
         description = {name: config[name] for name in _DESCRIPTION}
         with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced at once
-            model = cls.build(**description, config=config["backbone"])
+            model = cls.build(**description, downscaling=config.get("downscaling"), config=config["backbone"])
         try:
             model.load_state_dict({name: as_tensor(value) for name, value in weights.items()}, assign=True)
         except RuntimeError as error:

@@ -132,6 +132,8 @@ def _check_architecture(config: Any, where: str) -> None:
             f"The model {where} has position_embedding_type = {positions!r}, which its library no longer computes. "
             "Choose one with absolute positions."
         )
+    if getattr(config, "quantization_config", None):
+        raise ValueError(f"The model {where} is quantised, and so cannot be trained. Choose its original.")
     for name in ("is_decoder", "add_cross_attention"):
         if getattr(config, name, False):
             raise ValueError(
@@ -143,13 +145,17 @@ def _pretrained(weights: _Weights, settings: PretrainedConfig, parts: dict[str, 
     source = weights.source
     # Quiet: a classifier's own head is left behind on purpose. A pytorch_model.bin, a pickle as the paper's BERTs are, is
     # read by transformers with weights_only.
-    with weights.reading(), _reading(f"The weights of {source} could not be loaded", "Fetch or save them anew."):
+    with (
+        weights.reading(),
+        _reading(f"The weights of {source} could not be loaded", "Fetch or save them anew, in float32."),
+    ):
         encoder, report = AutoModel.from_pretrained(
             source,
             config=settings,
             revision=weights.revision,
             dtype=torch.float32,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # which are refused below, by name
             trust_remote_code=False,
             **parts,
         )
@@ -192,5 +198,5 @@ def _reason(error: Exception) -> str:
         return "it needs code of its own, which is not run here"
     if isinstance(error, StrictDataclassError):  # the field in the first line, what is wrong with it in the next
         return one_line(error).rstrip(".")
-    said = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else ""
-    return said if isinstance(error, (ValueError, OSError, RuntimeError)) and said else f"{type(error).__name__} {said}"
+    said = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "no reason given"
+    return said if isinstance(error, (ValueError, OSError, RuntimeError)) else f"{type(error).__name__}: {said}"

@@ -65,13 +65,10 @@ def _fetch_targets(
 
 @ray.remote(num_cpus=0)
 def _check_models(task: Task, data: Data, trials: list[Trial]) -> None:
-    import torch
-
-    from rekd.method.streams import Streams
-    from rekd.running.one_trial import build_model
+    from rekd.running.one_trial import check_model
 
     for trial in trials:
-        build_model(trial, task, data, Streams(0, device=torch.device("cpu")))
+        check_model(trial, task, data)
 
 
 class Shelf:

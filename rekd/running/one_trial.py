@@ -71,12 +71,17 @@ def run_trial(
 
 def check_trial(trial: Trial, *, task: Task, supplies: Supplies) -> None:
     """Raises ValueError, and writes nothing, where data, model or teacher are not what the trial needs."""
-    build_model(trial, task, supplies.data(task), Streams(0, device=torch.device("cpu")))
+    check_model(trial, task, supplies.data(task))
     store, teacher = supplies.store, trial.teacher_digest
     if teacher is not None and not store.names_in(store.model_folder(teacher)):
         raise ValueError(
             f"The store {store} has no model of a trial {teacher}. Train it first, or choose another teacher."
         )
+
+
+def check_model(trial: Trial, task: Task, data: Data) -> None:
+    """Raises ValueError where a trial's model cannot read the task's samples, or could not be loaded once it is saved."""
+    build_model(trial, task, data, Streams(0, device=torch.device("cpu"))).check_saving()
 
 
 def build_model(trial: Trial, task: Task, data: Data, streams: Streams) -> RationaleModel:
@@ -89,6 +94,7 @@ def build_model(trial: Trial, task: Task, data: Data, streams: Streams) -> Ratio
             dropout=trial.dropout,
             heads=trial.heads,
             precision=trial.precision,
+            downscaling=trial.downscaling,
             source=reference.source,
             config=reference.config,
             revision=reference.revision,
@@ -98,13 +104,17 @@ def build_model(trial: Trial, task: Task, data: Data, streams: Streams) -> Ratio
 
 
 def keep_model(trial: Trial, task: Task, model: RationaleModel, data: Data, store: Store) -> None:
-    """Puts a trained model into the store as a folder; config.json comes last, so that who sees it sees the weights."""
+    """Puts a trained model into the store as a folder; config.json comes last, so that who sees it sees the weights.
+
+    It is loaded first. Raises ValueError where it cannot be, as nobody else could.
+    """
     tokenizer = load_tokenizer(task) if task.kind == "text" else None
     shapes = {name: list(array.shape[1:]) for name, array in data.test.arrays.items()}
     details = {"trial": asdict(trial), "digest": trial.digest, "class_names": data.class_names, "inputs": shapes}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model.save(folder, tokenizer=tokenizer, details=details)
+        RationaleModel.load(folder)
         files = sorted(folder.iterdir(), key=lambda file: file.name == "config.json")
         store.write_folder(
             store.model_folder(trial.digest), ((file.name, file.read_bytes()) for file in files if file.is_file())

@@ -4,6 +4,7 @@
 more: nothing here imports a library for data or models. Its arrays are `rekd.tasks.data.load_data`'s.
 """
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,6 +76,15 @@ class Model:
         files = [folder / "config.json", folder / "preprocessor_config.json", *weight_files(folder)]
         contents = {file.name: sha256_of(file) for file in files if file.is_file()}
         return digest_of({"files": contents, **unseen_normalisation(folder), **later_born(self)})
+
+    @property
+    def image_size(self) -> int | None:
+        """The smaller side in pixels of the images that it reads, where that is known without the hub."""
+        config = self.config
+        if config is None and self.is_local:
+            config = json.loads((Path(str(self.source)) / "config.json").read_bytes())
+        size = (config or {}).get("image_size")
+        return min(size) if isinstance(size, list) else size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +210,7 @@ class Task:
         for name in overrides:
             check_one_of("override", name, OVERRIDES, self.name)
 
-        values = {**self.defaults_of(objective, model), **FIDELITY[fidelity], **overrides}
+        values = {**self._downscaling(model), **self.defaults_of(objective, model), **FIDELITY[fidelity], **overrides}
         return Trial(
             task=self.name,
             task_digest=self.digest,
@@ -210,6 +220,15 @@ class Task:
             seed=seed,
             **values,
         )
+
+    def _downscaling(self, model: str) -> dict[str, str]:
+        """The field `downscaling` of a trial whose images are known to be larger than its model's.
+
+        Where that shows only when they are read, the trial is refused until its task says how.
+        """
+        reads = self.models[model].image_size
+        is_larger = self.image_size is not None and reads is not None and self.image_size > reads
+        return {"downscaling": "antialiased"} if is_larger else {}
 
     def teacher_mode(self, trial: Trial) -> TeacherMode | None:
         """How a student of this task hears its teacher; None where it has none."""
