@@ -15,7 +15,7 @@ from analysis import figures, tables
 from analysis.report import report
 from analysis.selection import alpha_settings, select_alpha, select_lambda_select
 from analysis.stages import Stages, split_stages
-from rekd.running.plan import Swept
+from rekd.running.plan import SweepResult
 from rekd.store.files import Store
 from rekd.tasks.task import Task
 
@@ -39,10 +39,10 @@ PERFORMANCE = (
 OBJECTIVES = {"cls": "CLS", "re": "RE", "rekd": "REKD"}
 
 
-def show_alpha(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
+def show_alpha(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
     """A table a student: RE, which is alpha = 1, then REKD at every alpha, the choice marked; what REKD gains; a picture."""
     for task in tasks:
-        runs = swept.results[swept.results["task"] == task.name]
+        runs = result.rows[result.rows["task"] == task.name]
         rekd = runs[(runs["objective"] == "rekd") & (runs["status"] != "failed")]
         _teacher_line(console, task, runs, rekd)
         choices = select_alpha(rekd)
@@ -59,10 +59,10 @@ def show_alpha(swept: Swept, tasks: list[Task], store: Store, console: Console) 
             _draw(figures.alpha_picture, stages, task, store, console)
 
 
-def show_lambda(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
+def show_lambda(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
     """A table a model over lambda_select, the choice marked, the reason below; a picture."""
     for task in tasks:
-        runs = swept.results[swept.results["task"] == task.name]
+        runs = result.rows[result.rows["task"] == task.name]
         if runs.empty:
             continue
         choices = select_lambda_select(runs)
@@ -76,10 +76,10 @@ def show_lambda(swept: Swept, tasks: list[Task], store: Store, console: Console)
         _draw(figures.lambda_picture, split_stages(runs), task, store, console)
 
 
-def show_p_target(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
+def show_p_target(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
     """Ratio and accuracy at every p_target, CLS last; Figure 2."""
     for task in tasks:
-        runs = swept.results[swept.results["task"] == task.name]
+        runs = result.rows[result.rows["task"] == task.name]
         for model in dict.fromkeys(runs["model"]):
             rows = runs[runs["model"] == model].fillna({"p_target": 1.0})
             console.print(_settings_table(f"{model} on {task.name}", rows, "p_target", np.nan, ""))
@@ -87,10 +87,10 @@ def show_p_target(swept: Swept, tasks: list[Task], store: Store, console: Consol
             _draw(figures.ratio_picture, split_stages(runs), task, store, console)
 
 
-def show_performance(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
+def show_performance(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
     """Tables 1 to 3: accuracy and ratio of CLS, RE and REKD, the paper's beside; what REKD gains; every seed drawn."""
     for task in tasks:
-        runs = swept.results[swept.results["task"] == task.name]
+        runs = result.rows[result.rows["task"] == task.name]
         if runs.empty:
             continue
         stages = split_stages(runs)
@@ -100,15 +100,15 @@ def show_performance(swept: Swept, tasks: list[Task], store: Store, console: Con
         _draw(figures.seeds_picture, stages, task, store, console)
 
 
-def show_reproduction(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
+def show_reproduction(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
     """What was chosen, Tables 1 to 3, and the report with everything else."""
-    stages = split_stages(swept.results)
+    stages = split_stages(result.rows)
     for (name, model), value in stages.used_lambdas.items():
         console.print(f"{name}, {model}: lambda_select = [bold]{value:g}[/]")
     settings = alpha_settings(stages.alphas)
     for _, row in settings[settings["chosen"]].iterrows() if len(settings) else ():
         console.print(f"{row['task']}, {row['model']}: alpha = [bold]{row['alpha']:g}[/]")
-    show_performance(swept, tasks, store, console)
+    show_performance(result, tasks, store, console)
     path = f"{store.pictures_folder}/report.html"
     store.write(path, report(store, rng=np.random.default_rng(RESAMPLING_SEED)).encode())
     console.print(f"Report: {escape(str(path))}", soft_wrap=True)
@@ -180,10 +180,10 @@ def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
     console.print(table)
 
 
-def show_search(path: Path) -> Callable[[Swept, list[Task], Store, Console], None]:
+def show_search(path: Path) -> Callable[[SweepResult, list[Task], Store, Console], None]:
     """The best settings of every study, those within the tolerance first."""
 
-    def show(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
+    def show(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
         import optuna
 
         if path.exists():
