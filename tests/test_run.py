@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from rekd.method.models import RationaleModel
 from rekd.method.teacher import Targets
-from rekd.running.one_trial import describe, run_trial
+from rekd.running.one_trial import check_trial, describe, run_trial
 from rekd.running.supplies import Supplies
 from rekd.store.checkpoints import Checkpoints
 from rekd.store.files import Store
@@ -174,6 +174,28 @@ def test_what_is_written_for_people_to_look_at_cannot_fail_a_trial(image_task, s
     assert row["warning"] == "Its rationales to look at could not be written: AssertionError: no picture of this"
     assert row["test_accuracy"] is not None
     assert store.names_in(store.model_folder(trial.digest))
+
+
+def test_a_model_that_cannot_be_loaded_again_is_no_result(image_task, store, monkeypatch):
+    """It is noticed before anything is trained, where the model says so; else before the row is written."""
+    trial = image_task.trial("cls", "vit-tiny", seed=2026, epochs=1)
+    build = RationaleModel.build
+
+    def built_wrongly(**arguments):
+        model = build(**arguments)
+        model.description["num_classes"] = 3
+        return model
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RationaleModel, "build", built_wrongly)
+        with pytest.raises(ValueError, match=r"not those of their config\.json: .*size mismatch"):
+            check_trial(trial, task=image_task, supplies=Supplies(store, device=tiny.CPU))
+        run(trial, image_task, store)
+    assert "not those of their config.json" in row_of(trial, store)["error"]
+    assert row_of(trial, store)["status"] == "failed"
+    check_trial(trial, task=image_task, supplies=Supplies(store, device=tiny.CPU))
+    run(trial, image_task, store)  # goes on from its last epoch
+    assert (row_of(trial, store)["status"], row_of(trial, store)["attempt"]) == ("ok", 1)
 
 
 # --- Attempts -------------------------------------------------------------------------------------------------------
