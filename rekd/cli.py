@@ -15,6 +15,7 @@ from rekd.command_line import print_error
 from rekd.store.claims import Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger
+from rekd.tasks.commits import commits, moved, pinned
 from rekd.tasks.task import load_task
 from rekd.trial import Objective, Trial
 
@@ -53,6 +54,9 @@ def train(
 
         supplies = Supplies(place, device=default_device())
         try:
+            chosen = pinned(chosen, [model])
+            for sentence in moved(commits(chosen, [model]), ledger.trials()["commits"].to_pylist()):
+                console.print(f"[yellow]{escape(sentence)}[/]")
             check_trial(trial, task=chosen, supplies=supplies)
             console.print(f"Training {trial} (digest {trial.digest})")
             with Claims(place) as claims:
@@ -83,7 +87,7 @@ def _print_epoch(console: Console, trial: Trial, record: dict[str, Any]) -> None
 
 @app.command()
 def explain(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A folder that a finished trial wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that a finished trial wrote.")],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Texts, or paths of image files.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
@@ -92,7 +96,7 @@ def explain(
 
     console = Console(highlight=False)
     try:
-        explanations = Explainer(checkpoint)(inputs)
+        explanations = Explainer(folder)(inputs)
     except ValueError as error:
         raise _bad_input(error) from error
     for explanation in explanations:

@@ -91,8 +91,13 @@ def _find_weights(source: str, revision: str | None) -> _Weights:
     if Path(source).is_dir():
         return _Weights(source=source, revision=revision, reading=quiet)
     instead = "source = '/path/to/folder', written by save_pretrained, below the model's name in a task file"
-    found = find("model", source, revision=revision, instead=instead)
-    return _Weights(source=source, revision=revision, reading=found.reading, is_offline=found.offline is not None)
+    repository = find("model", source, revision=revision, instead=instead)
+    return _Weights(
+        source=source,
+        revision=repository.commit or revision,
+        reading=repository.reading,
+        is_offline=repository.offline is not None,
+    )
 
 
 def _made_config(config: Mapping[str, Any] | None) -> PretrainedConfig:

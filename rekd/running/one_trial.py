@@ -24,6 +24,7 @@ from rekd.running.supplies import Supplies
 from rekd.store.checkpoints import Checkpoints
 from rekd.store.files import Store, StoreUnavailableError
 from rekd.store.ledger import Ledger, Outcome
+from rekd.tasks.commits import as_text, commits, pinned
 from rekd.tasks.data import Data
 from rekd.tasks.task import Task
 from rekd.tasks.texts import load_tokenizer
@@ -44,6 +45,7 @@ def run_trial(
     store.write(store.running_trial_file(trial.digest), canonical_json(asdict(trial)).encode())
     try:
         with one_thread(device):
+            task = pinned(task, [trial.model])
             data = supplies.data(task)
             splits = data.train_dev(trial.split, trial.seed)
             streams = Streams(trial.seed, kind=trial.random_streams, device=device)
@@ -60,6 +62,7 @@ def run_trial(
                 keep_model(trial, task, result.model, data, store)
                 warning = _shown(store, trial, task, result.model, data, device=device)
                 outcome = replace(outcome, warning=warning)
+            outcome = replace(outcome, commits=as_text(commits(task, [trial.model])))
     except StoreUnavailableError:  # no fault of the trial: it goes on from its checkpoint when the store is back
         raise
     except Exception as error:
@@ -97,7 +100,7 @@ def build_model(trial: Trial, task: Task, data: Data, streams: Streams) -> Ratio
             downscaling=trial.downscaling,
             source=reference.source,
             config=reference.config,
-            revision=reference.revision,
+            revision=reference.commit or reference.revision,
         )
     model.predictor.backbone.check(data.pool.arrays)
     return model

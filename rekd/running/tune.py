@@ -27,6 +27,7 @@ from rekd.running.progress import Progress
 from rekd.store.claims import Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger
+from rekd.tasks.commits import commits, moved, pinned
 from rekd.tasks.task import Task
 from rekd.trial import Trial
 
@@ -106,13 +107,20 @@ def run_sweep(
     return conductor.result()
 
 
-def _check(agenda: Agenda, tasks: Mapping[str, Task], shelf: Shelf, progress: Progress) -> None:
-    """Raises ValueError where a trial could not start, before any does: its data or its model is not as it says."""
+def _check(agenda: Agenda, tasks: dict[str, Task], shelf: Shelf, progress: Progress) -> None:
+    """Raises ValueError where a trial could not start, before any does: its data or its model is not as it says.
+
+    What their names stand for on the hub is settled here, for the whole run (`rekd.tasks.commits`).
+    """
     kinds = agenda.kinds()
-    for task in tasks.values():
+    for task in list(tasks.values()):
         trials = [trial for trial in kinds if trial.task == task.name]
         if trials and not task.is_embedded:
             progress.say(f"[dim]Looking at the data and the models of {escape(task.name)}.[/]")
+            models = sorted({trial.model for trial in trials})
+            tasks[task.name] = task = pinned(task, models)
+            for sentence in moved(commits(task, models), agenda.results["commits"]):
+                progress.say(f"[yellow]{escape(sentence)}[/]")
             shelf.check(task, trials)
 
 

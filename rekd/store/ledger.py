@@ -70,6 +70,8 @@ class Outcome:
     """When it ended, UTC, ISO 8601."""
     versions: str = ""
     """Versions of rekd, torch and transformers, and the commit where it is known."""
+    commits: str | None = None
+    """What names of the hub stood for: commits as JSON, by what was asked for; None where nothing was of the hub."""
     warning: str | None = None
     """What went wrong beside the result, in one line: such as samples to look at that could not be written."""
 

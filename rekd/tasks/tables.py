@@ -55,8 +55,9 @@ def _read_hub(task: Task) -> "dict[str, datasets.Dataset]":
     import datasets
 
     instead = f"a TOML file with extends = {task.name!r} and dataset = '/path/to/folder', and name it with --task"
-    with hub("dataset", task.dataset, revision=task.revision, instead=instead) as name:
-        splits = datasets.load_dataset(name, task.config_name, revision=task.revision)
+    revision = task.commit or task.revision
+    with hub("dataset", task.dataset, revision=revision, instead=instead) as name:
+        splits = datasets.load_dataset(name, task.config_name, revision=revision)
     for name in task.splits.values():
         check_split(name, list(map(str, splits)), f"{task.name}: {task.dataset}")
     return {role: splits[name] for role, name in task.splits.items()}

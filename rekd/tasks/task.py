@@ -51,6 +51,8 @@ class Model:
     """Name on the Hugging Face Hub, or absolute path of a local folder."""
     revision: str | None = None
     """Branch, tag or commit on the hub; None is its default branch."""
+    commit: str | None = None
+    """What the hub's name and revision stood for when a run began (`rekd.tasks.commits`); no part of a digest."""
     config: dict[str, Any] | None = None
     """Hugging Face configuration with its `model_type`, where there is no `source`."""
     defaults: dict[str, Any]
@@ -60,6 +62,10 @@ class Model:
     def is_local(self) -> bool:
         """Whether `source` is a folder of this machine."""
         return self.source is not None and Path(self.source).is_absolute()
+
+    @property
+    def is_on_hub(self) -> bool:
+        return self.source is not None and not self.is_local
 
     @cached_property
     def digest(self) -> str:
@@ -101,6 +107,10 @@ class Task:
     """Configuration of a dataset on the hub that has several."""
     revision: str | None = None
     """Branch, tag or commit on the hub; None is its default branch."""
+    commit: str | None = None
+    """What the dataset's name and revision stood for when a run began; no part of a digest."""
+    tokenizer_commit: str | None = None
+    """The same of the tokenizer."""
     input_column: str
     """Column of the images or texts."""
     label_column: str = "label"
@@ -187,6 +197,15 @@ class Task:
         """The dataset's files, where it is on this machine."""
         path = Path(self.dataset)
         return LocalDataset(task=self.name, path=path, splits=self.splits) if path.is_absolute() else None
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the dataset is."""
+        return self.dataset not in EMBEDDED_DATASETS and self.local_dataset is None
+
+    @property
+    def has_tokenizer_on_hub(self) -> bool:
+        return self.kind == "text" and not Path(self.tokenizer_source[0]).is_absolute()
 
     @property
     def tokenizer_source(self) -> tuple[str, str | None]:

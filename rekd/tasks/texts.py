@@ -47,6 +47,7 @@ def load_tokenizer(task: Task) -> "transformers.PreTrainedTokenizerBase":
     import transformers
 
     source, revision = task.tokenizer_source
+    revision = task.tokenizer_commit or revision
     with quiet():
         if Path(source).is_absolute():
             # Without its files, transformers makes one of no words: every text would be a row of unknown tokens.
