@@ -41,6 +41,10 @@ faults: .venv/installed
 cluster-test: .venv/installed
 	$(BIN)/pytest -s tests/cluster
 
+# The lowest versions that pyproject.toml admits, in an environment of their own, and the fast tests with them.
+oldest:
+	$(PYTHON) .ci/oldest
+
 # Known vulnerabilities of what constraints.txt pins; says so where the advisories cannot be reached.
 audit: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[audit]'
