@@ -13,8 +13,11 @@ import stand_ins
 import tiny
 import torch
 from disturbed import damaged
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from rekd.method.backbones import BACKBONES
+from rekd.method.explain import Explainer
 from rekd.method.models import RationaleModel
 from rekd.method.teacher import Targets
 from rekd.running.one_trial import check_trial, describe, run_trial
@@ -160,6 +163,48 @@ def test_rationales_to_look_at_are_of_the_same_samples_for_every_trial(kind, tau
             words = [row["text"][start:end] for start, end in row["spans"] if end]
             assert "".join(words) == row["text"].replace(" ", "")
             assert len(row["spans"]) == len(row["tokens"]) == 24
+
+
+@pytest.mark.parametrize("family", ["dinov2", "albert", "modernbert"])
+def test_a_family_of_one_class_trains_to_its_end_and_is_shown(family, tasks, store):
+    kind = BACKBONES[family].kind
+    task, name = tasks[kind], tasks[kind].students[-1]
+    changes = {
+        "image": {"image_size": 32, "patch_size": 8, "num_channels": 3},
+        "text": {"vocab_size": 200, "max_position_embeddings": 24},
+    }[kind]
+    model = replace(task.models[name], source=None, config={**tiny.CONFIGS[family], **changes})
+    task = replace(task, models={**task.models, name: model})
+    trial = task.trial("re", name, seed=2026, epochs=1)
+    run(trial, task, store)
+    row = row_of(trial, store)
+    assert (row["status"], row["error"], row["warning"]) == ("ok", "", None)
+    assert {len(each["mask"]) for each in pq.read_table(store.rationales_file(trial.digest)).to_pylist()} == {
+        row["num_features"]
+    }
+    explainer = Explainer(Path(store.model_folder(trial.digest)))
+    if kind == "text":
+        (explanation,) = explainer(["A great film."])
+        assert [word.text for word in explanation.words] == ["A", "great", "film", "."]
+    else:
+        assert explainer.model.predictor.backbone.grid == (4, 4)
+
+
+def test_a_local_model_may_be_a_pytorch_model_bin(image_task, tmp_path, store):
+    """As the paper's small BERTs are. Nothing but tensors is read from it."""
+    folder = Path(shutil.copytree(image_task.models["vit-tiny"].source, tmp_path / "model"))
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    file = tmp_path / "bin.toml"
+    data = image_task.dataset
+    file.write_text(f'extends = "cifar10"\ndataset = "{data}"\n[models.vit-tiny]\nsource = "model"\n')
+    task = load_task(file)
+    trial = task.trial("cls", "vit-tiny", seed=2026, epochs=1)
+    check_trial(trial, task=task, supplies=Supplies(store, device=tiny.CPU))
+    assert trial.model_digest != image_task.models["vit-tiny"].digest
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(ValueError, match=r"with config\.json and \*\.safetensors or pytorch_model\*\.bin\. Write"):
+        load_task(file)
 
 
 def test_what_is_written_for_people_to_look_at_cannot_fail_a_trial(image_task, store, monkeypatch):
