@@ -17,14 +17,18 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from rekd.method.backbones import BACKBONES
+from rekd.method.evaluate import faithfulness, masks_of, overlap
 from rekd.method.explain import Explainer
 from rekd.method.models import RationaleModel
+from rekd.method.streams import Streams, evaluation_noise
 from rekd.method.teacher import Targets
-from rekd.running.one_trial import check_trial, describe, run_trial
+from rekd.running.one_trial import build_model, check_trial, describe, run_trial
+from rekd.running.shown import write_rationales
 from rekd.running.supplies import Supplies
 from rekd.store.checkpoints import Checkpoints
 from rekd.store.files import Store
 from rekd.store.ledger import EPOCHS_SCHEMA, Ledger
+from rekd.tasks.data import shown_samples
 from rekd.tasks.task import Task, load_task
 from rekd.trial import Trial
 
@@ -160,8 +164,10 @@ def test_rationales_to_look_at_are_of_the_same_samples_for_every_trial(kind, tau
             assert row["image"].startswith(b"\x89PNG")
             assert row["rows"] * row["columns"] == 16
         else:
-            words = [row["text"][start:end] for start, end in row["spans"] if end]
+            words = [row["text"][start:end] for start, end in dict.fromkeys(map(tuple, row["spans"])) if end]
             assert "".join(words) == row["text"].replace(" ", "")
+            assert row["text"][0].isupper()  # as it was written, not as the tokenizer spells it
+            assert row["read"] == [0, len(row["text"])]
             assert len(row["spans"]) == len(row["tokens"]) == 24
 
 
@@ -241,6 +247,27 @@ def test_a_model_that_cannot_be_loaded_again_is_no_result(image_task, store, mon
     check_trial(trial, task=image_task, supplies=Supplies(store, device=tiny.CPU))
     run(trial, image_task, store)  # goes on from its last epoch
     assert (row_of(trial, store)["status"], row_of(trial, store)["attempt"]) == ("ok", 1)
+
+
+def test_samples_as_an_earlier_version_spelt_them_are_written_again(text_task, taught, tmp_path):
+    before, _, student = taught["text"]
+    store = Store(shutil.copytree(before.root, tmp_path / "store"))
+    path = store.samples_file(student.task_digest)
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["read"]), path)
+    model = RationaleModel.load(Path(store.model_folder(student.digest)))
+    data = Supplies(store, device=tiny.CPU).data(text_task)
+    write_rationales(store, student, model, data, device=tiny.CPU)
+    assert pq.read_table(path).equals(table)
+
+
+def test_a_row_counts_the_samples_that_stand_in_two_splits(text_task, taught):
+    store, teacher, student = taught["text"]
+    data = Supplies(store, device=tiny.CPU).data(text_task)
+    for trial in (teacher, student):
+        row = row_of(trial, store)
+        counts = data.in_train(trial.split, trial.seed)
+        assert {name: row[f"num_{name}_in_train"] for name in counts} == counts
 
 
 # --- Attempts -------------------------------------------------------------------------------------------------------
@@ -406,7 +433,7 @@ def test_a_teacher_whose_model_is_damaged_is_trained_again(image_task, taught, t
     assert first.startswith(f"ValueError: The trial {teacher.digest} has a damaged saved model (the checksum")
     assert second.startswith(f"ValueError: The trial {teacher.digest} has no saved model")
     assert all(error.endswith("which trains it first, or choose another teacher.") for error in (first, second))
-    assert Ledger(store).done() == set()
+    assert Ledger(store).done() == {teacher.digest}  # its numbers are true; its row stays until it is trained again
 
     for trial in (teacher, student):
         run(trial, image_task, store)
@@ -430,25 +457,76 @@ def test_a_student_of_seeded_views_has_its_teacher_asked_once_an_epoch(image_tas
 # --- What a row reports ---------------------------------------------------------------------------------------------
 
 
-def test_how_much_of_dev_the_teacher_was_trained_on_is_reported(image_task, taught, tmp_path):
-    """0 with the paper's fixed split; with the authors' split by seed it is most of it."""
-    store, teacher, student = taught["image"]
-    assert row_of(student, store)["dev_teacher_train_share"] == 0
-    assert row_of(teacher, store)["dev_teacher_train_share"] is None
-
-    theirs = Store(tmp_path)
+@pytest.fixture(scope="module")
+def theirs(image_task, tmp_path_factory) -> tuple[Store, Trial, Trial]:
+    """A store with a teacher and a student as the authors' code makes them."""
+    store = Store(tmp_path_factory.mktemp("theirs"))
     teacher = image_task.trial("re", "vit-base", seed=2029, epochs=1, fidelity="authors")
     student = image_task.trial(
         "rekd", "vit-tiny", seed=2026, epochs=1, fidelity="authors", teacher_digest=teacher.digest
     )
     for trial in (teacher, student):
-        run(trial, image_task, theirs)
-    data = Supplies(theirs, device=tiny.CPU).data(image_task)
-    teacher_train, dev = data.train_dev("by_seed", 2029)[0], data.train_dev("by_seed", 2026)[1]
-    row = row_of(student, theirs)
+        run(trial, image_task, store)
+    return store, teacher, student
+
+
+def test_how_much_of_dev_the_teacher_was_trained_on_is_reported(image_task, taught, theirs):
+    """0 with the paper's fixed split; with the authors' split by seed it is most of it."""
+    store, teacher, student = taught["image"]
+    assert row_of(student, store)["dev_teacher_train_share"] == 0
+    assert row_of(teacher, store)["dev_teacher_train_share"] is None
+
+    store, teacher, student = theirs
+    data = Supplies(store, device=tiny.CPU).data(image_task)
+    teacher_train, dev = data.train_dev(teacher.split, 2029)[0], data.train_dev(student.split, 2026)[1]
+    row = row_of(student, store)
     assert (row["status"], row["fidelity"]) == ("ok", "authors")
     assert row["dev_teacher_train_share"] == pytest.approx(len(np.intersect1d(dev, teacher_train)) / len(dev))
     assert row["dev_teacher_train_share"] > 0.5
+
+
+@pytest.mark.parametrize("preset", ["paper", "authors"])
+def test_rationales_are_measured_and_shown_by_the_mask_of_the_trial(preset, image_task, taught, theirs):
+    store, teacher, student = taught["image"] if preset == "paper" else theirs
+    supplies, row = Supplies(store, device=tiny.CPU), row_of(student, store)
+    data, model = supplies.data(image_task), RationaleModel.load(Path(store.model_folder(student.digest)))
+    dev = data.train_dev(student.split, student.seed)[1]
+    chosen = shown_samples(data.test.labels)
+
+    def values(sampled: bool) -> list[Any]:
+        def noise() -> torch.Generator | None:
+            return evaluation_noise(student.seed, tiny.CPU) if sampled else None
+
+        generator = noise()
+        mask, _ = masks_of(model, data.pool.take(dev).arrays, device=tiny.CPU, sampled_by=generator)
+        others = supplies.targets(image_task, teacher.digest).masks(dev, sampled_by=generator)
+        measured = faithfulness(model, data.test.arrays, device=tiny.CPU, sampled_by=noise())
+        shown, _ = masks_of(model, data.test.take(chosen).arrays, device=tiny.CPU, sampled_by=noise())
+        return [overlap(mask, others), *measured.values(), shown.tolist()]
+
+    names = ["dev_teacher_overlap", "test_sufficiency", "test_comprehensiveness", "test_distinct_masks"]
+    shown = pq.read_table(store.rationales_file(student.digest))["mask"].to_pylist()
+    found = [*(row[name] for name in names), shown]
+    expected, other = values(preset == "authors"), values(preset != "authors")
+    for name, ours, right, wrong in zip([*names, "shown"], found, expected, other, strict=True):
+        assert ours == right, name
+        assert ours != wrong, name
+
+
+def test_a_trial_of_the_authors_preset_builds_their_model(image_task, text_task, store):
+    supplies = Supplies(store, device=tiny.CPU)
+    image = image_task.trial("re", "vit-tiny", seed=2026, fidelity="authors")
+    text = text_task.trial("re", "bert-mini", seed=2026, fidelity="authors")
+    models = [
+        build_model(trial, task, supplies.data(task), Streams(2026, kind=trial.random_streams, device=tiny.CPU))
+        for trial, task in ((image, image_task), (text, text_task))
+    ]
+    for part in (models[0].generator, models[0].predictor):
+        assert part.backbone.mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
+    assert models[1].predictor.backbone.encoder.pooler is None
+    for head in (model.predictor.head[1].weight for model in models):
+        bound = (6 / sum(head.shape)) ** 0.5
+        assert 0.8 * bound < head.abs().max() <= bound
 
 
 def test_the_authors_preset_runs_on_texts_and_counts_trainable_parameters(text_task, store):

@@ -20,7 +20,7 @@ from rekd.method.equations import (
 from rekd.method.samples import batches
 from rekd.method.teacher import Targets, Teacher, compute_targets, selection_difference
 from rekd.store.ledger import Ledger, Outcome
-from rekd.store.saved_model import Weights, saved_sha256
+from rekd.store.saved_model import Weights, is_saved, saved_sha256
 
 FAMILIES = ("vit", "bert")
 
@@ -157,8 +157,6 @@ def test_withdrawing_a_teachers_row_withdraws_its_targets(store, image_teacher):
     mine = replace(tiny.ASKED, teacher_digest=trial.digest)
     for asked in (mine, replace(mine, view_epoch=1), tiny.ASKED):
         replace(image_teacher.targets, asked=asked).save(store)
-    Ledger(store).withdraw(trial.digest, "no row, nothing to withdraw")
-    assert Targets.load(store, mine) is not None
     Ledger(store).write(trial, Outcome(status="ok"))
     Ledger(store).withdraw(trial.digest, "its model is gone")
     assert [Targets.load(store, asked) is None for asked in (mine, replace(mine, view_epoch=1), tiny.ASKED)] == [
@@ -188,7 +186,7 @@ def test_a_stored_model_is_read_as_it_was_saved(store, image_teacher, stored_tea
 
 @pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_damaged_model_is_set_aside_and_its_trial_runs_again(store, stored_teacher, caplog, name, how):
+def test_a_damaged_model_is_set_aside_and_its_row_stays(store, stored_teacher, caplog, name, how):
     path = Path(store.model_folder(stored_teacher)) / name
     content = damaged(path.read_bytes(), how)
     path.write_bytes(content)
@@ -196,7 +194,8 @@ def test_a_damaged_model_is_set_aside_and_its_trial_runs_again(store, stored_tea
         ValueError, match=rf"(?s)^The trial {stored_teacher} has a damaged saved model \(.*command again"
     ):
         Weights.load(store, stored_teacher)
-    assert Ledger(store).done() == set()
+    assert Ledger(store).done() == {stored_teacher}
+    assert not is_saved(store, stored_teacher)
     moved = {file[9:]: f"{store.set_aside_folder}/{file}" for file in store.names_in(store.set_aside_folder)}
     assert set(moved) == {"model.safetensors", "config.json"}
     assert store.read(moved[name]) == content
@@ -206,11 +205,12 @@ def test_a_damaged_model_is_set_aside_and_its_trial_runs_again(store, stored_tea
         Weights.load(store, stored_teacher)
 
 
-def test_a_trial_whose_model_is_gone_runs_again(store, stored_teacher):
+def test_a_trial_whose_model_is_gone_keeps_its_row(store, stored_teacher):
     (Path(store.model_folder(stored_teacher)) / "config.json").unlink()
     with pytest.raises(ValueError, match="has no saved model"):
         Weights.load(store, stored_teacher)
-    assert Ledger(store).done() == set()
+    assert Ledger(store).done() == {stored_teacher}
+    assert not is_saved(store, stored_teacher)
     # It may be on its way there: the trial may be running again.
     assert "model.safetensors" in store.names_in(store.model_folder(stored_teacher))
 
@@ -252,6 +252,21 @@ def test_a_teacher_of_augmented_views_sees_the_view_and_not_the_original(image_t
     assert torch.equal(selection_logits, live.selection_logits)
     assert torch.equal(logits, live.logits)
     assert not torch.allclose(logits, torch.from_numpy(image_teacher.targets.logits)[rows])
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+def test_a_live_teacher_has_no_dropout(image_teacher, augmented):
+    """Whoever had its model before may have left it in training mode."""
+    rows = torch.arange(32)
+    inputs, mask = batch_of("vit", rows), torch.ones(32, 16)
+    options = {"student_mask": True, "augmented": augmented, "device": tiny.CPU}
+    model = tiny.build("vit", num_classes=2, seed=7)
+    expected = [model.generator(inputs), model.predictor(inputs, mask)]
+    assert not torch.allclose(model.train().predictor(inputs, mask), expected[1])
+    said = Teacher(image_teacher.targets, model=model, **options)(rows, inputs, mask)
+    if augmented:
+        torch.testing.assert_close(said[0], expected[0])
+    torch.testing.assert_close(said[1], expected[1])
 
 
 def test_what_a_teacher_says_carries_no_gradient(image_teacher):

@@ -76,6 +76,7 @@ def build(
     *,
     seed: int = 0,
     heads: str = "linear",
+    predictor_reads: str = "pooler",
     num_classes: int = 3,
     **config: Any,
 ) -> RationaleModel:
@@ -87,6 +88,7 @@ def build(
             num_classes=num_classes,
             dropout=0.1,
             heads=heads,
+            predictor_reads=predictor_reads,
             config={**CONFIGS[family], "initializer_range": 0.3, **config},
         )
     return model.eval()
@@ -162,6 +164,9 @@ def model_for(trial: Trial, streams: Streams) -> RationaleModel:
             num_classes=2,
             dropout=trial.dropout,
             heads=trial.heads,
+            predictor_reads=trial.predictor_reads,
+            head_initialisation=trial.head_initialisation,
+            image_statistics=trial.image_statistics,
             config=CONFIGS[trial.model],
         )
 

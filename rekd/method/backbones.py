@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rekd.method.samples import Inputs
-from rekd.tasks.normalisation import Normalisation, halves, read_normalisation
+from rekd.tasks.normalisation import IMAGENET_MEAN, IMAGENET_STD, Normalisation, halves, read_normalisation
 from rekd.tasks.task_file import Kind
 
 Read = Callable[[str], bytes | None]
@@ -108,6 +108,9 @@ class Backbone(nn.Module):
     def freeze_final_norm(self) -> None:
         """Holds what `contextualise` leaves out without `final_norm`, which would never get a gradient."""
 
+    def use_imagenet_statistics(self) -> None:
+        """Normalises pixels by ImageNet's mean and deviation (`image_statistics="imagenet"`); texts have none."""
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config.model_type}, hidden_size={self.hidden_size})"
 
@@ -140,6 +143,12 @@ class ImageBackbone(Backbone):
         """Height and width in pixels of the images that the encoder was made for."""
         height, width = self.encoder.embeddings.patch_embeddings.image_size
         return height, width
+
+    def use_imagenet_statistics(self) -> None:
+        for buffer, channels in ((self.mean, IMAGENET_MEAN), (self.std, IMAGENET_STD)):
+            values = torch.tensor(channels).view(1, -1, 1, 1) * 255
+            # Grayscale images have a third of each: ImageNet's numbers are of red, green and blue.
+            buffer.copy_(values if buffer.numel() == values.numel() else values.mean())
 
     @property
     def grid(self) -> tuple[int, int]:

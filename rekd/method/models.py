@@ -25,12 +25,16 @@ AUTHORS_HIDDEN = 256
 
 _DESCRIPTION = {"objective": str, "num_classes": int, "dropout": (int, float), "heads": str, "precision": str}
 _SAVED = {**_DESCRIPTION, "backbone": dict, "details": dict}
+_SAVED_LATER: dict[str, Any] = {"predictor_reads": "pooler", "downscaling": None}
+"""What folders of 0.1.0 do not say of a model, and what it was there."""
 
 
 class Generator(nn.Module):
     """g(X) = Z: a backbone and a head that maps each contextual feature to {not selected, selected} (Section 3.1)."""
 
-    def __init__(self, backbone: Backbone, *, dropout: float, heads: str = "linear") -> None:
+    def __init__(
+        self, backbone: Backbone, *, dropout: float, heads: str = "linear", initialisation: str = "backbone"
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         if heads == "authors" and backbone.kind == "text":
@@ -43,7 +47,7 @@ class Generator(nn.Module):
             )
         else:
             self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.hidden_size, 2))
-        _initialise(self.head, backbone)
+        _initialise(self.head, backbone, initialisation)
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch feature 2"]:
         with self.backbone.arithmetic():
@@ -54,14 +58,22 @@ class Generator(nn.Module):
 class Predictor(nn.Module):
     """f(M * X) = Q: a classifier that sees only the rationale (Eq. 4)."""
 
-    def __init__(self, backbone: Backbone, *, num_classes: int, dropout: float, heads: str = "linear") -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_classes: int,
+        dropout: float,
+        heads: str = "linear",
+        initialisation: str = "backbone",
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.final_norm = heads != "authors"
         if not self.final_norm:
             backbone.freeze_final_norm()
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.hidden_size, num_classes))
-        _initialise(self.head, backbone)
+        _initialise(self.head, backbone, initialisation)
 
     def forward(
         self, inputs: Inputs, mask: Float[Tensor, "batch feature"] | None = None
@@ -86,6 +98,16 @@ class Prediction:
     selection_logits: Float[Tensor, "batch feature 2"] | None
 
 
+def mask_of(
+    selection_logits: Float[Tensor, "batch feature 2"], *, sampled_by: torch.Generator | None = None
+) -> Float[Tensor, "batch feature"]:
+    """Eq. 2 once training is over: argmax of the selection logits, or of a Gumbel sample of them."""
+    scores = selection_logits
+    if sampled_by is not None:
+        scores = scores + gumbel_noise(scores.shape, generator=sampled_by, device=scores.device)
+    return argmax_mask(scores)
+
+
 class RationaleModel(nn.Module):
     """Generator and predictor; without a generator it is a plain classifier (CLS)."""
 
@@ -104,6 +126,9 @@ class RationaleModel(nn.Module):
         num_classes: int,
         dropout: float,
         heads: str = "linear",
+        predictor_reads: str = "pooler",
+        head_initialisation: str = "backbone",
+        image_statistics: str = "pretrained",
         precision: str = "float32",
         downscaling: str | None = None,
         source: str | None = None,
@@ -112,11 +137,13 @@ class RationaleModel(nn.Module):
     ) -> "RationaleModel":
         """A model to train: both backbones from the same pretrained weights, heads freshly drawn (Section 3.1)."""
         generator = None
+        drawn = {"dropout": dropout, "heads": heads, "initialisation": head_initialisation}
         if objective != "cls":
             backbone = load_backbone(source, config=config, revision=revision, for_classifier=False)
-            generator = Generator(backbone, dropout=dropout, heads=heads)
-        backbone = load_backbone(source, config=config, revision=revision)
-        predictor = Predictor(backbone, num_classes=num_classes, dropout=dropout, heads=heads)
+            generator = Generator(backbone, **drawn)
+        with_pooler = predictor_reads == "pooler"
+        backbone = load_backbone(source, config=config, revision=revision, for_classifier=with_pooler)
+        predictor = Predictor(backbone, num_classes=num_classes, **drawn)
         model = cls(
             generator,
             predictor,
@@ -125,6 +152,7 @@ class RationaleModel(nn.Module):
                 "num_classes": num_classes,
                 "dropout": dropout,
                 "heads": heads,
+                "predictor_reads": predictor_reads,
                 "precision": precision,
                 "downscaling": downscaling,
             },
@@ -132,6 +160,8 @@ class RationaleModel(nn.Module):
         for module in (generator, predictor):
             if module is not None:
                 module.backbone.precision, module.backbone.downscaling = precision, downscaling
+                if image_statistics == "imagenet":
+                    module.backbone.use_imagenet_statistics()
         return model
 
     @property
@@ -140,14 +170,11 @@ class RationaleModel(nn.Module):
         return self.predictor.backbone.kind
 
     def predict(self, inputs: Inputs, *, sampled_by: torch.Generator | None = None) -> Prediction:
-        """Rationale and logits as at evaluation: argmax of the selection logits, or of a Gumbel sample of them."""
+        """Rationale (`mask_of`) and logits as at evaluation."""
         if self.generator is None:
             return Prediction(logits=self.predictor(inputs), mask=self.full_mask(inputs), selection_logits=None)
         selection_logits = self.generator(inputs)
-        scores = selection_logits
-        if sampled_by is not None:
-            scores = scores + gumbel_noise(scores.shape, generator=sampled_by, device=scores.device)
-        mask = argmax_mask(scores)
+        mask = mask_of(selection_logits, sampled_by=sampled_by)
         return Prediction(logits=self.predictor(inputs, mask), mask=mask, selection_logits=selection_logits)
 
     def num_features(self, inputs: Mapping[str, Any]) -> int:
@@ -211,8 +238,9 @@ class RationaleModel(nn.Module):
         Raises ValueError where the weights are not those of the config.
         """
         description = {name: config[name] for name in _DESCRIPTION}
+        description |= {name: config.get(name, before) for name, before in _SAVED_LATER.items()}
         with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced at once
-            model = cls.build(**description, downscaling=config.get("downscaling"), config=config["backbone"])
+            model = cls.build(**description, config=config["backbone"])
         try:
             model.load_state_dict({name: as_tensor(value) for name, value in weights.items()}, assign=True)
         except RuntimeError as error:
@@ -253,9 +281,12 @@ def saved_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _initialise(head: nn.Module, backbone: Backbone) -> None:
-    """Draws a head as the backbone's family draws its own: normal weights, zero biases."""
+def _initialise(head: nn.Module, backbone: Backbone, initialisation: str) -> None:
+    """Draws a head's weights (`Trial.head_initialisation`); biases are 0."""
     for module in head.modules():
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=backbone.config.initializer_range)
+            if initialisation == "xavier_uniform":
+                nn.init.xavier_uniform_(module.weight)
+            else:
+                nn.init.normal_(module.weight, std=backbone.config.initializer_range)
             nn.init.zeros_(module.bias)

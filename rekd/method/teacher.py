@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rekd.method.equations import SELECTED, argmax_mask
-from rekd.method.models import RationaleModel
+from rekd.method.models import RationaleModel, mask_of
 from rekd.method.samples import BATCH, Inputs, as_tensor, batches
 from rekd.method.views import Views
 from rekd.store.files import DamagedFileError, Store
@@ -67,6 +67,14 @@ class Targets:
                     "Compute them from this teacher on this task's own data."
                 )
 
+    def masks(
+        self, rows: Int[np.ndarray, " sample"], *, sampled_by: torch.Generator | None = None
+    ) -> Bool[np.ndarray, "sample feature"]:
+        """The teacher's own rationales of some samples of the pool."""
+        device = None if sampled_by is None else sampled_by.device
+        logits = selection_logits_of(torch.from_numpy(self.selection_difference[rows]).to(device))
+        return mask_of(logits, sampled_by=sampled_by).bool().cpu().numpy()
+
     def save(self, store: Store) -> None:
         """Writes them beside the ledger."""
         arrays = {name: torch.from_numpy(getattr(self, name)) for name in ("selection_difference", "logits")}
@@ -81,10 +89,11 @@ class Targets:
         path = asked.file_in(store)
         if not store.exists(path):
             return None
+        content = store.read(path)
         try:
-            arrays, identity = unpack(store.read(path))
+            arrays, identity = unpack(content)
         except DamagedFileError as error:
-            store.set_aside(path, f"is damaged ({error}); the targets are computed again")
+            store.set_aside(path, content, f"is damaged ({error}); the targets are computed again")
             return None
         targets = cls(**{name: array.numpy() for name, array in arrays.items()}, asked=Asked(**identity))
         targets.check(asked)
@@ -126,6 +135,11 @@ def selection_difference(
 ) -> Float[Tensor, "batch feature"]:
     """Z[selected] - Z[not selected]."""
     return selection_logits[..., SELECTED] - selection_logits[..., 1 - SELECTED]
+
+
+def selection_logits_of(difference: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature 2"]:
+    """Logits of that difference. A softmax over two depends on it alone: (0, d) serves as well as those it came from."""
+    return torch.stack((torch.zeros_like(difference), difference), dim=-1)
 
 
 class Teacher:
@@ -175,9 +189,7 @@ class Teacher:
             assert self.model.generator is not None  # `compute_targets` refused a classifier
             selection_logits = self.model.generator(inputs)
         else:
-            difference = self.difference[indices]
-            # A softmax over two depends on the difference alone: (0, d) serves as well as the logits themselves.
-            selection_logits = torch.stack((torch.zeros_like(difference), difference), dim=-1)
+            selection_logits = selection_logits_of(self.difference[indices])
         if not (self.augmented or self.student_mask):
             return selection_logits, self.logits[indices]
         assert self.model is not None

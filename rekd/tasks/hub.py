@@ -62,6 +62,16 @@ class Repository:
                 ) from error
 
 
+_at_hand: dict[tuple[RepoType, str, str | None], str] = {}
+"""What lies in the libraries' own folder, by type, name and revision; and the name that it has now."""
+
+
+def have_at_hand(repo_type: RepoType, name: str, revision: str | None, *, present_name: str) -> None:
+    """From now on this process does not ask the hub for it, by its revision or by the commit that this stands for."""
+    for each in {revision, _remembered(repo_type, name, revision)}:
+        _at_hand[repo_type, name, each] = present_name
+
+
 def find(repo_type: RepoType, name: str, *, revision: str | None = None, instead: str) -> Repository:
     """Asks the hub for `name`, once. Raises ValueError where the hub says that it is not there."""
     import huggingface_hub
@@ -76,6 +86,9 @@ def find(repo_type: RepoType, name: str, *, revision: str | None = None, instead
     looked = f"the {repo_type} {name!r}" + (f" (revision {revision!r})" if revision else "")
     advice = f"To use a local folder, write {instead}."
     offline, present_name, commit = None, name, None
+    if (at_hand := _at_hand.get((repo_type, name, revision))) is not None:
+        offline, commit = OSError("not asked: the store had it"), _remembered(repo_type, name, revision)
+        return Repository(name=at_hand, looked=looked, advice=advice, commit=commit, offline=offline)
     try:
         info = huggingface_hub.HfApi().repo_info(name, repo_type=repo_type, revision=revision, timeout=5)
         present_name, commit = info.id, info.sha

@@ -19,9 +19,13 @@ PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 _GEOMETRY = ("do_resize", "do_center_crop", "do_pad", "do_convert_rgb")
 _HONOURED = ("do_rescale", "do_normalize")
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of the red, green and blue of ImageNet's training images, of 1."""
+
 _UNSAID: dict[str, dict[str, Any]] = {
     "vit": {"image_mean": 0.5, "image_std": 0.5},
-    "deit": {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)},  # ImageNet's
+    "deit": {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD},
 }
 """What a family was pretrained with, where its files do not say."""
 

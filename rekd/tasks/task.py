@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rekd.messages import check_one_of
+from rekd.messages import check_one_of, one_line
+from rekd.tasks.class_order import is_reordered
 from rekd.tasks.local_files import LocalDataset, sha256_of
 from rekd.tasks.normalisation import unseen_normalisation
 from rekd.tasks.task_file import (
@@ -23,22 +24,12 @@ from rekd.tasks.task_file import (
     task_names,
     weight_files,
 )
+from rekd.tasks.tokenizer_files import pads_left, tokenizer_content
 from rekd.trial import FIDELITY, Objective, Trial, digest_of, later_born
 
 TeacherMode = Literal["stored", "stored_views", "live_predictor", "live"]
 """`stored`: targets computed once. `stored_views`: once for each epoch's views. `live_predictor`: stored selection
 logits, and the teacher's predictor in every step, under the student's mask. `live`: the whole teacher in every step."""
-
-VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
-"""Files one of which a tokenizer's folder has."""
-
-_TOKENIZER_FILES = (
-    *VOCABULARY_FILES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,18 +155,29 @@ class Task:
                 "columns": [self.input_column, self.label_column],
                 "splits": [self.train_split, self.test_split if self.test_fraction is None else None, self.dev_split],
                 "fractions": [self.dev_fraction if self.dev_split is None else None, self.test_fraction],
-                "classes": [self.num_classes, self.class_names],
+                "classes": [self.num_classes, self.class_names, *self._names_identity()],
                 "input": [self.image_mode, self.image_size] if self.kind == "image" else self._tokens_identity(),
                 **later_born(self),
             }
         )
 
+    def _names_identity(self) -> list[str]:
+        """A word where `class_names` move classes to other numbers than 0.1.0 gave them."""
+        local = self.local_dataset
+        if self.class_names is None or local is None:
+            return []
+        try:
+            return ["by name"] if is_reordered(local, self.label_column, self.class_names) else []
+        except Exception as error:  # of any library that reads a file
+            raise ValueError(f"{self.name}: {self.dataset} cannot be read: {one_line(error)}") from error
+
     def _tokens_identity(self) -> list[Any]:
         source, revision = self.tokenizer_source
         if not Path(source).is_absolute():
             return [self.max_length, source, revision]
-        files = (Path(source) / name for name in _TOKENIZER_FILES)
-        return [self.max_length, {file.name: sha256_of(file) for file in files if file.is_file()}]
+        # 0.1.0 padded where the tokenizer says, and then the classifier read padding.
+        padding = ["padded on the right"] if pads_left(Path(source)) else []
+        return [self.max_length, tokenizer_content(Path(source)), *padding]
 
     @property
     def is_embedded(self) -> bool:
@@ -274,6 +276,12 @@ def load_task(name_or_file: str | Path) -> Task:
 
     A file may say `extends = "cifar10"` (an embedded name, or a file beside it) and then only what differs. Relative
     paths in it start at its own folder and stay inside. Raises ValueError on anything that is not as it should be.
+
+    >>> task = load_task("cifar10")
+    >>> task.teacher, task.students
+    ('vit-base', ('vit-small', 'vit-tiny'))
+    >>> task.trial("re", "vit-tiny", seed=2026).lambda_select
+    0.05
     """
     file = Path(name_or_file)
     if isinstance(name_or_file, str) and not name_or_file.endswith(".toml"):

@@ -291,6 +291,8 @@ def _check_task(table: dict[str, Any], file: Path) -> None:
     for key in ("image_size", "max_length"):
         if key in table:
             _require(table[key] >= 1, key, table[key], "1 or more", file)
+    label_column = table.get("label_column", "label")
+    _require(table["input_column"] != label_column, "input_column", label_column, "another than label_column", file)
     if "class_names" in table:
         names = table["class_names"]
         expected = f"{table['num_classes']} different names, one a class"

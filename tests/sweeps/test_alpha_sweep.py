@@ -95,7 +95,9 @@ def test_another_seed_runs_alone(swept):
     assert len(load_trials(store)) == 12
 
 
-def test_ctrl_c_keeps_what_has_ended_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_ctrl_c_keeps_what_has_ended_and_says_how_to_go_on(tmp_path, number):
+    """And what Slurm sends before it takes the machine away does the same."""
     arguments = command(*TOY[:2], "--seeds", "2026-2029", "--store", str(tmp_path), "--epochs", "40", "--local")
     with subprocess.Popen(
         arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
@@ -103,11 +105,12 @@ def test_ctrl_c_keeps_what_has_ended_and_says_how_to_go_on(tmp_path):
         deadline = time.monotonic() + 600
         while not list(tmp_path.glob("running/*/epoch-*")) and time.monotonic() < deadline:
             time.sleep(0.5)
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, number)
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 1, output
     assert "Type the same command again to go on" in output
     assert "Traceback" not in output
+    assert "SIGTERM" not in output  # nor Ray's own word, with a stack
     assert list(tmp_path.glob("running/*/epoch-*")), "what was running goes on from its checkpoint"
 
 
