@@ -20,7 +20,7 @@ _OPTIONAL_INTEGERS = [
     for kind in (Trial, Outcome)
     for field in fields(kind)
     if plain_type(field.type) is int and type(None) in get_args(field.type)
-]
+] + ["format"]
 
 
 def as_ledger(store: Ledger | Store | str | Path) -> Ledger:

@@ -15,6 +15,8 @@ from analysis import figures, tables
 from analysis.report import report
 from analysis.selection import alpha_settings, select_alpha, select_lambda_select
 from analysis.stages import Stages, split_stages
+from rekd.command_line import print_table
+from rekd.messages import one_line
 from rekd.running.plan import SweepResult
 from rekd.store.files import Store
 from rekd.tasks.task import Task
@@ -50,7 +52,7 @@ def show_alpha(result: SweepResult, tasks: list[Task], store: Store, console: Co
             rows = runs[runs["model"] == student].fillna({"alpha": 1.0})
             chosen = choices[choices["model"] == student]
             alpha = chosen.iloc[0]["alpha"] if len(chosen) else np.nan
-            console.print(_settings_table(f"{student} on {task.name}", rows, "alpha", alpha, "rekd"))
+            print_table(console, _settings_table(f"{student} on {task.name}", rows, "alpha", alpha, "rekd"))
             if len(chosen):
                 console.print(f"Choice for {student}: [bold]alpha = {alpha:g}[/]. {chosen.iloc[0]['why']}")
         if len(rekd):
@@ -70,7 +72,7 @@ def show_lambda(result: SweepResult, tasks: list[Task], store: Store, console: C
             chosen = choices[choices["model"] == model].iloc[0]
             value = chosen["lambda_select"]
             title = f"{model} on {task.name}, p_target {chosen['p_target']:.0%}"
-            console.print(_settings_table(title, runs[runs["model"] == model], "lambda_select", value, "re"))
+            print_table(console, _settings_table(title, runs[runs["model"] == model], "lambda_select", value, "re"))
             name = "none" if pd.isna(value) else f"lambda_select = {value:g}"
             console.print(f"Choice for {model}: [bold]{name}[/]. {chosen['why']}\n")
         _draw(figures.lambda_picture, split_stages(runs), task, store, console)
@@ -82,7 +84,7 @@ def show_p_target(result: SweepResult, tasks: list[Task], store: Store, console:
         runs = result.rows[result.rows["task"] == task.name]
         for model in dict.fromkeys(runs["model"]):
             rows = runs[runs["model"] == model].fillna({"p_target": 1.0})
-            console.print(_settings_table(f"{model} on {task.name}", rows, "p_target", np.nan, ""))
+            print_table(console, _settings_table(f"{model} on {task.name}", rows, "p_target", np.nan, ""))
         if len(runs):
             _draw(figures.ratio_picture, split_stages(runs), task, store, console)
 
@@ -110,8 +112,7 @@ def show_reproduction(result: SweepResult, tasks: list[Task], store: Store, cons
         console.print(f"{row['task']}, {row['model']}: alpha = [bold]{row['alpha']:g}[/]")
     show_performance(result, tasks, store, console)
     path = f"{store.pictures_folder}/report.html"
-    store.write(path, report(store, rng=np.random.default_rng(RESAMPLING_SEED)).encode())
-    console.print(f"Report: {escape(str(path))}", soft_wrap=True)
+    _write("Report", path, report(store, rng=np.random.default_rng(RESAMPLING_SEED)).encode(), store, console)
 
 
 def _settings_table(title: str, rows: pd.DataFrame, by: str, chosen: float, of: str) -> Table:
@@ -165,9 +166,17 @@ def _draw(
 ) -> None:
     picture = draw(stages, task.name)
     if picture is not None:
-        path = f"{store.pictures_folder}/{picture.name}.png"
-        store.write(path, picture.render("png"))
-        console.print(f"Picture: {escape(str(path))}\n", soft_wrap=True)
+        _write("Picture", f"{store.pictures_folder}/{picture.name}.png", picture.render("png"), store, console)
+
+
+def _write(what: str, path: str, content: bytes, store: Store, console: Console) -> None:
+    """Writes a file of the store that shows results. Without it the results are what they are, so failing is a word."""
+    try:
+        store.write_once(path, content)  # not patiently: whoever waits is a person, and can type the command again
+    except OSError as error:
+        console.print(f"{what} not written: {escape(one_line(error))}", soft_wrap=True)
+    else:
+        console.print(f"{what}: {escape(path)}", soft_wrap=True)
 
 
 def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
@@ -177,7 +186,7 @@ def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
         table.add_column(str(name))
     for row in text.to_numpy().tolist():
         table.add_row(*row)
-    console.print(table)
+    print_table(console, table)
 
 
 def show_search(path: Path) -> Callable[[SweepResult, list[Task], Store, Console], None]:
@@ -188,7 +197,7 @@ def show_search(path: Path) -> Callable[[SweepResult, list[Task], Store, Console
 
         if path.exists():
             for name in optuna.get_all_study_names(f"sqlite:///{path}"):
-                console.print(_best_table(optuna.load_study(study_name=name, storage=f"sqlite:///{path}")))
+                print_table(console, _best_table(optuna.load_study(study_name=name, storage=f"sqlite:///{path}")))
             console.print(
                 f"Studies: {escape(str(path))} (`optuna-dashboard sqlite:///{escape(str(path))}`)", soft_wrap=True
             )

@@ -66,7 +66,7 @@ class Stage:
         refused = [choice for choice in choices if not choice.is_made and not choice.pending]
         pending = [choice for choice in choices if choice.pending]
         if refused:
-            reason = f"{what} on {self.task.name}: no {refused[0].what}. {refused[0].why}"
+            reason = f"{what} on {self.task.name}: no {refused[0].what}. {refused[0].why}{self._too_short()}"
             if reason not in self.plan.stopped:
                 self.plan.stopped.append(reason)
             return []
@@ -89,6 +89,16 @@ class Stage:
         named = trials(*(choice.value for choice in choices))
         self.plan.trials += named
         return named
+
+    def _too_short(self) -> str:
+        """A word where the reason that nothing can be chosen may be that the trials were too short."""
+        own = self.task.trial("re", self.task.teacher, seed=0, fidelity=self.options.fidelity).epochs
+        if self.options.epochs is None or self.options.epochs >= own:
+            return ""
+        return (
+            f" These trials have {self.options.epochs} of the task's {own} epochs (--epochs), which may be too few to learn "
+            "what to select at all."
+        )
 
 
 def rows_of(results: pd.DataFrame, trials: Iterable[Trial]) -> pd.DataFrame:

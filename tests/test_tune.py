@@ -8,7 +8,10 @@ from ray.tune.search import Searcher
 
 import rekd.running.tune as tune_module
 from benchmarks.sweep import DURATION, measured, ours, trials
-from rekd.running.tune import _GivenOut, _InTurn, _Reporter
+from rekd.running.object_store import _check_models
+from rekd.running.tune import _check, _GivenOut, _InTurn, _Reporter
+from rekd.tasks.data import load_data
+from rekd.tasks.task import load_task
 
 
 def test_every_slot_works_though_trials_are_shorter_than_the_start_of_a_process(monkeypatch):
@@ -24,12 +27,28 @@ def test_a_trial_that_another_sweep_has_taken_over_ends_at_its_next_epoch(taken_
     assert _InTurn(_GivenOut(conductor)).on_trial_result(None, SimpleNamespace(trial_id="1"), {"epoch": 3}) == decision
 
 
+def test_what_is_to_be_known_of_the_data_is_said_before_a_trial_starts(text_task, tmp_path):
+    task = load_task(text_task)
+    said = []
+    checked = SimpleNamespace(
+        check=lambda task, trials: _check_models._function(str(tmp_path), task, load_data(task), trials)
+    )
+    agenda = SimpleNamespace(
+        kinds=lambda: [task.trial("re", "bert-mini", seed=1), task.trial("re", "bert-small", seed=1)]
+    )
+    _check(agenda, {task.name: task}, checked, SimpleNamespace(say=said.append))
+    assert len(said) == 2
+    assert "1 of what" in said[1]
+    assert "is not read: split 'unsupervised'." in said[1]
+
+
 class OneTrial:
     """A conductor with one trial, that runs."""
 
     def __init__(self) -> None:
         self.live = {"1": trials(1)[0]}
         self.claims = SimpleNamespace(check=lambda: None)
+        self.look_at_limit = lambda: None
         self.errors: list[bool] = []
         self.is_over = False
 

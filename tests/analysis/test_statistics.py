@@ -50,6 +50,28 @@ def test_intervals_of_too_little(rng: np.random.Generator) -> None:
     assert np.isnan(bootstrap_interval([0.5, np.nan], rng=rng)).all()
 
 
+def paired(baseline: list[float], treatment: list[float]) -> pd.DataFrame:
+    """A frame of two objectives on the same seeds."""
+    rows = [("re", seed, value) for seed, value in enumerate(baseline)]
+    rows += [("rekd", seed, value) for seed, value in enumerate(treatment)]
+    return pd.DataFrame(rows, columns=["objective", "seed", "test_accuracy"]).assign(task="t", model="m")
+
+
+def test_a_tie_is_no_seed_on_which_the_treatment_is_ahead(rng: np.random.Generator) -> None:
+    result = paired_differences(paired([0.5, 0.5, 0.5, 0.5], [0.6, 0.5, 0.5, 0.4]), rng=rng).iloc[0]
+    assert result["num_better"] == 1
+    assert result["num_seeds"] == 4
+
+
+def test_the_interval_of_paired_differences_has_the_confidence_that_was_asked_for(rng: np.random.Generator) -> None:
+    frame = paired([0.5] * 40, (0.6 + rng.normal(0, 0.05, size=40)).tolist())
+    difference = frame["test_accuracy"][40:].to_numpy() - 0.5
+    for confidence in (0.5, 0.95):
+        result = paired_differences(frame, rng=rng, confidence=confidence).iloc[0]
+        student = stats.t.interval(confidence, 39, loc=difference.mean(), scale=stats.sem(difference))
+        np.testing.assert_allclose((result["low"], result["high"]), student, atol=3e-3)
+
+
 def test_sign_flips_are_exact_for_ten_seeds(rng: np.random.Generator) -> None:
     assert sign_flip_test(np.linspace(0.01, 0.02, 10), rng=rng) == pytest.approx(2 / 2**10)
     assert sign_flip_test([1.0, -1.0], rng=rng) == 1.0
