@@ -19,6 +19,7 @@ from rekd.tasks.tables import read_tables
 from rekd.tasks.task import Task
 from rekd.tasks.task_file import Kind
 from rekd.tasks.texts import check_vocabularies, load_tokenizer, read_texts
+from rekd.tasks.truth import Truth, read_truth
 from rekd.trial import Trial
 
 SHOWN_PER_CLASS = 4
@@ -40,13 +41,16 @@ class Split:
     `valid`, uint8 of the same shape, 1 where there is a token and 0 where there is padding."""
     labels: Int64[np.ndarray, "sample"]
     """Class of each sample."""
+    truth: Truth | None = None
+    """Where the evidence stands, if that is known: for tests alone."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: Int64[np.ndarray, "index"]) -> "Split":
         """The samples at `indices`, in that order."""
-        return Split({name: array[indices] for name, array in self.arrays.items()}, self.labels[indices])
+        truth = None if self.truth is None else self.truth.take(indices)
+        return Split({name: array[indices] for name, array in self.arrays.items()}, self.labels[indices], truth)
 
     def contents(self) -> np.ndarray:
         """A digest of 8 bytes of what each sample holds, without its label."""
@@ -210,11 +214,12 @@ def _read(task: Task) -> _Read:
                 arrays = read_texts(task, tables, tokenizer)
                 texts = {role: table[task.input_column] for role, table in tables.items()}
                 remarks += check_vocabularies(task, tokenizer, arrays)
+            truth = read_truth(task, tables, arrays, tokenizer)
     except Exception as error:
         if type(error) is ValueError:  # ours; those of libraries are of classes of their own
             raise
         raise ValueError(f"{task.name}: {task.dataset} cannot be read: {one_line(error)}") from error
-    splits = {role: Split(arrays[role], labels[role]) for role in tables}
+    splits = {role: Split(arrays[role], labels[role], truth.get(role)) for role in tables}
     return _Read(splits=splits, class_names=class_names, texts=texts, tokenizer=tokenizer, remarks=remarks)
 
 
@@ -283,7 +288,10 @@ def _read_digits(task: Task) -> _Read:
 
 
 def _read_hidden_digits(task: Task) -> _Read:
-    splits = {name: Split({"image": one.images}, one.labels) for name, one in hidden_digits.make().items()}
+    splits = {
+        name: Split({"image": one.images}, one.labels, Truth(one.truth, np.ones(len(one.labels), dtype=bool)))
+        for name, one in hidden_digits.make().items()
+    }
     return _Read(splits=splits, class_names=task.class_names)
 
 
