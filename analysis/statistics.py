@@ -1,7 +1,13 @@
-"""Statistics over seeds. Arithmetic is scipy's; randomness is an argument."""
+"""Statistics over seeds.
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+An inference is about the mean of paired differences: its interval and its p-value are of one method, so that an interval
+holds 0 exactly where p is above 1 - confidence. All methods work on the last axis; what they draw at random depends on the
+data alone. No method holds where single seeds collapse (see `collapsed`): such pairs are counted.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -9,18 +15,29 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from analysis.frames import require_columns
+from analysis.settings import columns_read, described, matching, setting_columns, with_settings
+from rekd.messages import number
+
+MIN_PAIRS = 3
+"""Fewer have no interval: two pairs know next to nothing of their own spread."""
 
 EXACT_PAIRS = 13
 """Up to so many pairs every one of the 2^n sign flips is tried; beyond, a random sample of them."""
 
 NUM_RESAMPLES = 9_999
 
+GAP = 5.0
+"""Seeds have collapsed that lie beyond a gap so many times as wide as all the other seeds take (see `collapsed`). Of five
+scores that are normal, 3 in 100 sets look so by chance; of ten, none in 1,000."""
 
-class Interval(NamedTuple):
-    """Both ends are NaN where the data cannot tell."""
 
-    low: float
-    high: float
+class Inference(NamedTuple):
+    """About a mean difference. Numbers that the data cannot give are NaN."""
+
+    low: Any
+    high: Any
+    p_value: Any
+    """Two-sided, of no difference."""
 
 
 def interquartile_mean(scores: ArrayLike, axis: int = -1) -> np.ndarray:
@@ -28,60 +45,122 @@ def interquartile_mean(scores: ArrayLike, axis: int = -1) -> np.ndarray:
     return np.asarray(stats.trim_mean(np.asarray(scores, dtype=float), 0.25, axis=axis))
 
 
-def bootstrap_interval(
-    scores: ArrayLike,
-    statistic: Callable[..., np.ndarray] = np.mean,
-    *,
-    rng: np.random.Generator,
-    confidence: float = 0.95,
-    num_resamples: int = NUM_RESAMPLES,
-) -> Interval:
-    """Bootstrap interval of `statistic` over seeds: BCa, or percentiles where that is undefined.
+def student(differences: ArrayLike, *, confidence: float = 0.95) -> Inference:
+    """Student's t: exact where differences are normal, and near enough where they are not too far from it."""
+    values = np.asarray(differences, dtype=float)
+    mean, error = _mean_and_error(values)
+    reach = stats.t.ppf((1 + confidence) / 2, values.shape[-1] - 1) * error
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p_value = 2 * stats.t.sf(np.abs(mean / error), values.shape[-1] - 1)
+    # Differences that are all equal have no spread to be measured by.
+    p_value = np.where(error == 0, np.where(mean == 0, 1.0, 0.0), p_value)
+    return _where_possible(values, mean - reach, mean + reach, p_value)
 
-    `statistic` takes an array and `axis`. Scores that are all equal give an interval of no width; fewer than two, or a
-    score that is not finite, give NaN.
+
+def sign_flips(differences: ArrayLike, *, confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES) -> Inference:
+    """The sign-flip test and the interval of all means that it does not reject: exact where differences are symmetric.
+
+    The means of the 2^n - 1 subsets cut the line into pieces that are equally likely to hold the true mean (Hartigan 1969).
+    Up to `EXACT_PAIRS` pairs all subsets are taken, beyond a random sample. Below six pairs the test cannot reach 5 %, and
+    there is no interval.
+    """
+    values = np.sort(np.asarray(differences, dtype=float), axis=-1)
+    subsets = _subsets(values, num_resamples)
+    means = np.sort(values @ subsets.T / subsets.sum(axis=-1), axis=-1)
+    count = means.shape[-1] + 1
+    noise = 1e-12 * np.abs(values).max(axis=-1, keepdims=True, initial=0)  # a sum of 0 may come out as 1e-17
+    lower, upper = (means <= noise).sum(axis=-1), (means >= -noise).sum(axis=-1)
+    p_value = np.minimum(2 * (1 + np.minimum(lower, upper)) / count, 1.0)
+    rank = int((1 - confidence) / 2 * count + 1e-9)
+    if rank < 1:
+        nothing = np.full(values.shape[:-1], np.nan)
+        return _where_possible(values, nothing, nothing, p_value)
+    return _where_possible(values, means[..., rank - 1], means[..., -rank], p_value)
+
+
+def bootstrap(differences: ArrayLike, *, confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES) -> Inference:
+    """The studentized bootstrap: quantiles of t over resamples take the place of Student's."""
+    values = np.sort(np.asarray(differences, dtype=float), axis=-1)
+    mean, error = _mean_and_error(values)
+    drawn = generator_of(values).integers(values.shape[-1], size=(num_resamples, values.shape[-1]))
+    means, errors = _mean_and_error(values[..., drawn])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        resampled = (means - mean[..., None]) / errors  # infinite where a resample is one value over and over
+        observed = (mean / error)[..., None]
+    ends = [(1 + confidence) / 2, (1 - confidence) / 2]
+    high, low = np.nanquantile(resampled, ends, axis=-1, method="nearest") if values.size else (mean, mean)
+    tail = np.minimum((resampled >= observed).mean(axis=-1), (resampled <= observed).mean(axis=-1))
+    bounds = [np.where(np.isfinite(end), mean - end * error, np.nan) for end in (high, low)]
+    return _where_possible(values, *bounds, np.minimum(2 * tail, 1.0))
+
+
+METHODS: Mapping[str, Callable[..., Inference]] = {"student": student, "exact": sign_flips, "bootstrap": bootstrap}
+"""By the name that a caller gives. Student's t is the default everywhere."""
+
+
+def collapsed(scores: ArrayLike, *, lower_is_better: bool = False) -> np.ndarray:
+    """Which seeds have collapsed: the worse of two groups, where the seeds fall into two.
+
+    They do where their widest gap is more than `GAP` times as wide as the range of the larger group, which has three seeds
+    or more. Such scores have no interval that holds: what there is at small n depends on how many of them collapsed.
     """
     values = np.asarray(scores, dtype=float)
-    if values.size < 2 or not np.isfinite(values).all():
-        return Interval(np.nan, np.nan)
-    # BCa divides by the spread of the statistic with one score left out, which a median or equal scores do not have.
-    left_out = np.array([statistic(np.delete(values, index), axis=-1) for index in range(values.size)])
-    spread = np.ptp(left_out) > 1e-9 * np.abs(left_out).max()
-    method = "BCa" if spread else "percentile"
-    result = stats.bootstrap(
-        (values,), statistic, confidence_level=confidence, n_resamples=num_resamples, method=method, rng=rng
-    )
-    return Interval(float(result.confidence_interval.low), float(result.confidence_interval.high))
+    ordered = np.sort(-values if lower_is_better else values)
+    gaps = np.diff(ordered)
+    if len(values) <= MIN_PAIRS or not np.isfinite(values).all():
+        return np.zeros(len(values), dtype=bool)
+    split = int(gaps.argmax()) + 1
+    larger = max(ordered[:split], ordered[split:], key=len)
+    if len(larger) < MIN_PAIRS or gaps.max() <= GAP * np.ptp(larger) or gaps.max() <= 1e-9 * np.abs(ordered).max():
+        return np.zeros(len(values), dtype=bool)
+    return (-values if lower_is_better else values) < ordered[split]
 
 
-def sign_flip_test(differences: ArrayLike, *, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES) -> float:
-    """Two-sided p-value of paired differences whose signs carry no information under the null hypothesis.
-
-    Exact up to `EXACT_PAIRS` differences, so that 10 seeds that all agree give 2/1024. NaN for fewer than two, or where
-    one is not finite.
-    """
-    values = np.asarray(differences, dtype=float)
-    if values.size < 2 or not np.isfinite(values).all():
-        return np.nan
-    # scipy tries every flip where these are no more than the resamples asked for.
-    resamples = 2**values.size if values.size <= EXACT_PAIRS else num_resamples
-    result = stats.permutation_test(
-        (values,), np.mean, permutation_type="samples", n_resamples=resamples, vectorized=True, rng=rng
-    )
-    return float(result.pvalue)
+def generator_of(values: np.ndarray) -> np.random.Generator:
+    """A generator that the data alone determine: who shows the same numbers draws the same."""
+    content = np.ascontiguousarray(np.sort(values, axis=-1), dtype="<f8").tobytes()
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(content).digest()[:16], "little"))
 
 
-def summarize(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
-    """Mean and deviation of `values` over the seeds of each group of `by`.
+def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard error of the last axis; the error is NaN below two values."""
+    if values.shape[-1] < 2:
+        nothing = np.full(values.shape[:-1], np.nan)
+        return nothing, nothing
+    mean = values.mean(axis=-1)
+    error = values.std(axis=-1, ddof=1) / np.sqrt(values.shape[-1])
+    return mean, np.where(error > 1e-14 * np.abs(mean), error, 0.0)
+
+
+def _subsets(values: np.ndarray, num_resamples: int) -> np.ndarray:
+    """All subsets that are not empty, or a random sample: a row a subset, 1 for what is in it."""
+    size = values.shape[-1]
+    if size <= EXACT_PAIRS:
+        return (np.arange(1, 2**size)[:, None] >> np.arange(size)) & 1
+    drawn = generator_of(values).integers(2, size=(num_resamples, size))
+    return drawn[drawn.any(axis=-1)]
+
+
+def _where_possible(values: np.ndarray, *numbers: np.ndarray) -> Inference:
+    """NaN in place of the numbers where pairs are too few or a value is not finite."""
+    possible = np.isfinite(values).all(axis=-1) & (values.shape[-1] >= MIN_PAIRS)
+    kept = [np.where(possible, number, np.nan) for number in numbers]
+    return Inference(*(float(number) if number.ndim == 0 else number for number in kept))
+
+
+def summarize(frame: pd.DataFrame, values: Sequence[str], by: Sequence[str] | None = None) -> pd.DataFrame:
+    """Mean and deviation of `values` over the seeds of each setting, or of each group of `by`.
 
     A row is a group, sorted by `by`. Columns: `by`; for each value its mean under its own name and its deviation under
     `<value>_std` (ddof 1, missing below two); `num_seeds` and `num_seeds_expected`, rows averaged and rows at all. Rows
     whose `status` is not ok, where the frame has one, are counted and not averaged.
     """
+    frame = with_settings(frame)
+    by = setting_columns(frame) if by is None else list(by)
     require_columns(frame, [*by, *values], "summarize")
     ok = frame["status"] == "ok" if "status" in frame else pd.Series(True, index=frame.index)
     kept = frame.assign(num_seeds=ok.astype("int64"), **{name: frame[name].astype(float).where(ok) for name in values})
-    groups = kept.groupby(list(by), dropna=False, sort=True)
+    groups = kept.groupby(by, dropna=False, sort=True)
     aggregations: dict[str, tuple[str, str]] = {}
     for name in values:
         aggregations |= {name: (name, "mean"), f"{name}_std": (name, "std")}
@@ -93,57 +172,149 @@ def summarize(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> 
 def paired_differences(
     trials: pd.DataFrame,
     *,
-    rng: np.random.Generator,
     value: str = "test_accuracy",
     baseline: str = "re",
     treatment: str = "rekd",
-    by: Sequence[str] = ("task", "model"),
+    free: Sequence[str] = (),
+    method: str = "student",
     confidence: float = 0.95,
 ) -> pd.DataFrame:
-    """How much better `treatment` is than `baseline` on the same seeds.
+    """How much better each setting of `treatment` is than `baseline`, seed by seed.
 
-    `trials` holds one setting of each objective in each group of `by`; columns: `by`, `objective`, `seed`, `value`, and
-    `status` where there is one (only ok counts). A row is a group that has both objectives, sorted by `by`. Columns:
-    `by`; `<baseline>` and `<treatment>`, the means over the shared seeds; `difference` (treatment less baseline);
-    `low`, `high` (bootstrap interval of the mean difference); `interquartile_difference` (interquartile mean);
-    `num_better` (seeds on which the treatment is ahead); `p_value` (sign flips); `num_seeds` (shared seeds).
+    The baseline of a setting are the runs that have the same value in every field that the baseline's objective reads.
+    In the fields of `free` it may differ, if it is one setting all the same: the one that does not differ, where there is
+    one. Where there is no such baseline there is no difference, and `note` says why.
 
-    Raises ValueError on missing columns and on a seed that occurs twice for an objective in a group.
+    `trials` needs `objective`, `seed` and `value`; the fields of a trial count as far as the frame has them, and of a
+    `status` only ok. A row is a setting of the treatment, sorted. Columns: those of the setting but `objective`, leading ones
+    first; `baseline_<field>` for each of `free`; `<baseline>` and `<treatment>`, the means over the shared seeds;
+    `difference` (treatment less baseline); `low`, `high`, `p_value` (of `method`, one of `METHODS`);
+    `interquartile_difference`; `num_better` (seeds on which the treatment is ahead); `num_pairs` (shared seeds);
+    `num_collapsed` (pairs in which a run has collapsed); `note` (why there is no difference or no interval, or why it does
+    not hold; else empty).
+
+    Raises ValueError on missing columns, on an unknown method and on a seed that occurs twice in a setting.
     """
-    require_columns(trials, [*by, "objective", "seed", value], "paired_differences")
-    rows = trials[trials["objective"].isin([baseline, treatment])]
+    require_columns(trials, ["objective", "seed", value], "paired_differences")
+    if method not in METHODS:
+        raise ValueError(f"method is one of {', '.join(METHODS)}, got {method!r}.")
+    rows = with_settings(trials)
+    rows = rows[rows["objective"].isin([baseline, treatment]) & rows[value].notna()]
     if "status" in rows:
         rows = rows[rows["status"] == "ok"]
-    twice = rows[rows.duplicated([*by, "objective", "seed"], keep=False)]
-    if len(twice):
-        first = ", ".join(f"{name}={twice.iloc[0][name]}" for name in (*by, "objective", "seed"))
-        raise ValueError(
-            f"paired_differences got {len(twice)} rows for the same seeds, such as {first}. Keep one setting of each "
-            "objective, for example with analysis.narrow."
-        )
-    columns = [*by, baseline, treatment, "difference", "low", "high", "interquartile_difference"]
-    columns += ["num_better", "p_value", "num_seeds"]
+    settings = setting_columns(rows)
+    _refuse_twice(rows, [*settings, "seed"])
+    keys = [name for name in settings if name != "objective"]
+    alike = columns_read(rows, baseline, but=free)
+    free = [name for name in free if name in rows]
+    plain, treated = rows[rows["objective"] == baseline], rows[rows["objective"] == treatment]
+    of_baseline = {_key(key): group for key, group in _groups(plain, alike)}
     results = []
-    for key, group in rows.groupby(list(by), dropna=False, sort=True):
-        scores = {name: rows_of.set_index("seed")[value] for name, rows_of in group.groupby("objective", observed=True)}
-        if len(scores) < 2:
-            continue
-        pairs = pd.concat([scores[baseline], scores[treatment]], axis=1, join="inner").dropna().astype(float)
-        pairs.columns = [baseline, treatment]
-        if pairs.empty:
-            continue
-        difference = (pairs[treatment] - pairs[baseline]).to_numpy()
-        interval = bootstrap_interval(difference, rng=rng, confidence=confidence)
-        results.append(
-            (
-                *key,
-                *pairs.mean(),
-                difference.mean(),
-                *interval,
-                float(interquartile_mean(difference)),
-                int((difference > 0).sum()),
-                sign_flip_test(difference, rng=rng),
-                len(pairs),
-            )
+    for key, group in _groups(treated, keys):
+        setting = dict(zip(keys, key, strict=True))
+        candidates = of_baseline.get(_key([setting[name] for name in alike]), plain.iloc[:0])
+        candidates, why = _only_one(candidates, setting, free, baseline.upper())
+        if candidates.empty and not why:
+            why = _differs(plain, setting, [*alike, *free], baseline.upper())
+        at = {f"baseline_{name}": candidates[name].iloc[0] if len(candidates) else np.nan for name in free}
+        scores = [runs.set_index("seed")[value].astype(float) for runs in (candidates, group)]
+        results.append(setting | at | _compared(*scores, (baseline, treatment), value, method, confidence, why))
+    columns = [*keys, *(f"baseline_{name}" for name in free), baseline, treatment, *_NUMBERS]
+    return pd.DataFrame(results, columns=columns).astype({name: rows[name].dtype for name in keys})
+
+
+_NUMBERS = ("difference", "low", "high", "p_value", "interquartile_difference")
+_NUMBERS += ("num_better", "num_pairs", "num_collapsed", "note")
+
+
+def _compared(
+    plain: pd.Series, treated: pd.Series, names: tuple[str, str], value: str, method: str, confidence: float, why: str
+) -> dict[str, Any]:
+    """The numbers of one row of `paired_differences`, from scores by seed."""
+    pairs = pd.concat([plain, treated], axis=1, keys=names, join="inner").sort_index()
+    if pairs.empty:
+        why = why or f"no seed in common: {names[0].upper()} has {_seeds(plain)}, {names[1].upper()} {_seeds(treated)}"
+        nothing = dict.fromkeys([*names, *_NUMBERS[:5]], np.nan)
+        return nothing | {"num_better": 0, "num_pairs": 0, "num_collapsed": 0, "note": why}
+    difference = (pairs[names[1]] - pairs[names[0]]).to_numpy()
+    worse = [collapsed(pairs[name], lower_is_better=value.endswith("loss")) for name in names]
+    num_collapsed = int(np.logical_or(*worse).sum())
+    inference = METHODS[method](difference, confidence=confidence)
+    return {
+        **pairs.mean(),
+        "difference": difference.mean(),
+        **inference._asdict(),
+        "interquartile_difference": float(interquartile_mean(difference)),
+        "num_better": int((difference > 0).sum()),
+        "num_pairs": len(pairs),
+        "num_collapsed": num_collapsed,
+        "note": _note(len(pairs), num_collapsed, inference, method),
+    }
+
+
+def _note(num_pairs: int, num_collapsed: int, inference: Inference, method: str) -> str:
+    if num_pairs < MIN_PAIRS:
+        return f"no interval below {MIN_PAIRS} pairs"
+    if num_collapsed:
+        return f"{num_collapsed} of {num_pairs} pairs have a run that collapsed: no interval holds"
+    return f"no interval by {method} with {num_pairs} pairs" if np.isnan(inference.low) else ""
+
+
+def _only_one(
+    candidates: pd.DataFrame, setting: Mapping[str, Any], free: Sequence[str], name: str
+) -> tuple[pd.DataFrame, str]:
+    """Of the baseline's runs, which may differ in `free`, those of one setting; none and the reason where it is not clear."""
+    if not free or candidates.empty:
+        return candidates, ""
+    same = matching(candidates, pd.DataFrame([setting]), free)
+    if len(same):
+        return same, ""
+    choices = candidates[free].drop_duplicates()
+    if len(choices) == 1:
+        return candidates, ""
+    return candidates.iloc[:0], f"{len(choices)} settings of {name}: {'; '.join(described(choices, free))}"
+
+
+def _differs(plain: pd.DataFrame, setting: Mapping[str, Any], columns: Sequence[str], name: str) -> str:
+    """Why a setting has no baseline: there is none of its model, or in what the nearest one differs."""
+    for column in ("task", "model"):
+        if column in columns:
+            plain = plain[plain[column] == setting[column]]
+    if plain.empty:
+        return f"no {name} of this model"
+    others = [
+        [column for column in columns if _key([row[column]]) != _key([setting[column]])]
+        for _, row in plain[list(columns)].drop_duplicates().iterrows()
+    ]
+    nearest = min(others, key=len)
+    here = described(pd.DataFrame([setting]), nearest).iloc[0]
+    there = plain[list(columns)].drop_duplicates().iloc[[others.index(nearest)]]
+    return f"{name} has {described(there, nearest).iloc[0] or 'no ' + ', '.join(nearest)}, this {here}"
+
+
+def _groups(rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """Groups of rows with their keys, sorted; one group of all rows where there are no columns to tell them apart."""
+    if rows.empty:
+        return []
+    if not columns:
+        return [((), rows)]
+    return [(tuple(key), group) for key, group in rows.groupby(list(columns), dropna=False, sort=True)]
+
+
+def _key(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Values that compare equal where they are missing alike: NaN is not even equal to itself."""
+    return tuple(None if pd.isna(value) else value for value in values)
+
+
+def _seeds(scores: pd.Series) -> str:
+    return ", ".join(number(seed) for seed in sorted(scores.index)) or "none"
+
+
+def _refuse_twice(rows: pd.DataFrame, columns: Sequence[str]) -> None:
+    twice = rows[rows.duplicated(list(columns), keep=False)]
+    if len(twice):
+        raise ValueError(
+            f"paired_differences got {len(twice)} rows for the same seed of one setting, such as "
+            f"{described(twice.iloc[:1], columns).iloc[0]}. Drop the copies, or keep in the frame the columns in which "
+            "they differ."
         )
-    return pd.DataFrame(results, columns=columns)

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rekd.messages import duration
 from rekd.running.estimate import COLUMNS as ESTIMATOR_COLUMNS
 from rekd.running.estimate import Estimator, Seconds
 from rekd.running.plan import Plan
-from rekd.running.progress import duration
 from rekd.store.files import Store
 from rekd.trial import Trial
 
