@@ -97,9 +97,7 @@ class SelectionRule:
 
 def lambda_rule(tolerance: float = 0.01) -> SelectionRule:
     """The rule of C.1."""
-    return SelectionRule(
-        name="select_lambda_select", chosen="lambda_select", objective="re", tolerance=tolerance
-    )
+    return SelectionRule(name="select_lambda_select", chosen="lambda_select", objective="re", tolerance=tolerance)
 
 
 def alpha_rule() -> SelectionRule:
@@ -340,9 +338,7 @@ def _off(setting: pd.Series) -> str:
     return f"ratio {ratio:.4g} %, {points:g} points from {shown('p_target', setting['p_target'])}"
 
 
-def _mark_ties(
-    rule: SelectionRule, settings: pd.DataFrame, runs: pd.DataFrame, keys: list[str], by: list[str]
-) -> None:
+def _mark_ties(rule: SelectionRule, settings: pd.DataFrame, runs: pd.DataFrame, keys: list[str], by: list[str]) -> None:
     """Compares every eligible setting with the choice of its group, on the seeds that both have."""
     rivals = settings[settings["eligible"]]
     if rivals.empty:

@@ -44,7 +44,7 @@ def with_neutral_values(trials: pd.DataFrame) -> pd.DataFrame:
             continue
         missing = trials[name].isna()
         if "objective" in trials:
-            missing &= trials["objective"].map(lambda objective, name=name: is_read(name, objective)).astype(bool)
+            missing &= trials["objective"].map(lambda objective, name=name: is_read(name, str(objective))).astype(bool)
         if missing.any():
             trials = trials.assign(**{name: trials[name].astype(object).where(~missing, neutral).infer_objects()})
     return trials

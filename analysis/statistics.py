@@ -6,7 +6,7 @@ data alone. No method holds where single seeds collapse (see `collapsed`): such 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from analysis.frames import require_columns
-from analysis.settings import columns_read, described, matching, setting_columns, with_settings
+from analysis.settings import columns_read, described, setting_columns, with_settings
 from rekd.messages import number
 
 MIN_PAIRS = 3
@@ -205,21 +205,17 @@ def paired_differences(
     settings = setting_columns(rows)
     _refuse_twice(rows, [*settings, "seed"])
     keys = [name for name in settings if name != "objective"]
-    alike = columns_read(rows, baseline, but=free)
-    free = [name for name in free if name in rows]
-    plain, treated = rows[rows["objective"] == baseline], rows[rows["objective"] == treatment]
-    of_baseline = {_key(key): group for key, group in _groups(plain, alike)}
+    baselines = Baselines(rows, baseline, free=free)
     results = []
-    for key, group in _groups(treated, keys):
+    for key, group in _groups(rows[rows["objective"] == treatment], keys):
         setting = dict(zip(keys, key, strict=True))
-        candidates = of_baseline.get(_key([setting[name] for name in alike]), plain.iloc[:0])
-        candidates, why = _only_one(candidates, setting, free, baseline.upper())
-        if candidates.empty and not why:
-            why = _differs(plain, setting, [*alike, *free], baseline.upper())
-        at = {f"baseline_{name}": candidates[name].iloc[0] if len(candidates) else np.nan for name in free}
-        scores = [runs.set_index("seed")[value].astype(float) for runs in (candidates, group)]
-        results.append(setting | at | _compared(*scores, (baseline, treatment), value, method, confidence, why))
-    columns = [*keys, *(f"baseline_{name}" for name in free), baseline, treatment, *_NUMBERS]
+        plain, why = baselines.of(setting)
+        at = {f"baseline_{name}": plain[name].iloc[0] if len(plain) else np.nan for name in baselines.free}
+        scores = {
+            name: runs.set_index("seed")[value].astype(float) for name, runs in ((baseline, plain), (treatment, group))
+        }
+        results.append(setting | at | _compared(scores, why, value=value, method=method, confidence=confidence))
+    columns = [*keys, *(f"baseline_{name}" for name in baselines.free), baseline, treatment, *_NUMBERS]
     return pd.DataFrame(results, columns=columns).astype({name: rows[name].dtype for name in keys})
 
 
@@ -228,14 +224,16 @@ _NUMBERS += ("num_better", "num_pairs", "num_collapsed", "note")
 
 
 def _compared(
-    plain: pd.Series, treated: pd.Series, names: tuple[str, str], value: str, method: str, confidence: float, why: str
+    scores: Mapping[str, pd.Series], why: str, *, value: str, method: str, confidence: float
 ) -> dict[str, Any]:
-    """The numbers of one row of `paired_differences`, from scores by seed."""
-    pairs = pd.concat([plain, treated], axis=1, keys=names, join="inner").sort_index()
+    """The numbers of one row of `paired_differences`, from the scores of baseline and treatment by seed."""
+    names = list(scores)
+    pairs = pd.concat(scores, axis=1, join="inner").sort_index()
     if pairs.empty:
-        why = why or f"no seed in common: {names[0].upper()} has {_seeds(plain)}, {names[1].upper()} {_seeds(treated)}"
+        seeds = [f"{name.upper()} {_seeds(scores[name])}" for name in names]
         nothing = dict.fromkeys([*names, *_NUMBERS[:5]], np.nan)
-        return nothing | {"num_better": 0, "num_pairs": 0, "num_collapsed": 0, "note": why}
+        counts = {"num_better": 0, "num_pairs": 0, "num_collapsed": 0}
+        return nothing | counts | {"note": why or f"no seed in common: {', '.join(seeds)}"}
     difference = (pairs[names[1]] - pairs[names[0]]).to_numpy()
     worse = [collapsed(pairs[name], lower_is_better=value.endswith("loss")) for name in names]
     num_collapsed = int(np.logical_or(*worse).sum())
@@ -260,36 +258,48 @@ def _note(num_pairs: int, num_collapsed: int, inference: Inference, method: str)
     return f"no interval by {method} with {num_pairs} pairs" if np.isnan(inference.low) else ""
 
 
-def _only_one(
-    candidates: pd.DataFrame, setting: Mapping[str, Any], free: Sequence[str], name: str
-) -> tuple[pd.DataFrame, str]:
-    """Of the baseline's runs, which may differ in `free`, those of one setting; none and the reason where it is not clear."""
-    if not free or candidates.empty:
-        return candidates, ""
-    same = matching(candidates, pd.DataFrame([setting]), free)
-    if len(same):
-        return same, ""
-    choices = candidates[free].drop_duplicates()
-    if len(choices) == 1:
-        return candidates, ""
-    return candidates.iloc[:0], f"{len(choices)} settings of {name}: {'; '.join(described(choices, free))}"
+class Baselines:
+    """The runs of one objective, by the settings of another that they are the baseline of (see `paired_differences`)."""
 
+    def __init__(self, trials: pd.DataFrame, objective: str, *, free: Sequence[str] = ()) -> None:
+        """`trials` are rows of `with_settings`; those of other objectives do not count."""
+        self.name = objective.upper()
+        self.free = [name for name in free if name in trials]
+        self._runs = trials[trials["objective"] == objective]
+        self._alike = columns_read(trials, objective, but=free)
+        self._groups = {_key(key): group for key, group in _groups(self._runs, self._alike)}
 
-def _differs(plain: pd.DataFrame, setting: Mapping[str, Any], columns: Sequence[str], name: str) -> str:
-    """Why a setting has no baseline: there is none of its model, or in what the nearest one differs."""
-    for column in ("task", "model"):
-        if column in columns:
-            plain = plain[plain[column] == setting[column]]
-    if plain.empty:
-        return f"no {name} of this model"
-    others = [
-        [column for column in columns if _key([row[column]]) != _key([setting[column]])]
-        for _, row in plain[list(columns)].drop_duplicates().iterrows()
-    ]
-    nearest = min(others, key=len)
-    here = described(pd.DataFrame([setting]), nearest).iloc[0]
-    there = plain[list(columns)].drop_duplicates().iloc[[others.index(nearest)]]
-    return f"{name} has {described(there, nearest).iloc[0] or 'no ' + ', '.join(nearest)}, this {here}"
+    def of(self, setting: Mapping[str, Any] | pd.Series) -> tuple[pd.DataFrame, str]:
+        """The runs that a setting is compared with, all of one setting; none, and the reason, where there are none."""
+        candidates = self._groups.get(_key([setting[name] for name in self._alike]))
+        if candidates is None:
+            return self._runs.iloc[:0], self._why_none(setting)
+        if not self.free:
+            return candidates, ""
+        groups = {_key(key): group for key, group in _groups(candidates, self.free)}
+        same = groups.get(_key([setting[name] for name in self.free]))
+        if same is not None:
+            return same, ""
+        if len(groups) == 1:
+            return candidates, ""
+        choices = described(candidates[self.free].drop_duplicates(), self.free)
+        return self._runs.iloc[:0], f"{self.name} has {len(choices)} settings: {'; '.join(choices)}"
+
+    def _why_none(self, setting: Mapping[str, Any] | pd.Series) -> str:
+        """That there is none of its model, or in what the nearest one differs."""
+        runs = self._runs
+        for column in ("task", "model"):
+            if column in self._alike:
+                runs = runs[runs[column] == setting[column]]
+        if runs.empty:
+            return f"no {self.name} of this model"
+        choices = runs[self._alike].drop_duplicates()
+        here = _key([setting[name] for name in self._alike])
+        apart = [[own != other for own, other in zip(_key(row), here, strict=True)] for row in choices.to_numpy()]
+        nearest = min(range(len(apart)), key=lambda index: sum(apart[index]))
+        names = [name for name, differs in zip(self._alike, apart[nearest], strict=True) if differs]
+        there = described(choices.iloc[[nearest]], names).iloc[0] or f"no {', '.join(names)}"
+        return f"{self.name} has {there}, this {described(pd.DataFrame([setting]), names).iloc[0]}"
 
 
 def _groups(rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
@@ -301,7 +311,7 @@ def _groups(rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[tuple[Any,
     return [(tuple(key), group) for key, group in rows.groupby(list(columns), dropna=False, sort=True)]
 
 
-def _key(values: Sequence[Any]) -> tuple[Any, ...]:
+def _key(values: Iterable[Any]) -> tuple[Any, ...]:
     """Values that compare equal where they are missing alike: NaN is not even equal to itself."""
     return tuple(None if pd.isna(value) else value for value in values)
 

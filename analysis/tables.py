@@ -290,7 +290,7 @@ def notes_on(runs: pd.DataFrame, most: int = 3) -> list[str]:
         if runs.empty or column not in runs:
             continue
         groups = runs.assign(label=labels(runs)).groupby(setting_columns(runs), dropna=False)
-        mixed = [group for _, group in groups if group[column].nunique(dropna=False) > 1]
+        mixed = [group for _, group in groups if len(group[column].drop_duplicates()) > 1]
         if mixed:
             told = [f"{group['label'].iloc[0]} ({_counts(group[column])})" for group in mixed[:most]]
             more = f"; and {len(mixed) - most} more" if len(mixed) > most else ""
