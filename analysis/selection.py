@@ -90,6 +90,11 @@ class SelectionRule:
         names = setting_columns(trials, but=("objective", self.chosen))
         return [name for name in dict.fromkeys((*leading, *names)) if name in names]
 
+    def beyond_tolerance(self, settings: pd.DataFrame) -> pd.Series:
+        """By how many basis points the mean ratios lie beyond the tolerance; 0 or less is near enough."""
+        assert self.tolerance is not None
+        return off_target(settings).abs() - round(self.tolerance * 10_000)
+
     def named(self, value: Any) -> str:
         """A value of what is chosen, in words."""
         return f"{self.chosen} {number(int(value) if self.picks_a_run else value)}"
@@ -218,14 +223,10 @@ def choices(rule: SelectionRule, trials: pd.DataFrame) -> pd.DataFrame:
     return frame.astype({name: kind for name in (rule.chosen, f"nearest_{rule.chosen}") if name in names})
 
 
-def basis_points(fractions: pd.Series) -> pd.Series:
-    """Hundredths of a percentage point, as whole numbers: in floats abs(.16 - .15) > .01 holds."""
-    return (fractions.astype("Float64") * 10_000).round().astype("Int64")
-
-
-def beyond_tolerance(off_target: pd.Series, tolerance: float) -> pd.Series:
-    """By how many basis points a ratio that is `off_target` lies beyond the tolerance; 0 or less is near enough."""
-    return off_target.abs() - round(tolerance * 10_000)
+def off_target(settings: pd.DataFrame) -> pd.Series:
+    """Ratio less `p_target` in basis points, whole numbers: in floats abs(.16 - .15) > .01 holds."""
+    ratio, target = (settings[name].astype("Float64") * 10_000 for name in ("dev_rationale_ratio", "p_target"))
+    return ratio.round().astype("Int64") - target.round().astype("Int64")
 
 
 def _plain_re(settings: pd.DataFrame) -> pd.Series:
@@ -316,7 +317,7 @@ def _averages(rule: SelectionRule, runs: pd.DataFrame, keys: list[str], by: list
     settings["num_seeds_expected"] = tried.astype("int64")
     settings["off_target"] = pd.array([pd.NA] * len(settings), dtype="Int64")
     if "p_target" in settings:
-        settings["off_target"] = basis_points(settings["dev_rationale_ratio"]) - basis_points(settings["p_target"])
+        settings["off_target"] = off_target(settings)
     return settings
 
 
@@ -326,7 +327,7 @@ def _reasons(rule: SelectionRule, settings: pd.DataFrame) -> pd.Series:
     reasons = (none_of + settings["stopped"]).where(settings["num_seeds"] == 0, "").astype(object)
     if rule.tolerance is not None:
         reasons = reasons.mask(settings["p_target"].isna(), "its p_target is missing")
-        far = (beyond_tolerance(settings["off_target"], rule.tolerance) > 0).fillna(False).astype(bool)
+        far = (rule.beyond_tolerance(settings) > 0).fillna(False).astype(bool)
         reasons = reasons.mask(far, settings[far].apply(_off, axis=1) if far.any() else "")
     if rule.refused is not None:
         reasons = reasons.mask(reasons == "", rule.refused(settings))
