@@ -413,7 +413,9 @@ def _legend(figure: Figure) -> None:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
-        num_columns = max(1, min(len(found), int(figure.get_figwidth() // (0.35 + 0.06 * max(map(len, found))))))
+        longest = 0.45 + 0.055 * max(map(len, found))
+        figure.set_figwidth(max(figure.get_figwidth(), longest))
+        num_columns = max(1, min(len(found), int(figure.get_figwidth() // longest)))
         figure.set_figheight(figure.get_figheight() + 0.15 * (-(-len(found) // num_columns) - 1))
         place = {"loc": "outside upper center", "ncols": num_columns, "handletextpad": 0.4}
         figure.legend(list(found.values()), list(found), **place)

@@ -78,15 +78,44 @@ def telling_columns(trials: pd.DataFrame, within: Sequence[str] = WITHIN, *, but
 def described(settings: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     """What the rows have in some columns, in words: `epochs 2, teacher 47aab9a7`. Missing values are left out."""
     words = [
-        [f"{name} {shown(name, value)}" for name, value in zip(columns, row, strict=True) if not pd.isna(value)]
+        ", ".join(
+            f"{name} {shown(name, value)}" for name, value in zip(columns, row, strict=True) if not pd.isna(value)
+        )
         for row in settings[list(columns)].itertuples(index=False)
     ]
-    return pd.Series([", ".join(row) for row in words], index=settings.index, dtype=object)
+    return pd.Series(words, index=settings.index, dtype=object)
 
 
 def variants(trials: pd.DataFrame, within: Sequence[str] = WITHIN, *, but: Sequence[str] = ()) -> pd.Series:
-    """What tells the setting of each row from the others of its `within`, in words; empty where there is one only."""
-    return described(trials, telling_columns(trials, within, but=but))
+    """What tells the setting of each row from the others of its `within`, in words; empty where there is one only.
+
+    That is where it differs from what is most common among the rows of its task and objective, and everything that tells
+    settings apart where it does not differ.
+    """
+    apart = [name for name in within if name in trials and name != "model"]
+    groups = trials.groupby(apart, dropna=False) if apart and len(trials) else [((), trials)]
+    parts = [_variants(group, telling_columns(group, within, but=but)) for _, group in groups]
+    return pd.concat(parts).reindex(trials.index)
+
+
+def _variants(trials: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    if not columns:
+        return pd.Series("", index=trials.index, dtype=object)
+    settings = trials[list(columns)].drop_duplicates()
+    usual = {name: settings[name].mode(dropna=False).iloc[0] for name in columns}
+    names = []
+    for row in settings.to_dict("records"):
+        unusual = [name for name in columns if not _equal(row[name], usual[name])]
+        here = unusual or [name for name in columns if not pd.isna(row[name])]
+        names.append(
+            ", ".join(f"no {name}" if pd.isna(row[name]) else f"{name} {shown(name, row[name])}" for name in here)
+        )
+    named = settings.assign(variant=pd.Series(names, index=settings.index, dtype=object))
+    return trials[list(columns)].merge(named, on=list(columns), how="left")["variant"].set_axis(trials.index)
+
+
+def _equal(one: object, other: object) -> bool:
+    return bool(pd.isna(one) and pd.isna(other)) or (not (pd.isna(one) or pd.isna(other)) and one == other)
 
 
 def labels(trials: pd.DataFrame) -> pd.Series:

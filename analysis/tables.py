@@ -85,11 +85,15 @@ class Table:
 
 
 def telling(table: pd.DataFrame) -> pd.DataFrame:
-    """A table without what says nothing: empty columns, and setting columns that tell no two of its settings apart.
+    """A table without what says nothing: empty columns, warnings that do not apply, and setting columns that tell no two of
+    its settings apart.
 
     Those that do stand behind `LEADING`. A mean keeps its number of seeds and a difference its number of pairs.
     """
     table = table.loc[:, ~(table.isna() | (table == "")).all()]
+    table = table.drop(
+        columns=[name for name in ("few_seeds", "tied", "num_tied") if name in table and not table[name].any()]
+    )
     leading = [name for name in (*LEADING, "is_teacher") if name in table]
     others = telling_columns(table, but=LEADING)
     hidden = {*setting_columns(table), *leading}

@@ -101,7 +101,8 @@ def paper_trials(seeds: Sequence[int] = SEEDS, task: str = "cifar10") -> list[Tr
     trials: list[Trial] = []
     for model in CAPACITY:
         base = trial(task=task, task_digest=(task * 16)[:16], model=model, model_digest=(model * 16)[:16])
-        trials += [trial(task=task, task_digest=base.task_digest, model=model, objective="cls", seed=s) for s in seeds]
+        named = {"task": task, "task_digest": base.task_digest, "model": model, "model_digest": base.model_digest}
+        trials += [trial(**named, objective="cls", seed=s) for s in seeds]
         trials += [replace(base, lambda_select=value, seed=s) for value in LAMBDAS for s in seeds]
         trials += [replace(base, p_target=value, seed=s) for value in P_TARGETS for s in seeds]
     teacher = trial(task=task, task_digest=(task * 16)[:16], model="vit-base", model_digest=("vit-base" * 16)[:16])

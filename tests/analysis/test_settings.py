@@ -113,7 +113,9 @@ def test_a_picture_has_a_line_a_setting_and_a_legend_that_names_them(store: str)
 def test_the_report_says_what_the_tables_say(store: str, tables: dict[str, pd.DataFrame]) -> None:
     page = report(store)
     for _, row in tables["comparison"].iterrows():
-        assert f"REKD {row['rekd']:.3f}, RE {row['re']:.3f} in test accuracy; difference {row['difference']:+.3f}" in page
+        assert (
+            f"REKD {row['rekd']:.3f}, RE {row['re']:.3f} in test accuracy; difference {row['difference']:+.3f}" in page
+        )
     assert page.count("<h3>") == 0  # no rationales were written
 
 
@@ -177,7 +179,9 @@ def two_ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame
     """The rows of a ledger that lacks two fields, and those of one that has them: another value on other seeds."""
     old = load_trials(made_up.fill(tmp_path / "old"))
     new = load_trials(made_up.fill(tmp_path / "new")).assign(lambda_sparse=0.5, estimator="kuma")
-    shift = {name: new[name] + 100 for name in ("seed",)} | {name: new[name] + 1 for name in ("dev_loss", "test_accuracy")}
+    shift = {name: new[name] + 100 for name in ("seed",)} | {
+        name: new[name] + 1 for name in ("dev_loss", "test_accuracy")
+    }
     neutral = old.iloc[:0].assign(lambda_sparse=0.0, estimator="gumbel")
     monkeypatch.setattr(settings_module, "Trial", GrownTrial)
     digests = new["digest"].str[:8] + "new"
@@ -237,7 +241,9 @@ def test_a_teacher_of_each_seed_is_grouped_by_the_rule_and_a_fixed_one_by_its_di
     assert frame[frame["alpha"] == 0.7]["teacher"].tolist() == [teachers[0].digest] * 3
     assert select_alpha(frame)["num_seeds_expected"].tolist() == [3, 3]
     alone = with_settings(frame[frame["objective"] == "rekd"].drop(columns="teacher"))
-    assert alone["teacher"].tolist() == alone["teacher_digest"].tolist()  # of teachers that nobody knows nothing is said
+    assert (
+        alone["teacher"].tolist() == alone["teacher_digest"].tolist()
+    )  # of teachers that nobody knows nothing is said
     known = with_settings(frame[frame["objective"] == "rekd"].drop(columns="teacher"), teachers=frame)
     assert known["teacher"].tolist() == frame[frame["objective"] == "rekd"]["teacher"].tolist()
 
