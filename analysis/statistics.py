@@ -47,13 +47,10 @@ def interquartile_mean(scores: ArrayLike, axis: int = -1) -> np.ndarray:
 
 def student(differences: ArrayLike, *, confidence: float = 0.95) -> Inference:
     """Student's t: exact where differences are normal, and near enough where they are not too far from it."""
-    values = np.asarray(differences, dtype=float)
+    values = _in_order(differences)
     mean, error = _mean_and_error(values)
     reach = stats.t.ppf((1 + confidence) / 2, values.shape[-1] - 1) * error
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p_value = 2 * stats.t.sf(np.abs(mean / error), values.shape[-1] - 1)
-    # Differences that are all equal have no spread to be measured by.
-    p_value = np.where(error == 0, np.where(mean == 0, 1.0, 0.0), p_value)
+    p_value = 2 * stats.t.sf(np.abs(_ratio(mean, error)), values.shape[-1] - 1)
     return _where_possible(values, mean - reach, mean + reach, p_value)
 
 
@@ -64,34 +61,34 @@ def sign_flips(differences: ArrayLike, *, confidence: float = 0.95, num_resample
     Up to `EXACT_PAIRS` pairs all subsets are taken, beyond a random sample. Below six pairs the test cannot reach 5 %, and
     there is no interval.
     """
-    values = np.sort(np.asarray(differences, dtype=float), axis=-1)
+    values = _in_order(differences)
     subsets = _subsets(values, num_resamples)
     means = np.sort(values @ subsets.T / subsets.sum(axis=-1), axis=-1)
     count = means.shape[-1] + 1
     noise = 1e-12 * np.abs(values).max(axis=-1, keepdims=True, initial=0)  # a sum of 0 may come out as 1e-17
-    lower, upper = (means <= noise).sum(axis=-1), (means >= -noise).sum(axis=-1)
-    p_value = np.minimum(2 * (1 + np.minimum(lower, upper)) / count, 1.0)
+    tail = np.minimum((means <= noise).sum(axis=-1), (means >= -noise).sum(axis=-1))
     rank = int((1 - confidence) / 2 * count + 1e-9)
-    if rank < 1:
-        nothing = np.full(values.shape[:-1], np.nan)
-        return _where_possible(values, nothing, nothing, p_value)
-    return _where_possible(values, means[..., rank - 1], means[..., -rank], p_value)
+    nothing = np.full(values.shape[:-1], np.nan)
+    low, high = (means[..., rank - 1], means[..., -rank]) if rank else (nothing, nothing)
+    return _where_possible(values, low, high, np.minimum(2 * (1 + tail) / count, 1.0))
 
 
 def bootstrap(differences: ArrayLike, *, confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES) -> Inference:
     """The studentized bootstrap: quantiles of t over resamples take the place of Student's."""
-    values = np.sort(np.asarray(differences, dtype=float), axis=-1)
+    values = _in_order(differences)
     mean, error = _mean_and_error(values)
+    if not values.shape[-1]:
+        return _where_possible(values, mean, mean, mean)
     drawn = generator_of(values).integers(values.shape[-1], size=(num_resamples, values.shape[-1]))
     means, errors = _mean_and_error(values[..., drawn])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        resampled = (means - mean[..., None]) / errors  # infinite where a resample is one value over and over
-        observed = (mean / error)[..., None]
-    ends = [(1 + confidence) / 2, (1 - confidence) / 2]
-    high, low = np.nanquantile(resampled, ends, axis=-1, method="nearest") if values.size else (mean, mean)
+    resampled = np.sort(_ratio(means - mean[..., None], errors), axis=-1)
+    rank = int((1 - confidence) / 2 * num_resamples)
+    observed = _ratio(mean, error)[..., None]
     tail = np.minimum((resampled >= observed).mean(axis=-1), (resampled <= observed).mean(axis=-1))
-    bounds = [np.where(np.isfinite(end), mean - end * error, np.nan) for end in (high, low)]
-    return _where_possible(values, *bounds, np.minimum(2 * tail, 1.0))
+    # A quantile is infinite where too many resamples are one value over and over.
+    ends = (resampled[..., -1 - rank], resampled[..., rank])
+    low, high = (mean - np.where(np.isfinite(end), end, np.nan) * error for end in ends)
+    return _where_possible(values, low, high, np.minimum(2 * tail, 1.0))
 
 
 METHODS: Mapping[str, Callable[..., Inference]] = {"student": student, "exact": sign_flips, "bootstrap": bootstrap}
@@ -122,14 +119,25 @@ def generator_of(values: np.ndarray) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(content).digest()[:16], "little"))
 
 
+def _in_order(differences: ArrayLike) -> np.ndarray:
+    """Sorted along the last axis: rounding, too, shall not depend on the order of seeds."""
+    return np.sort(np.asarray(differences, dtype=float), axis=-1)
+
+
 def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard error of the last axis; the error is NaN below two values."""
+    """Mean and standard error of the last axis; NaN below two values."""
     if values.shape[-1] < 2:
         nothing = np.full(values.shape[:-1], np.nan)
         return nothing, nothing
     mean = values.mean(axis=-1)
     error = values.std(axis=-1, ddof=1) / np.sqrt(values.shape[-1])
-    return mean, np.where(error > 1e-14 * np.abs(mean), error, 0.0)
+    return mean, np.where(error <= 1e-14 * np.abs(mean), 0.0, error)
+
+
+def _ratio(mean: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """t; infinite, or 0, where values that are all equal have no spread to measure them by."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((error == 0) & (mean == 0), 0.0, mean / error)
 
 
 def _subsets(values: np.ndarray, num_resamples: int) -> np.ndarray:

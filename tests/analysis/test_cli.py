@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from analysis.cli import app
 from analysis.query import query
-from analysis.status import duration, status
+from analysis.status import status
 from rekd.command_line import run as run_app
 from rekd.store.files import Store
 from rekd.store.ledger import Outcome
@@ -36,7 +36,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
 def test_select_says_what_and_why(store: str) -> None:
     code, out, _ = run("select", store)
     assert code == 0
-    assert "vit-tiny\t15.0 %\t0.01\t0.2627" in out
+    assert "vit-tiny\t15 %\t0.01\t0.2627" in out
     assert "Not eligible: lambda_select 0.001 (ratio 17.96 %, 2.96 points from 15 %)" in out
     assert "# teacher" in out
 
@@ -169,13 +169,3 @@ def test_status_of_a_store_in_use(tmp_path: Path) -> None:
     assert f"{'f' * 16} trial: epoch 1" in out
     shutil.rmtree(tmp_path / "running")
     assert status(store).running.empty
-
-
-def test_durations() -> None:
-    assert [duration(s) for s in (3, 600, 3 * 3600 + 120, 60 * 3600, np.nan)] == [
-        "3 s",
-        "10 min",
-        "3 h 02 min",
-        "2 d 12 h",
-        "",
-    ]
