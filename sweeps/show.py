@@ -190,7 +190,9 @@ def show_search(path: Path, studies: Callable[[], Sequence[Any]]) -> Callable[..
 
     def show(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
         for study in studies():
-            console.print(_best_table(study))
+            ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+            console.print(f"{escape(study.study_name)}, best of {len(ended)}", soft_wrap=True)
+            console.print(_best_table(ended))
         if path.exists():
             console.print(
                 f"Studies: {escape(str(path))} (`optuna-dashboard {escape(address_of(path))}`)", soft_wrap=True
@@ -207,9 +209,8 @@ def address_of(path: Path) -> str:
     return address.replace("{", "%7B").replace("}", "%7D")  # Optuna fills in templates
 
 
-def _best_table(study: Any, most: int = 10) -> Table:
-    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-    table = Table(title=f"{study.study_name}, best of {len(ended)}", title_justify="left")
+def _best_table(ended: Sequence[Any], most: int = 10) -> Table:
+    table = Table()
     names = sorted({name for trial in ended for name in trial.params})
     for name in ("", *names, "dev loss", "dev ratio"):
         table.add_column(name, justify="right", no_wrap=True)
