@@ -69,7 +69,7 @@ def report(
         written=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
         counts=_counts(trials),
         findings=_findings(tables.comparison_table(stages, baseline=baseline, method=method)),
-        asked=sheet("", tables.telling(tables.asked_table(trials))),
+        asked=sheet("", tables.asked_table(trials)),
         tolerance="1 percentage point" if tolerance == 0.01 else f"{tolerance * 100:g} percentage points",
         choices=_choices(stages),
         notes=_notes(stages),
@@ -147,9 +147,10 @@ def _notes(stages: Stages) -> list[str]:
     notes = _overridden(stages)
     ruled = set(select_teacher(stages.teachers, stages.tolerance)["digest"].dropna())
     serving = set(stages.trials["teacher_digest"].dropna())
-    for _, row in stages.trials[stages.trials["digest"].isin(serving)].iterrows():
+    teachers = stages.trials[stages.trials["digest"].isin(serving)]
+    for label, (_, row) in zip(labels(teachers), teachers.iterrows(), strict=True):
         agrees = "the rule's choice" if row["digest"] in ruled else "not the rule's choice"
-        notes.append(f"{row['task']}: the teacher is {row['model']}, seed {row['seed']} ({row['digest']}), {agrees}.")
+        notes.append(f"{row['task']}: the teacher is {label}, seed {row['seed']} ({row['digest']}), {agrees}.")
     if unknown := sorted(serving - set(stages.trials["digest"])):
         notes.append(f"Teachers that are not in this store: {', '.join(unknown)}.")
     notes += _warnings(stages.finals)

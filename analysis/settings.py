@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import fields
 from decimal import Decimal
+from typing import Any
 
 import pandas as pd
 
@@ -114,8 +115,8 @@ def _variants(trials: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     return trials[list(columns)].merge(named, on=list(columns), how="left")["variant"].set_axis(trials.index)
 
 
-def _equal(one: object, other: object) -> bool:
-    return bool(pd.isna(one) and pd.isna(other)) or (not (pd.isna(one) or pd.isna(other)) and one == other)
+def _equal(one: Any, other: Any) -> bool:
+    return bool(pd.isna(other)) if pd.isna(one) else bool(not pd.isna(other) and one == other)
 
 
 def labels(trials: pd.DataFrame) -> pd.Series:

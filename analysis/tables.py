@@ -118,6 +118,8 @@ def asked_table(trials: pd.DataFrame) -> pd.DataFrame:
         values = {"seeds": _values(group["seed"])} | {name: _values(group[name]) for name in grids} | {"also": also}
         rows.append(identity | counts | values | {"hours": group["train_seconds"].sum() / 3600})
     table = pd.DataFrame(rows)
+    if rows and not table["also"].any():
+        table = table.drop(columns="also")
     return _ordered(table, trials, by_objective=True) if rows else table
 
 

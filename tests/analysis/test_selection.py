@@ -168,7 +168,9 @@ def test_settings_that_a_paired_test_cannot_tell_from_the_choice_are_named() -> 
         {
             1e-3: near,
             1e-2: [loss + more + 0.002 for loss, more in zip(near, noise, strict=True)],
-            1e-1: [loss + more / 10 + 0.05 for loss, more in zip(near, noise, strict=True)],  # far, though seeds spread more
+            1e-1: [
+                loss + more / 10 + 0.05 for loss, more in zip(near, noise, strict=True)
+            ],  # far, though seeds spread more
         }
     )
     settings = lambda_settings(runs).set_index("lambda_select")

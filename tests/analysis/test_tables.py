@@ -121,7 +121,9 @@ def test_re_at_its_own_choice_is_a_baseline_that_is_asked_for(tmp_path: Path) ->
     made = [one for one in made_up.paper_trials() if one.objective != "rekd"]
     made += [replace(one, lambda_select=5e-2) for one in made_up.paper_trials() if one.objective == "rekd"]
     stages = split_stages(load_trials(made_up.fill(str(tmp_path), made)))
-    same, chosen = (narrow(comparison_table(stages, baseline=how), model="vit-tiny").iloc[0] for how in ("same", "chosen"))
+    same, chosen = (
+        narrow(comparison_table(stages, baseline=how), model="vit-tiny").iloc[0] for how in ("same", "chosen")
+    )
     assert (same["lambda_select"], same["num_pairs"]) == (5e-2, 3)
     assert (chosen["lambda_select"], chosen["baseline_lambda_select"]) == (5e-2, made_up.BEST_LAMBDA)
     plain = narrow(stages.trials, objective="re", model="vit-tiny", p_target=0.15, lambda_select=made_up.BEST_LAMBDA)
