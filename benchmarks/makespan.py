@@ -104,8 +104,8 @@ def simulate(slots: int, *, starts: Sequence[float] = (), handover: float = 0.0,
     while True:
         if opened:
             results = pd.DataFrame(rows, columns=TRIALS_SCHEMA.names)
-            waiting = [trial for trial in to_run(plan_of(results), results) if trial.digest not in given]
-            queue = sorted(waiting, key=lambda trial: -estimator().seconds(trial).expected)
+            to_do = [trial for trial in to_run(plan_of(results), results) if trial.digest not in given]
+            queue = sorted(to_do, key=lambda trial: -estimator().seconds(trial).expected)
             unfinished = Counter(_setting(trial) for trial in (*queue, *(trial for _, _, trial in running)))
         while queue and idle:
             trial = queue.pop(0)
@@ -136,11 +136,7 @@ class _BareShelf:
 
     def check(self, *arguments: Any) -> None: ...
 
-    def data(self, *arguments: Any) -> None: ...
-
-    def targets(self, *arguments: Any) -> None: ...
-
-    def has(self, reference: Any) -> bool:
+    def supplies(self, *arguments: Any) -> bool:
         return True
 
 

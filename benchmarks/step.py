@@ -4,6 +4,7 @@
 """
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from benchmarks.pairs import in_turn, ratio
+from rekd.method.losses import Learner, step
 from rekd.method.models import RationaleModel
+from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
 from rekd.method.teacher import Targets, Teacher
-from rekd.method.train import DeviceSamples, step
 from rekd.tasks.data import Split
 from rekd.trial import Trial
 
@@ -118,23 +120,19 @@ def measure(name: str, *, batch: int, rounds: int) -> None:
     cached = Teacher(targets, device=device)
     live = Teacher(targets, model=big, augmented=True, device=device)  # as for augmented views: the whole teacher runs
     plain = PlainRE(family, config(name)).to(device).train()
-    optimizers = {
-        which: torch.optim.AdamW(module.parameters(), lr=1e-5, fused=True)
-        for which, module in (("ours", student), ("plain", plain))
-    }
-    streams = Streams(0, device=device)
+    plain_optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-5, fused=True)
+    by_re = Learner.of(trial("re"), student, streams=Streams(0, device=device))
 
     def ours(objective: str, teacher: Teacher | None) -> None:
-        inputs, labels = on_device.take(rows)
-        step(trial(objective), student, optimizers["ours"], inputs, labels, rows, 1.0, streams, teacher)
+        step(replace(by_re, trial=trial(objective), teacher=teacher), on_device.take(rows), 1.0)
         if device.type == "cuda":
             torch.cuda.synchronize()
 
     def by_hand() -> None:
-        inputs, labels = on_device.take(rows)
-        optimizers["plain"].zero_grad()
-        plain(dict(inputs), labels).backward()
-        optimizers["plain"].step()
+        batch = on_device.take(rows)
+        plain_optimizer.zero_grad()
+        plain(dict(batch.inputs), batch.labels).backward()
+        plain_optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -154,7 +154,7 @@ class Options:
         return choices if self.models is None else tuple(name for name in choices if name in self.models)
 
 
-def run_command(sweep: Callable[..., int]) -> None:
+def run_command(sweep: Callable[..., int], *, prog_name: str | None = None) -> NoReturn:
     """Runs `sweep(options, **own_grids)` as a command: its status is the exit status, bad input is one line and status 2."""
     fields = inspect.signature(Options).parameters.values()
     own = list(inspect.signature(sweep).parameters.values())[1:]
@@ -175,4 +175,4 @@ def run_command(sweep: Callable[..., int]) -> None:
     command.__doc__ = sweep.__doc__
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(command)
-    run(app)
+    run(app, prog_name=prog_name)

@@ -27,10 +27,10 @@ BASES = {
 """What an estimate rests on, for people."""
 
 
-def work_of(plan: Plan, waiting: list[Trial], estimator: Estimator) -> Seconds:
+def work_of(plan: Plan, to_do: list[Trial], estimator: Estimator) -> Seconds:
     """Of all that is still to run, on one slot."""
-    work = estimator.total(waiting)
-    for group in plan.waiting:
+    work = estimator.total(to_do)
+    for group in plan.postponed:
         work = work + estimator.seconds(group.like) * group.num_trials
     return work
 
@@ -38,7 +38,7 @@ def work_of(plan: Plan, waiting: list[Trial], estimator: Estimator) -> Seconds:
 def print_plan(
     console: Console,
     plan: Plan,
-    waiting: list[Trial],
+    to_do: list[Trial],
     estimator: Estimator,
     work: Seconds,
     slots: int | None,
@@ -46,7 +46,7 @@ def print_plan(
     price: float | None,
 ) -> None:
     """Trials by task, model and objective, what is done of them, and what the rest will take."""
-    undone = {trial.digest for trial in waiting}
+    undone = {trial.digest for trial in to_do}
     table = Table(title="Plan", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", "grid"):
         table.add_column(name, no_wrap=True)
@@ -54,8 +54,8 @@ def print_plan(
         table.add_column(name, justify="right", no_wrap=True)
     rows = [(name, group, len(group), sum(trial.digest not in undone for trial in group), "")
             for name, group in _by_model(plan.unique_trials().values())]  # fmt: skip
-    for name, group in _by_model(waiting.like for waiting in plan.waiting):
-        num_trials = sum(waiting.num_trials for waiting in plan.waiting if waiting.like in group)
+    for name, group in _by_model(later.like for later in plan.postponed):
+        num_trials = sum(later.num_trials for later in plan.postponed if later.like in group)
         if num_trials:
             rows.append((name, group, num_trials, 0, "dim"))
     for task in dict.fromkeys(name[0] for name, *_ in rows):
@@ -65,22 +65,22 @@ def print_plan(
             table.add_row(f"  {objective} {model}", _grid(group), *numbers, _about(estimator, group[0]), style=style)
     console.print(table)
 
-    num_later = sum(group.num_trials for group in plan.waiting)
+    num_later = sum(group.num_trials for group in plan.postponed)
     num_unique = len(plan.unique_trials()) + num_later
-    num_asked = len(plan.trials) + num_later + sum(group.num_shared for group in plan.waiting)
+    num_asked = len(plan.trials) + num_later + sum(group.num_shared for group in plan.postponed)
     shared = f", {num_asked - num_unique} shared between parts of the sweep" if num_asked > num_unique else ""
     console.print(
-        f"{num_unique} trials{shared}: {len(plan.unique_trials()) - len(waiting)} in the ledger {escape(str(store))}, "
-        f"{len(waiting) + num_later} to run."
+        f"{num_unique} trials{shared}: {len(plan.unique_trials()) - len(to_do)} in the ledger {escape(str(store))}, "
+        f"{len(to_do) + num_later} to run."
     )
-    needs = list(dict.fromkeys(group.needs for group in plan.waiting))
+    needs = list(dict.fromkeys(group.needs for group in plan.postponed))
     if needs:
         console.print(f"Dim rows follow once these are chosen: {', '.join(needs)}.", style="dim")
     for reason in plan.stopped:
         console.print(f"[yellow]Stopped:[/] {escape(reason)}")
     if not work.expected:
         return
-    to_come = [*waiting, *(group.like for group in plan.waiting)]
+    to_come = [*to_do, *(group.like for group in plan.postponed)]
     for line in _teacher_lines(to_come, estimator):
         console.print(line)
     basis = estimator.basis(to_come)
@@ -89,7 +89,7 @@ def print_plan(
     console.print(f"Time: {_span(work)}{wall}; {source}.")
     if basis == "arithmetic" and estimator.device == "cpu" and work.expected > TOO_LONG:
         gpu = Estimator(pd.DataFrame(columns=ESTIMATOR_COLUMNS), estimator.tasks.values(), device="cuda")
-        work = work_of(plan, waiting, gpu)
+        work = work_of(plan, to_do, gpu)
         console.print(
             f"On L40S GPUs: {_gpu_hours(work)}, {duration(work.expected / 120)} with 120 of them; a guess too."
         )

@@ -25,7 +25,7 @@ from analysis.settings import (
 )
 from analysis.stages import Stages, split_stages
 from rekd.messages import number
-from rekd.running.plan import Swept
+from rekd.running.plan import SweepResult
 from rekd.store.files import Store
 from rekd.tasks.task import Task
 
@@ -35,10 +35,10 @@ NO_ROOM_FOR = ("is_teacher", "p_target", "lambda_select", "num_pairs", "change_n
 OBJECTIVES = {"cls": "CLS", "re": "RE", "rekd": "REKD"}
 
 
-def show_alpha(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
+def show_alpha(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
     """A table a student: RE, which is alpha = 1, then REKD at every alpha, the choice marked; what REKD gains; a picture."""
     for task in tasks:
-        runs = with_settings(swept.results[swept.results["task"] == task.name])
+        runs = with_settings(result.rows[result.rows["task"] == task.name])
         rekd = runs[(runs["objective"] == "rekd") & (runs["status"] != "failed")]
         _teacher_line(console, task, runs, rekd)
         choices = select_alpha(rekd)
@@ -53,10 +53,10 @@ def show_alpha(swept: Swept, tasks: list[Task], store: Store, console: Console) 
             _draw(figures.alpha_picture, stages, task, store, console)
 
 
-def show_lambda(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
+def show_lambda(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
     """A table a model over lambda_select, the choice marked, the reason below; a picture."""
     for task in tasks:
-        runs = with_settings(swept.results[swept.results["task"] == task.name])
+        runs = with_settings(result.rows[result.rows["task"] == task.name])
         if runs.empty:
             continue
         choices = select_lambda_select(runs)
@@ -69,10 +69,10 @@ def show_lambda(swept: Swept, tasks: list[Task], store: Store, console: Console)
         _draw(figures.lambda_picture, split_stages(runs), task, store, console)
 
 
-def show_p_target(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
+def show_p_target(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
     """Ratio and accuracy at every p_target, CLS last; Figure 2."""
     for task in tasks:
-        runs = with_settings(swept.results[swept.results["task"] == task.name])
+        runs = with_settings(result.rows[result.rows["task"] == task.name])
         for model in dict.fromkeys(runs["model"]):
             rows = runs[runs["model"] == model].fillna({"p_target": 1.0})
             console.print(_settings_table(f"{model} on {task.name}", rows, "p_target"))
@@ -80,10 +80,10 @@ def show_p_target(swept: Swept, tasks: list[Task], store: Store, console: Consol
             _draw(figures.ratio_picture, split_stages(runs), task, store, console)
 
 
-def show_performance(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
+def show_performance(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
     """Tables 1 to 3: accuracy and ratio of CLS, RE and REKD; what REKD gains; every seed drawn."""
     for task in tasks:
-        runs = swept.results[swept.results["task"] == task.name]
+        runs = result.rows[result.rows["task"] == task.name]
         if runs.empty:
             continue
         stages = split_stages(runs)
@@ -95,14 +95,14 @@ def show_performance(swept: Swept, tasks: list[Task], store: Store, console: Con
         _draw(figures.seeds_picture, stages, task, store, console)
 
 
-def show_reproduction(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
+def show_reproduction(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
     """What was chosen, Tables 1 to 3, and the report with everything else."""
-    stages = split_stages(swept.results)
+    stages = split_stages(result.rows)
     settings = alpha_settings(stages.alphas)
     for frame, name in ((stages.used, "lambda_select"), (settings[settings["chosen"]], "alpha")):
         for label, (_, row) in zip(labels(frame), frame.iterrows(), strict=True):
             console.print(f"{row['task']}, {label}: {name} = [bold]{number(row[name])}[/]")
-    show_performance(swept, tasks, store, console)
+    show_performance(result, tasks, store, console)
     path = f"{store.pictures_folder}/report.html"
     store.write(path, report(store).encode())
     console.print(f"Report: {escape(str(path))}", soft_wrap=True)
@@ -188,7 +188,7 @@ def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
 def show_search(path: Path, studies: Callable[[], Sequence[Any]]) -> Callable[..., None]:
     """Shows the best settings of the studies of a search, those within the tolerance first."""
 
-    def show(swept: Swept, tasks: list[Task], store: Store, console: Console) -> None:
+    def show(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
         for study in studies():
             ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
             console.print(f"{escape(study.study_name)}, best of {len(ended)}", soft_wrap=True)

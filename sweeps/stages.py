@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import select_alpha, select_lambda_select, select_teacher
 from analysis.settings import with_settings
-from rekd.running.plan import Plan, Waiting
+from rekd.running.plan import Plan, Postponed
 from rekd.tasks.task import Task
 from rekd.trial import Objective, Trial
 from sweeps.options import Options
@@ -75,8 +75,8 @@ class Stage:
                 for choice, stand_in in zip(choices, stand_ins or [None] * len(choices), strict=True)
             ]
             expected = trials(*values)
-            self.plan.waiting.append(
-                Waiting(
+            self.plan.postponed.append(
+                Postponed(
                     what=f"{what} on {self.task.name}",
                     num_trials=0 if shared else len(expected),
                     num_shared=len(expected) if shared else 0,

@@ -12,7 +12,7 @@ from analysis import load_trials
 from rekd.cluster.job import Command, hand_over
 from rekd.cluster.launched import find
 from rekd.running.estimate import Estimator
-from rekd.running.plan import Plan, PlanFunction, Swept, to_run
+from rekd.running.plan import Plan, PlanFunction, SweepResult, to_run
 from rekd.running.progress import Progress
 from rekd.store.files import Store, StoreUnavailableError
 from rekd.tasks.task import Task
@@ -20,7 +20,7 @@ from rekd.trial import Trial
 from sweeps.options import RESULTS, Options
 from sweeps.planned import TOO_LONG, print_plan, work_of
 
-Show = Callable[[Swept, list[Task], Store, Console], None]
+Show = Callable[[SweepResult, list[Task], Store, Console], None]
 """Prints a sweep's results and writes its pictures."""
 
 
@@ -38,7 +38,7 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
     store = Store(options.store)
     results = load_trials(store)
     current = plan(results)
-    waiting = to_run(current, results)
+    to_do = to_run(current, results)
 
     on_cluster = not options.local and bool(options.address or os.environ.get("RAY_ADDRESS"))
     num_gpus = 0 if on_cluster else _local_gpus()
@@ -47,16 +47,16 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
     if options.calibrate:
         from rekd.running.calibrate import calibrate
 
-        likes = [*waiting, *(group.like for group in current.waiting)]
+        likes = [*to_do, *(group.like for group in current.postponed)]
         unknown = [trial for trial in likes if estimator.basis([trial]) != "ledger"]
         estimator = Estimator(results, tasks, device=estimator.device, steps=calibrate(tasks, unknown))
-    work = work_of(current, waiting, estimator)
+    work = work_of(current, to_do, estimator)
     if options.dry_run:
-        print_plan(console, current, waiting, estimator, work, slots, store, price)
+        print_plan(console, current, to_do, estimator, work, slots, store, price)
         return 0
     too_long = not on_cluster and not num_gpus and work.expected / (slots or 1) > TOO_LONG
-    if waiting and too_long and not options.yes:
-        print_plan(console, current, waiting, estimator, work, slots, store, price)
+    if to_do and too_long and not options.yes:
+        print_plan(console, current, to_do, estimator, work, slots, store, price)
         console.print(
             "\n[bold]Nothing was started:[/] this machine has no GPU, and there is no cluster. "
             "[bold]--task digits[/] is the size for this machine; [bold]--address[/] names a cluster; "
@@ -64,10 +64,10 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
         )
         return 2
 
-    swept = Swept.of(current, results)
-    if waiting:
+    result = SweepResult.of(current, results)
+    if to_do:
         try:
-            swept = _run(plan, current, waiting, tasks, options, store, console)
+            result = _run(plan, current, to_do, tasks, options, store, console)
         except StoreUnavailableError as error:
             console.print(
                 f"[red]Stopped:[/] {escape(str(error))} What had ended before is in the ledger; type the same command "
@@ -75,22 +75,22 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
                 soft_wrap=True,
             )
             return 1
-    elif swept.results.empty:
+    elif result.rows.empty:
         raise ValueError("The sweep has no trials. Check --models and the grid.")
     else:
-        console.print(f"All {len(swept.results)} trials are in the ledger {escape(str(store))}; nothing is trained.")
-    return _report(swept, tasks, store, console, show)
+        console.print(f"All {len(result.rows)} trials are in the ledger {escape(str(store))}; nothing is trained.")
+    return _report(result, tasks, store, console, show)
 
 
 def _run(
     plan: PlanFunction,
     current: Plan,
-    waiting: list[Trial],
+    to_do: list[Trial],
     tasks: list[Task],
     options: Options,
     store: Store,
     console: Console,
-) -> Swept:
+) -> SweepResult:
     from rekd.cluster.connect import (  # Ray and torch take seconds, and a finished sweep needs neither
         connect,
         disconnect,
@@ -105,11 +105,11 @@ def _run(
     cluster = connect(options.address, local=options.local)
     try:
         console.print(f"Running on {cluster.description}. Results go to {escape(str(store))}.")
-        num_done = len(current.unique_trials()) - len(waiting)
-        later = sum(group.num_trials for group in current.waiting)
-        console.print(f"{len(waiting) + later} trials to run, {num_done} in the ledger already.")
-        for needs in dict.fromkeys(group.needs for group in current.waiting):
-            num_trials = sum(group.num_trials for group in current.waiting if group.needs == needs)
+        num_done = len(current.unique_trials()) - len(to_do)
+        later = sum(group.num_trials for group in current.postponed)
+        console.print(f"{len(to_do) + later} trials to run, {num_done} in the ledger already.")
+        for needs in dict.fromkeys(group.needs for group in current.postponed):
+            num_trials = sum(group.num_trials for group in current.postponed if group.needs == needs)
             console.print(f"  {num_trials} of them once there is the {needs}.", style="dim")
         return run_sweep(
             plan,
@@ -125,23 +125,23 @@ def _run(
         disconnect()
 
 
-def _report(swept: Swept, tasks: list[Task], store: Store, console: Console, show: Show) -> int:
-    if len(swept.results):
-        show(swept, tasks, store, console)
-    for reason in swept.plan.stopped:
+def _report(result: SweepResult, tasks: list[Task], store: Store, console: Console, show: Show) -> int:
+    if len(result.rows):
+        show(result, tasks, store, console)
+    for reason in result.plan.stopped:
         console.print(f"[yellow]Stopped:[/] {escape(reason)}")
-    for _, row in swept.failed.iterrows():
+    for _, row in result.failed.iterrows():
         console.print(
             f"[red]Failed:[/] {row['digest']} {row['task']} {row['model']} seed {row['seed']}: {escape(row['error'])}"
         )
-    num_missing = len(swept.missing) + sum(group.num_trials for group in swept.plan.waiting)
-    if swept.interrupted:
+    num_missing = len(result.missing) + sum(group.num_trials for group in result.plan.postponed)
+    if result.is_interrupted:
         console.print(
-            f"\nInterrupted. {len(swept.results)} finished trials are in the ledger {escape(str(store))}, {num_missing} are "
+            f"\nInterrupted. {len(result.rows)} finished trials are in the ledger {escape(str(store))}, {num_missing} are "
             "missing. Type the same command again to go on; running trials go on from their last epoch."
         )
     console.print(f"\nLedger: {escape(str(store))} (`python -m analysis status {escape(str(store))}`)")
-    return 0 if swept.is_complete else 1
+    return 0 if result.is_complete else 1
 
 
 def _local_gpus() -> int:

@@ -1,9 +1,34 @@
-"""Fixtures that several test files share. `tiny` is imported inside them: most tests do without transformers."""
+"""Fixtures that several test files share, and a last word on what was skipped.
+
+`tiny` is imported inside the fixtures: most tests do without transformers.
+"""
+
+import os
 
 import pytest
 import torch
 
 torch.set_num_threads(1)  # two test processes on two cores, and sums in one order
+
+
+def skipped(terminal) -> list[str]:
+    """The reasons for which tests were skipped, each once; they say how to have them."""
+    return sorted({report.longrepr[2].removeprefix("Skipped: ") for report in terminal.stats.get("skipped", [])})
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Ends a run with a line of what was skipped and how to have it, so that green says what it is worth."""
+    reasons, number = skipped(terminalreporter), len(terminalreporter.stats.get("skipped", []))
+    if reasons:
+        terminalreporter.write_line(f"Not tested here, {number} skipped: {'; '.join(reasons)}.", yellow=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session, exitstatus):
+    """Where nothing may be skipped (REKD_NO_SKIPS=1: where all that tests need was installed), a skip is a failure."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("REKD_NO_SKIPS") and terminal is not None and exitstatus == 0 and skipped(terminal):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from rekd.method.equations import (
     prediction_loss,
     rationale_distillation_loss,
 )
+from rekd.method.evaluate import evaluate
 from rekd.method.models import Generator, RationaleModel
+from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
-from rekd.method.train import DeviceSamples, evaluate
 from rekd.method.views import crop_flip
 from rekd.tasks.data import Data, Split
 from rekd.tasks.task import load_task
@@ -453,7 +454,7 @@ def test_of_epochs_that_tie_paper_takes_the_first_and_authors_the_last(fidelity)
     run = tiny.run(one_step("re", fidelity=fidelity, epochs=4))
     assert len({round(record["dev_loss"], 3) for record in run.records}) == 1
     losses = [record["dev_loss"] for record in run.records]
-    assert run.trained.best_epoch == {"paper": losses.index(min(losses)) + 1, "authors": 4}[fidelity]
+    assert run.result.best_epoch == {"paper": losses.index(min(losses)) + 1, "authors": 4}[fidelity]
 
 
 # --- Random streams -------------------------------------------------------------------------------------------------
@@ -464,4 +465,4 @@ def test_papers_re_and_rekd_of_one_seed_are_paired_and_the_authors_are_not(fidel
     trials = [tiny.trial(objective, fidelity=fidelity, epochs=2) for objective in ("re", "rekd")]
     re = tiny.run(trials[0])
     rekd = tiny.run(replace(trials[1], alpha=1.0), teacher=teacher_of(trials[1], image_teacher))
-    assert tiny.same_tensors(re.weights, rekd.store.saved_model) == (fidelity == "paper")
+    assert tiny.same_tensors(re.weights, rekd.weights) == (fidelity == "paper")

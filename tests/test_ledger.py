@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rekd.store.files import Store
+from rekd.store.formats import FORMAT
 from rekd.store.ledger import EPOCHS_SCHEMA, TRIALS_SCHEMA, Ledger, Outcome
 from rekd.trial import Trial, canonical_json
 
@@ -75,6 +76,7 @@ def test_a_row_holds_the_trial_its_outcome_and_its_epochs(ledger):
         "fidelity": "paper",
         **asdict(OK),
         "config": canonical_json(asdict(TRIAL)),
+        "format": FORMAT,
     }
     epochs = ledger.epochs().to_pylist()
     assert [(row["digest"], row["epoch"], row["dev_loss"]) for row in epochs] == [

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from rekd.running.estimate import Estimator
-from rekd.running.plan import Plan, Swept, Waiting, fixed_plan, to_run
+from rekd.running.plan import Plan, Postponed, SweepResult, fixed_plan, to_run
 from rekd.store.ledger import Ledger, Outcome
 from rekd.tasks.task import load_task
 from rekd.trial import Trial
@@ -68,33 +68,33 @@ def test_plans_do_not_share_their_lists():
 
 def test_a_sweep_is_complete_when_every_trial_ended_without_an_error(ledger):
     plan = Plan(trials=TRIALS[:2])
-    swept = Swept.of(plan, results(ledger, ok=TRIALS[0]))
-    assert not swept.is_complete
-    assert swept.missing == [TRIALS[1]]
+    result = SweepResult.of(plan, results(ledger, ok=TRIALS[0]))
+    assert not result.is_complete
+    assert result.missing == [TRIALS[1]]
 
-    swept = Swept.of(plan, results(ledger, failed=TRIALS[1]))
-    assert not swept.is_complete
-    assert swept.missing == []
-    assert swept.failed["digest"].tolist() == [TRIALS[1].digest]
+    result = SweepResult.of(plan, results(ledger, failed=TRIALS[1]))
+    assert not result.is_complete
+    assert result.missing == []
+    assert result.failed["digest"].tolist() == [TRIALS[1].digest]
 
-    swept = Swept.of(plan, results(ledger, diverged=TRIALS[1]))
-    assert swept.is_complete  # diverged is a result
-    assert len(swept.failed) == 0
+    result = SweepResult.of(plan, results(ledger, diverged=TRIALS[1]))
+    assert result.is_complete  # diverged is a result
+    assert len(result.failed) == 0
 
 
 def test_a_sweep_with_something_waiting_or_stopped_is_not_complete(ledger):
     rows = results(ledger, ok=TRIALS[0])
-    waiting = Waiting(what="REKD", num_trials=3, needs="the teacher", like=TRIALS[0])
-    assert Swept.of(Plan(trials=TRIALS[:1]), rows).is_complete
-    assert not Swept.of(Plan(trials=TRIALS[:1], waiting=[waiting]), rows).is_complete
-    assert not Swept.of(Plan(trials=TRIALS[:1], stopped=["nothing was eligible"]), rows).is_complete
+    postponed = Postponed(what="REKD", num_trials=3, needs="the teacher", like=TRIALS[0])
+    assert SweepResult.of(Plan(trials=TRIALS[:1]), rows).is_complete
+    assert not SweepResult.of(Plan(trials=TRIALS[:1], postponed=[postponed]), rows).is_complete
+    assert not SweepResult.of(Plan(trials=TRIALS[:1], stopped=["nothing was eligible"]), rows).is_complete
 
 
 def test_a_sweeps_results_are_its_own_rows(ledger):
     rows = results(ledger, ok=TRIALS[0], diverged=TRIALS[1], failed=TRIALS[2])
-    swept = Swept.of(Plan(trials=[TRIALS[1], TRIALS[3]]), rows)
-    assert swept.results["digest"].tolist() == [TRIALS[1].digest]
-    assert swept.missing == [TRIALS[3]]
+    result = SweepResult.of(Plan(trials=[TRIALS[1], TRIALS[3]]), rows)
+    assert result.rows["digest"].tolist() == [TRIALS[1].digest]
+    assert result.missing == [TRIALS[3]]
 
 
 # --- How long it takes ----------------------------------------------------------------------------------------------

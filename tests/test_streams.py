@@ -134,7 +134,7 @@ def test_re_and_rekd_of_one_seed_start_alike(image_teacher):
     """Initialisation, data order and student noise are shared: with alpha = 1 the two are one run."""
     re = tiny.run(tiny.trial(epochs=2))
     rekd = tiny.run(tiny.trial("rekd", alpha=1.0, epochs=2), teacher=image_teacher.for_training())
-    assert tiny.same_tensors(re.weights, rekd.store.saved_model)
+    assert tiny.same_tensors(re.weights, rekd.weights)
     assert re.records[0]["train_prediction_loss"] == rekd.records[0]["train_prediction_loss"]
 
     other_seed = tiny.run(tiny.trial(epochs=2, seed=4))

@@ -17,7 +17,8 @@ from rekd.method.equations import (
     prediction_distillation_loss,
     rationale_distillation_loss,
 )
-from rekd.method.teacher import Targets, Teacher, batches, compute_targets, selection_difference
+from rekd.method.samples import batches
+from rekd.method.teacher import Targets, Teacher, compute_targets, selection_difference
 from rekd.store.ledger import Ledger, Outcome
 from rekd.store.saved_model import Weights
 

@@ -10,9 +10,13 @@ import pytest
 import tiny
 import torch
 
+from rekd.method.evaluate import evaluate
+from rekd.method.losses import Learner, losses
+from rekd.method.run_state import is_better
+from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
 from rekd.method.teacher import Teacher
-from rekd.method.train import DeviceSamples, evaluate, is_better, one_thread, train
+from rekd.method.train import one_thread
 from rekd.store.checkpoints import Checkpoints
 from rekd.store.ledger import EPOCHS_SCHEMA
 
@@ -49,7 +53,7 @@ def test_a_run_stopped_after_any_epoch_ends_as_one_that_was_not(objective, stop_
     assert stopped.records == resumed.records[:stop_after]  # yielded again, so that whoever collects them has all
     assert resumed.numbers == whole.numbers
     assert tiny.same_tensors(resumed.weights, whole.weights)
-    assert resumed.trained.best_epoch == whole.trained.best_epoch
+    assert resumed.result.best_epoch == whole.result.best_epoch
     assert [record["attempt"] for record in resumed.records] == [1] * stop_after + [2] * (3 - stop_after)
 
 
@@ -89,18 +93,12 @@ def test_a_run_beside_others_is_the_same_run(image_teacher):
     """Interleaved with another, epoch by epoch, and with a caller who draws random numbers of its own."""
     trials = [tiny.trial(seed=seed) for seed in (3, 4)]
     alone = [tiny.run(trial) for trial in trials]
-    models, steps = [], []
-    for trial in trials:
-        streams = Streams(trial.seed, device=tiny.CPU)
-        models.append(tiny.model_for(trial, streams))
-        rows = np.arange(128)
-        indices = {"train_indices": rows[rows % 4 != 0], "dev_indices": rows[rows % 4 == 0]}
-        steps.append(train(trial, models[-1], pool=tiny.images(), **indices, streams=streams, device=tiny.CPU))
+    beside = [tiny.begun(trial) for trial in trials]
     for _ in range(4):
-        for step in steps:
-            next(step, None)
+        for steps, _ in beside:
+            next(steps, None)
             torch.rand(7)
-    for model, run in zip(models, alone, strict=True):
+    for (_, model), run in zip(beside, alone, strict=True):
         assert tiny.same_tensors(model.state_dict(), run.weights)
 
 
@@ -125,7 +123,7 @@ def test_a_toy_problem_is_learned_from_the_pixels_that_hold_it():
 def test_with_alpha_1_rekd_takes_the_steps_of_re(image_teacher):
     re = tiny.run(tiny.trial())
     rekd = tiny.run(tiny.trial("rekd", alpha=1.0), teacher=image_teacher.for_training())
-    assert tiny.same_tensors(re.weights, rekd.store.saved_model)
+    assert tiny.same_tensors(re.weights, rekd.weights)
     shared = [name for name in re.numbers[0] if name in rekd.numbers[0]]
     assert [[record[name] for name in shared] for record in re.numbers] == [
         [record[name] for name in shared] for record in rekd.numbers
@@ -176,7 +174,7 @@ def test_a_record_is_a_row_of_epochs(objective, teachers):
     assert all(set(record) <= columns for record in run.records)
     missing = columns - set(run.records[0]) - {"digest"}
     distillation = {"train_rationale_distillation_loss", "train_prediction_distillation_loss"}
-    selection = {"train_selection_loss", "train_rationale_ratio", "dev_selection_loss", "dev_prediction_loss"}
+    selection = {"train_selection_loss", "train_rationale_ratio", "dev_selection_loss"}
     assert missing == {"cls": distillation | selection, "re": distillation, "rekd": set()}[objective]
     assert [record["epoch"] for record in run.records] == [1, 2, 3]
     assert [record["step"] for record in run.records] == [3, 6, 9]  # 96 samples, 32 a step
@@ -237,18 +235,16 @@ def test_evaluate_leaves_everything_as_it_was(mask, training):
     )
 
 
-def test_looking_at_the_dev_split_does_not_move_training():
-    """A smaller dev split, so other evaluations, and the same training."""
-    losses = []
-    for keep in (4, 8):
-        trial, streams, rows = tiny.trial(), Streams(3, device=tiny.CPU), np.arange(128)
-        indices = {"train_indices": rows[rows % 4 != 0], "dev_indices": rows[rows % keep == 0]}
-        steps = train(
-            trial, tiny.model_for(trial, streams), pool=tiny.images(), **indices, streams=streams, device=tiny.CPU
-        )
-        losses.append([(record["train_loss"], record["dev_loss"]) for record in steps])
-    assert [train_loss for train_loss, _ in losses[0]] == [train_loss for train_loss, _ in losses[1]]
-    assert [dev_loss for _, dev_loss in losses[0]] != [dev_loss for _, dev_loss in losses[1]]
+def train_losses(run: tiny.Run) -> list[float]:
+    return [record["train_loss"] for record in run.records]
+
+
+def test_looking_at_the_dev_split_does_not_move_training(monkeypatch):
+    """An evaluation that draws random numbers, one that draws none: the same training. Were they training's own, another."""
+    looks_on = train_losses(tiny.run(tiny.trial()))
+    assert train_losses(tiny.run(tiny.trial(evaluation_mask="sampled"))) == looks_on
+    monkeypatch.setattr(Streams, "evaluation_noise", lambda streams: streams.student_noise)
+    assert train_losses(tiny.run(tiny.trial(evaluation_mask="sampled"))) != looks_on
 
 
 @pytest.mark.parametrize("family", ["vit", "bert"])
@@ -276,6 +272,33 @@ def test_evaluation_is_the_mean_over_samples_and_not_over_batches(family):
     assert (result["token_ratio"] == result["rationale_ratio"]) == (family == "vit")
 
 
+@pytest.mark.parametrize("fidelity", ["paper", "authors"])
+@pytest.mark.parametrize("objective", ["cls", "re", "rekd"])
+@pytest.mark.parametrize("family", ["vit", "bert"])
+def test_evaluate_has_the_loss_of_training_on_the_same_masks(family, objective, fidelity, teachers, monkeypatch):
+    """Dev loss selects everything: it is L_RE (footnote 3), by the very terms that training minimises."""
+    trial = tiny.trial(objective, model=family, fidelity=fidelity, augmentation="none", dropout=0.0)
+    streams = Streams(3, device=tiny.CPU)
+    model = tiny.build(family, objective, num_classes=2, heads=trial.heads)
+    teacher = teachers[family].for_training() if objective == "rekd" else None
+    samples = DeviceSamples(tiny.SAMPLES[family](32), tiny.CPU)
+    learner = Learner.of(trial, model, streams=streams, teacher=teacher)
+
+    # Both with the mask that argmax of the logits gives: training has no noise, and dev does not sample.
+    monkeypatch.setattr("rekd.method.losses.gumbel_noise", lambda shape, **_: torch.zeros(shape))
+    monkeypatch.setattr("rekd.method.models.gumbel_noise", lambda shape, **_: torch.zeros(shape))
+    trained = losses(learner, samples.take(torch.arange(32)), None if objective == "cls" else 0.1)
+    dev = evaluate(model, samples, trial, streams=streams)
+    for term in set(trained) & set(dev) - {"loss"}:
+        assert dev[term] == pytest.approx(trained[term].item(), rel=1e-5)
+    l_re = trained["prediction_loss"]
+    if objective != "cls":
+        assert dev["selection_loss"] > 0
+        l_re = l_re + trial.lambda_select * trained["selection_loss"]
+    assert dev["loss"] == pytest.approx(l_re.item(), rel=1e-5)
+    assert (dev["loss"] == pytest.approx(trained["loss"].item(), rel=1e-5)) == (objective != "rekd")
+
+
 # --- The best epoch -------------------------------------------------------------------------------------------------
 
 
@@ -298,15 +321,15 @@ def test_best_epoch_rules():
 def test_the_best_version_is_the_one_that_is_returned(rule):
     trial = tiny.trial(epochs=5, learning_rate=0.02, best_epoch_rule=rule)
     run = tiny.run(trial)
-    assert run.trained.best_epoch == best_of([record["dev_loss"] for record in run.records], rule)
+    assert run.result.best_epoch == best_of([record["dev_loss"] for record in run.records], rule)
     pool = tiny.images()
     rows = np.arange(128)
     dev = DeviceSamples(pool, tiny.CPU, rows[rows % 4 == 0])
-    again = evaluate(run.trained.model, dev, trial, streams=Streams(3, device=tiny.CPU))
-    best = run.records[run.trained.best_epoch - 1]
+    again = evaluate(run.result.model, dev, trial, streams=Streams(3, device=tiny.CPU))
+    best = run.records[run.result.best_epoch - 1]
     assert again["loss"] == best["dev_loss"]
     assert again["accuracy"] == best["dev_accuracy"]
-    assert not run.trained.model.training
+    assert not run.result.model.training
 
 
 # --- Runs that diverge ----------------------------------------------------------------------------------------------
@@ -315,22 +338,15 @@ def test_the_best_version_is_the_one_that_is_returned(rule):
 def test_a_loss_that_is_not_finite_ends_the_run_with_epoch_and_reason():
     run = tiny.run(tiny.trial(epochs=5, learning_rate=1e30))
     assert len(run.records) < 5
-    assert run.trained.diverged == f"train_loss was nan in epoch {len(run.records)}"
-    assert not tiny.run(tiny.trial(epochs=1)).trained.diverged
+    assert run.result.diverged == f"train_loss was nan in epoch {len(run.records)}"
+    assert not tiny.run(tiny.trial(epochs=1)).result.diverged
 
 
 @pytest.mark.parametrize(("what", "lean"), [("nothing", -40.0), ("everything", 40.0)])
 def test_a_generator_that_selects_nothing_or_everything_for_three_epochs_has_diverged(what, lean):
-    trial = tiny.trial(epochs=6, learning_rate=1e-9, temperature_initial=0.1)
-    streams, rows = Streams(3, device=tiny.CPU), np.arange(128)
-    model = tiny.model_for(trial, streams)
-    with torch.no_grad():
-        model.generator.head[1].bias[1] = lean
-    indices = {"train_indices": rows[rows % 4 != 0], "dev_indices": rows[rows % 4 == 0]}
-    steps = train(trial, model, pool=tiny.images(), **indices, streams=streams, device=tiny.CPU)
-    run = tiny.collected(steps, model)
+    run = tiny.run(tiny.trial(epochs=6, learning_rate=1e-9, temperature_initial=0.1), lean=lean)
     assert [record["train_rationale_ratio"] for record in run.records] == [float(what == "everything")] * 3
-    assert run.trained.diverged == f"the generator selected {what} in epochs 1 to 3"
+    assert run.result.diverged == f"the generator selected {what} in epochs 1 to 3"
 
 
 def test_a_diverged_epoch_is_no_checkpoint_and_diverges_again(store):
@@ -338,7 +354,7 @@ def test_a_diverged_epoch_is_no_checkpoint_and_diverges_again(store):
     checkpoints = Checkpoints(store, trial.digest)
     first = tiny.run(trial, checkpoints=checkpoints)
     again = tiny.run(trial, checkpoints=checkpoints)
-    assert first.trained.diverged == again.trained.diverged != ""
+    assert first.result.diverged == again.result.diverged != ""
 
 
 # --- Samples --------------------------------------------------------------------------------------------------------
@@ -347,9 +363,10 @@ def test_a_diverged_epoch_is_no_checkpoint_and_diverges_again(store):
 def test_samples_are_taken_by_index():
     pool = tiny.texts(20)
     samples = DeviceSamples(pool, tiny.CPU, np.array([7, 3, 11]))
-    inputs, labels = samples.take(torch.tensor([2, 0]))
-    assert torch.equal(inputs["input_ids"], torch.from_numpy(pool.arrays["input_ids"][[11, 7]]))
-    assert labels.tolist() == pool.labels[[11, 7]].tolist()
+    batch = samples.take(torch.tensor([2, 0]))
+    assert torch.equal(batch.inputs["input_ids"], torch.from_numpy(pool.arrays["input_ids"][[11, 7]]))
+    assert batch.labels.tolist() == pool.labels[[11, 7]].tolist()
+    assert batch.pool_rows.tolist() == [11, 7]
     assert len(samples) == 3
 
 

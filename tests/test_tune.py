@@ -1,16 +1,14 @@
-"""How Ray Tune is driven: every slot works, and what another sweep has taken over ends."""
+"""How Ray Tune is driven: every slot works, what was taken over ends, and what Tune does not say is noticed."""
 
 from types import SimpleNamespace
 
 import pytest
 from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
 
 import rekd.running.tune as tune_module
 from benchmarks.sweep import DURATION, measured, ours, trials
-from rekd.running.plan import fixed_plan
-from rekd.running.tune import _Conductor, _InTurn, _Reporter
-from rekd.store.ledger import Ledger, Outcome
-from rekd.tasks.task import load_task
+from rekd.running.tune import _GivenOut, _InTurn, _Reporter
 
 
 def test_every_slot_works_though_trials_are_shorter_than_the_start_of_a_process(monkeypatch):
@@ -20,54 +18,53 @@ def test_every_slot_works_though_trials_are_shorter_than_the_start_of_a_process(
     assert figures["processes"] == 4
 
 
-@pytest.mark.parametrize(("lost", "decision"), [({"a"}, TrialScheduler.STOP), ({"b"}, TrialScheduler.CONTINUE)])
-def test_a_trial_that_another_sweep_has_taken_over_ends_at_its_next_epoch(lost, decision):
-    conductor = SimpleNamespace(live={"1": SimpleNamespace(digest="a")}, claims=SimpleNamespace(lost=lost))
-    assert _InTurn(conductor).on_trial_result(None, SimpleNamespace(trial_id="1"), {"epoch": 3}) == decision
+@pytest.mark.parametrize(("taken_over", "decision"), [(True, TrialScheduler.STOP), (False, TrialScheduler.CONTINUE)])
+def test_a_trial_that_another_sweep_has_taken_over_ends_at_its_next_epoch(taken_over, decision):
+    conductor = SimpleNamespace(is_taken_over=lambda key: key == "1" and taken_over)
+    assert _InTurn(_GivenOut(conductor)).on_trial_result(None, SimpleNamespace(trial_id="1"), {"epoch": 3}) == decision
 
 
-@pytest.fixture
-def conductor(store, monkeypatch):
-    """One trial that an earlier run left as failed, started."""
-    monkeypatch.setattr(tune_module, "Shelf", lambda *arguments, **options: None)
-    (trial,) = trials(1)
-    Ledger(store).write(trial, Outcome(status="failed", error="earlier"))
-    quiet = SimpleNamespace(say=print, expect=lambda **kw: None, lost=print, end=lambda *a, **kw: None)
-    cluster = SimpleNamespace(num_gpus=0)
-    conductor = _Conductor(
-        fixed_plan([trial]), store, {"digits": load_task("digits")}, cluster=cluster, progress=quiet, gpus=0
-    )
-    conductor.queue.remove(trial)
-    conductor.live["1"] = trial
-    conductor.given.add(trial.digest)
-    return conductor
+class OneTrial:
+    """A conductor with one trial, that runs."""
+
+    def __init__(self) -> None:
+        self.live = {"1": trials(1)[0]}
+        self.claims = SimpleNamespace(check=lambda: None)
+        self.errors: list[bool] = []
+        self.is_over = False
+
+    def next_trial(self, key: str) -> None:
+        return None
+
+    def ended(self, key: str, *, error: bool) -> None:
+        del self.live[key]
+        self.errors.append(error)
 
 
-@pytest.mark.parametrize("error", [False, True])
-def test_a_trial_that_was_taken_over_waits_for_the_others_result_not_its_own_old_failure(conductor, error):
-    trial = conductor.live["1"]
-    conductor.claims.lost.add(trial.digest)
-    conductor.on_trial_complete("1", error=error)
-    assert conductor.queue == [trial]
-    assert not conductor.given
-    assert conductor.num_trained == 0
+def test_not_now_and_nothing_more_are_told_apart():
+    conductor = OneTrial()
+    assert _GivenOut(conductor).suggest("2") is None
+    conductor.is_over = True
+    assert _GivenOut(conductor).suggest("2") == Searcher.FINISHED
 
 
-def test_a_trial_of_whose_end_tune_says_nothing_is_noticed(conductor, monkeypatch):
+def test_a_trial_of_whose_end_tune_says_nothing_is_noticed(monkeypatch):
     monkeypatch.setattr(tune_module, "LOOK_AGAIN", 0.0)
-    monkeypatch.setattr(conductor.claims, "check", lambda: None)
-    trial, ended = conductor.live["1"], SimpleNamespace(trial_id="1", is_finished=lambda: True)
-    _Reporter(conductor).on_step_begin(1, [ended])
+    conductor = OneTrial()
+    reporter = _Reporter(_GivenOut(conductor))
+    reporter.on_step_begin(1, [SimpleNamespace(trial_id="1", is_finished=lambda: False)])
+    assert conductor.live
+    reporter.on_step_begin(1, [SimpleNamespace(trial_id="1", is_finished=lambda: True)])
     assert not conductor.live
-    assert conductor.queue == [trial]
+    assert conductor.errors == [True]
 
 
-def test_a_store_that_fails_at_a_trials_end_ends_the_sweep(conductor, monkeypatch):
-    def fail(digest: str) -> None:
+def test_a_store_that_fails_at_a_trials_end_ends_the_sweep():
+    def fail(key: str, *, error: bool) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(conductor.ledger, "row", fail)
+    searcher = _GivenOut(SimpleNamespace(ended=fail))
     with pytest.raises(PermissionError):
-        conductor.on_trial_complete("1")
+        searcher.on_trial_complete("1")
     with pytest.raises(PermissionError):  # Tune has swallowed the first
-        _Reporter(conductor).on_step_begin(1, [])
+        _Reporter(searcher).on_step_begin(1, [])

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from rekd.method.backbones import BACKBONES
+from rekd.method.losses import Learner
 from rekd.method.models import RationaleModel
+from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
 from rekd.method.teacher import Targets, Teacher, compute_targets
-from rekd.method.train import Trained, train
+from rekd.method.train import TrainResult, train
 from rekd.tasks.data import Split
 from rekd.trial import FIDELITY, Trial
 
@@ -152,7 +154,7 @@ class Run:
     """A run, whole or as far as it came."""
 
     records: list[dict[str, Any]]
-    trained: Trained | None
+    result: TrainResult | None
     model: RationaleModel
 
     @property
@@ -168,35 +170,37 @@ class Run:
         return self.model.state_dict()
 
 
-def run(
-    trial: Trial,
-    *,
-    pool: Split | None = None,
-    teacher: Teacher | None = None,
-    checkpoints: Any = None,
-    stop_after: int | None = None,
-) -> Run:
-    """Trains on three quarters of a pool; `stop_after` epochs the run is dropped, as if its process had died."""
+def begun(
+    trial: Trial, *, pool: Split | None = None, teacher: Teacher | None = None, checkpoints: Any = None
+) -> tuple[Generator[dict[str, Any], None, TrainResult], RationaleModel]:
+    """A call of `train` on three quarters of a pool that has not taken a step yet, and its model."""
     pool = pool or SAMPLES[trial.model]()
     streams = Streams(trial.seed, kind=trial.random_streams, device=CPU)
     model = model_for(trial, streams)
     rows = np.arange(len(pool))
     steps = train(
-        trial,
-        model,
-        pool=pool,
-        train_indices=rows[rows % 4 != 0],
-        dev_indices=rows[rows % 4 == 0],
-        teacher=teacher,
-        streams=streams,
+        Learner.of(trial, model, streams=streams, teacher=teacher),
+        train_samples=DeviceSamples(pool, CPU, rows[rows % 4 != 0]),
+        dev_samples=DeviceSamples(pool, CPU, rows[rows % 4 == 0]),
         checkpoints=checkpoints,
-        device=CPU,
     )
+    return steps, model
+
+
+def run(trial: Trial, *, stop_after: int | None = None, lean: float | None = None, **options: Any) -> Run:
+    """Trains; `stop_after` epochs the run is dropped, as if its process had died. Further options as in `begun`.
+
+    With `lean` the generator begins with that much in favour of selecting every feature.
+    """
+    steps, model = begun(trial, **options)
+    if lean is not None:
+        with torch.no_grad():
+            model.generator.head[1].bias[1] = lean
     return collected(steps, model, stop_after=stop_after)
 
 
 def collected(
-    steps: Generator[dict[str, Any], None, Trained], model: RationaleModel, *, stop_after: int | None = None
+    steps: Generator[dict[str, Any], None, TrainResult], model: RationaleModel, *, stop_after: int | None = None
 ) -> Run:
     """All that a call of `train` yields and returns."""
     records: list[dict[str, Any]] = []

@@ -7,6 +7,7 @@ import secrets
 import socket
 import stat
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +113,19 @@ def _knock(address: str) -> None:
     if port.isdigit():
         with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
             pass
+
+
+@contextlib.contextmanager
+def this_machine() -> Iterator[Cluster]:
+    """Ray on this machine for as long as the context lasts; one that this process has already is used, and stays."""
+    import ray
+
+    had_one = ray.is_initialized()
+    try:
+        yield connect(local=True)
+    finally:
+        if not had_one:
+            disconnect()
 
 
 def disconnect() -> None:

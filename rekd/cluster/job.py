@@ -50,6 +50,11 @@ class Command:
                 f"{cluster.file} has started a cluster, which takes commands such as `python sweeps/alpha_sweep.py`, not "
                 f"{sys.argv[0]}. Use --local, or name a cluster with --address."
             )
+        if not (ROOT / "pyproject.toml").is_file():
+            raise ValueError(
+                f"{cluster.file} has started a cluster, which runs a copy of this project's checkout, and rekd was installed "
+                "without one. Type the command from a clone of the repository, or use --local."
+            )
         if store == default_store:
             if not cluster.store:
                 raise ValueError(f"{cluster.file} does not say where results go. Set metadata.store, or use --store.")

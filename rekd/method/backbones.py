@@ -21,10 +21,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from rekd.messages import one_line
+from rekd.method.samples import Inputs
 from rekd.tasks.hub import find, quiet
-
-Inputs = Mapping[str, Tensor]
-"""A batch: `image`, 8 bits, "batch channel height width"; or `input_ids` and `valid`, "batch feature"."""
 
 
 @dataclass(frozen=True)

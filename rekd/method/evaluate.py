@@ -1,14 +1,67 @@
-"""What a trained model does with its rationales, beyond how often it is right."""
+"""What a model is worth on a split: its losses and accuracy, and what it does with its rationales."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rekd.method.equations import rationale_ratio, token_ratio
+from rekd.method.losses import re_terms
 from rekd.method.models import RationaleModel
-from rekd.method.teacher import batches
+from rekd.method.samples import DeviceSamples, batches
+from rekd.method.streams import Streams
+from rekd.trial import Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What a model says of all samples of a split, in their order."""
+
+    logits: Float[Tensor, "sample class"]
+    mask: Float[Tensor, "sample feature"]
+    """Rationales; all ones for cls."""
+    labels: Tensor
+    valid: Float[Tensor, "sample feature"]
+    """1 for real features, 0 for padding."""
+
+
+@torch.no_grad()
+def predictions(
+    model: RationaleModel, samples: DeviceSamples, *, sampled_by: torch.Generator | None = None
+) -> Predictions:
+    """One pass over a split in evaluation mode; the training mode is given back as it was."""
+    was_training = model.training
+    model.eval()
+    logits, masks = [], []
+    for batch in samples.batches():
+        prediction = model.predict(batch.inputs, sampled_by=sampled_by)
+        logits.append(prediction.logits)
+        masks.append(prediction.mask)
+    model.train(was_training)
+    mask = torch.cat(masks)
+    valid = samples.inputs.get("valid", torch.ones_like(mask)).to(mask)
+    return Predictions(logits=torch.cat(logits), mask=mask, labels=samples.labels, valid=valid)
+
+
+def evaluate(model: RationaleModel, samples: DeviceSamples, trial: Trial, *, streams: Streams) -> dict[str, float]:
+    """Means over all samples: `loss` (L_RE; L_pred for cls), its parts, `accuracy`, `rationale_ratio`, `token_ratio`.
+
+    Leaves parameters, buffers, the training mode and every random stream as they were.
+    """
+    generator = streams.evaluation_noise() if trial.evaluation_mask == "sampled" else None
+    found = predictions(model, samples, sampled_by=generator)
+    # In double precision: a split has many samples, and dev loss decides between epochs that hardly differ.
+    mask = None if model.generator is None else found.mask.double()
+    terms = re_terms(trial, found.logits.double(), found.labels, mask)
+    measures = {
+        "accuracy": (found.logits.argmax(dim=-1) == found.labels).double().mean(),
+        "rationale_ratio": rationale_ratio(found.mask.double()).mean(),
+        "token_ratio": token_ratio(found.mask.double(), found.valid.double()).mean(),
+    }
+    return {name: value.item() for name, value in (terms | measures).items()}
 
 
 @torch.no_grad()

@@ -13,11 +13,11 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from rekd.messages import one_line, shown
-from rekd.method.backbones import Backbone, Inputs, ViTBackbone, load_backbone
+from rekd.method.backbones import Backbone, ViTBackbone, load_backbone
 from rekd.method.equations import argmax_mask, gumbel_noise
-from rekd.method.samples import as_tensor
-from rekd.store.files import DamagedFileError
-from rekd.store.saved_model import check, checksum_of
+from rekd.method.samples import Inputs, as_tensor
+from rekd.store.files import DamagedFileError, Store
+from rekd.store.saved_model import Weights, check, checksum_of
 
 AUTHORS_HIDDEN = 256
 """Width of the authors' BERT generator head."""
@@ -220,6 +220,13 @@ class RationaleModel(nn.Module):
         except RuntimeError as error:
             raise ValueError(f"The weights are not those of their config.json: {one_line(error)}") from error
         return model.requires_grad_(False).eval()
+
+
+def load_model(store: Store | str | Path, digest: str) -> RationaleModel:
+    """The model of a finished trial, frozen and in evaluation mode. Raises ValueError where the store has none of it."""
+    place = store if isinstance(store, Store) else Store(str(store))
+    weights = Weights.load(place, digest)
+    return RationaleModel.assemble(weights.config, weights.arrays)
 
 
 def saved_config(folder: Path) -> dict[str, Any]:

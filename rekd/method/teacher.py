@@ -1,6 +1,6 @@
 """The teacher: a finished RE model, and what it says of every training sample, computed once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,17 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rekd.method.backbones import Inputs
 from rekd.method.equations import SELECTED, argmax_mask
 from rekd.method.models import RationaleModel
-from rekd.method.samples import as_tensor
+from rekd.method.samples import BATCH, Inputs, as_tensor, batches
 from rekd.method.views import Views
 from rekd.store.files import DamagedFileError, Store
 from rekd.store.packed import pack, unpack
 from rekd.trial import digest_of
-
-BATCH = 256
-"""Samples at a time where no gradients are needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +110,6 @@ def compute_targets(
         data_fingerprint=data_fingerprint,
         view_epoch=view_epoch,
     )
-
-
-def batches(inputs: Mapping[str, np.ndarray | Tensor], *, device: torch.device, size: int = BATCH) -> Iterator[Inputs]:
-    """All samples in order, `size` at a time, on the device."""
-    num_samples = len(next(iter(inputs.values())))
-    for start in range(0, num_samples, size):
-        yield {name: as_tensor(array[start : start + size]).to(device) for name, array in inputs.items()}
 
 
 def selection_difference(

@@ -8,13 +8,16 @@ import numpy as np
 import torch
 
 from rekd.method.backbones import read_config
+from rekd.method.losses import Learner, step
 from rekd.method.models import RationaleModel
+from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
-from rekd.method.train import DeviceSamples, one_thread, step
+from rekd.method.train import one_thread
 from rekd.running.estimate import NUM_FEATURES, SHAPES, Seconds
 from rekd.running.supplies import default_device
 from rekd.tasks.data import Split
 from rekd.tasks.task import Model, Task
+from rekd.tasks.task_file import Kind
 from rekd.trial import Trial
 
 STEPS = 3
@@ -62,28 +65,25 @@ class _Rehearsal:
 
     def __init__(self, task: Task, model: Model, trial: Trial) -> None:
         self.device = default_device()
-        settings = _settings(model)
-        self.samples = DeviceSamples(_noise(task, settings, trial.batch_size), self.device)
-        self.rows = torch.arange(trial.batch_size, device=self.device)
-        self.trial = task.trial("re", model.name, seed=0, batch_size=trial.batch_size, precision=trial.precision)
-        self.streams = Streams(0, device=self.device)
-        with self.streams.initialising():
-            self.model = RationaleModel.build(
+        settings = _settings(model, task.kind)
+        samples = DeviceSamples(_noise(task, settings, trial.batch_size), self.device)
+        self.batch = samples.take(torch.arange(trial.batch_size, device=self.device))
+        re_trial = task.trial("re", model.name, seed=0, batch_size=trial.batch_size, precision=trial.precision)
+        streams = Streams(0, device=self.device)
+        with streams.initialising():
+            student = RationaleModel.build(
                 objective="re",
                 num_classes=task.num_classes,
-                dropout=self.trial.dropout,
-                precision=self.trial.precision,
+                dropout=re_trial.dropout,
+                precision=re_trial.precision,
                 config=settings,
             )
-        self.model.to(self.device).train()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.trial.learning_rate, fused=True)
+        self.learner = Learner.of(re_trial, student.to(self.device).train(), streams=streams)
 
     def step(self) -> float:
         """Runs it. Seconds that it took."""
         started = time.perf_counter()
-        inputs, labels = self.samples.take(self.rows)
-        terms = step(self.trial, self.model, self.optimizer, inputs, labels, self.rows, 1.0, self.streams)
-        terms["loss"].item()  # waits for the device
+        step(self.learner, self.batch, 1.0)["loss"].item()  # waits for the device
         return time.perf_counter() - started
 
 
@@ -95,14 +95,14 @@ def _step_seconds(task: Task, model: Model, trial: Trial) -> Seconds:
     return Seconds(timed[len(timed) // 2], timed[0], timed[-1])
 
 
-def _settings(model: Model) -> dict[str, Any]:
+def _settings(model: Model, kind: Kind) -> dict[str, Any]:
     """A Hugging Face configuration of the model's shape."""
     if model.config is not None:
         return model.config
     if model.source in SHAPES:
         layers, width = SHAPES[model.source]
         return {
-            "model_type": "vit" if "vit" in model.source else "bert",
+            "model_type": "vit" if kind == "image" else "bert",
             "num_hidden_layers": layers,
             "hidden_size": width,
             "num_attention_heads": width // 64,

@@ -119,6 +119,17 @@ class Shelf:
         fetch = _fetch_targets.options(num_gpus=self.gpus)
         return self._once(("views", task.digest, teacher_digest, str(num_epochs)), fetch, *arguments)
 
+    def supplies(self, task: Task, trial: Trial) -> bool:
+        """Whether what a trial needs is there; asks for it where it is not."""
+        self.data(task)
+        # Students wait here, not in their slots: on a full cluster the teacher's pass would find no GPU.
+        if trial.teacher_digest is None:
+            return True
+        needed = [self.targets(task, trial.teacher_digest)]
+        if num_epochs := task.num_view_epochs(trial):
+            needed.append(self.view_targets(task, trial.teacher_digest, num_epochs))
+        return all(self.has(reference) for reference in needed)  # all were asked for above
+
     def has(self, reference: ray.ObjectRef) -> bool:
         """Whether an object is there (or will never be: fetching it then raises, in whoever needs it)."""
         return bool(ray.wait([reference], timeout=0, fetch_local=False)[0])

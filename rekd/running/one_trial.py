@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from rekd.method.evaluate import faithfulness, masks_of, overlap
+from rekd.method.evaluate import evaluate, faithfulness, masks_of, overlap
+from rekd.method.losses import Learner
 from rekd.method.models import RationaleModel
+from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
 from rekd.method.teacher import Teacher
-from rekd.method.train import DeviceSamples, Trained, evaluate, one_thread, train
+from rekd.method.train import TrainResult, one_thread, train
 from rekd.running.shown import write_rationales
 from rekd.running.supplies import Supplies
 from rekd.store.checkpoints import Checkpoints
@@ -45,28 +47,24 @@ def run_trial(
             data = supplies.data(task)
             splits = data.train_dev(trial.split, trial.seed)
             streams = Streams(trial.seed, kind=trial.random_streams, device=device)
-            model = build_model(trial, task, data, streams)
-            trained = yield from train(
-                trial,
-                model,
-                pool=data.pool,
-                train_indices=splits[0],
-                dev_indices=splits[1],
-                teacher=_teacher(trial, task, supplies, num_features=model.num_features(data.pool.arrays)),
-                streams=streams,
+            model = build_model(trial, task, data, streams).to(device)
+            teacher = _teacher(trial, task, supplies, num_features=model.num_features(data.pool.arrays))
+            result = yield from train(
+                Learner.of(trial, model, streams=streams, teacher=teacher),
+                train_samples=DeviceSamples(data.pool, device, splits[0]),
+                dev_samples=DeviceSamples(data.pool, device, splits[1]),
                 checkpoints=checkpoints,
-                device=device,
             )
-            outcome = _tested(trial, task, trained, data, splits[1], streams, supplies)
-            if not trained.diverged:
-                keep_model(trial, task, trained.model, data, store)
-                write_rationales(store, trial, task, trained.model, data, device=device)
+            outcome = _tested(trial, task, result, data, splits[1], streams, supplies)
+            if not result.diverged:
+                keep_model(trial, task, result.model, data, store)
+                write_rationales(store, trial, task, result.model, data, device=device)
     except StoreUnavailableError:  # no fault of the trial: it goes on from its checkpoint when the store is back
         raise
     except Exception as error:
         ledger.write(trial, _stamped(Outcome(status="failed", error=describe(error)), device, commit))
         return
-    ledger.write(trial, _stamped(outcome, device, commit), trained.records)
+    ledger.write(trial, _stamped(outcome, device, commit), result.records)
     checkpoints.clear()
 
 
@@ -148,36 +146,35 @@ def _teacher(trial: Trial, task: Task, supplies: Supplies, *, num_features: int)
 def _tested(
     trial: Trial,
     task: Task,
-    trained: Trained,
+    result: TrainResult,
     data: Data,
     dev_indices: np.ndarray,
     streams: Streams,
     supplies: Supplies,
 ) -> Outcome:
     """The outcome of a run: its best epoch's dev values as they were recorded, and that version on the test split."""
-    parameters = sum(parameter.numel() for parameter in trained.model.parameters() if parameter.requires_grad)
+    parameters = sum(parameter.numel() for parameter in result.model.parameters() if parameter.requires_grad)
     outcome = Outcome(
-        status="diverged" if trained.diverged else "ok",
-        error=trained.diverged,
-        best_epoch=trained.best_epoch,
-        num_epochs=len(trained.records),
+        status="diverged" if result.diverged else "ok",
+        error=result.diverged,
+        best_epoch=result.best_epoch,
+        num_epochs=len(result.records),
         num_parameters=parameters,
-        train_seconds=trained.seconds,
-        attempt=trained.records[-1]["attempt"],
+        train_seconds=result.seconds,
+        attempt=result.records[-1]["attempt"],
     )
-    if trained.diverged or trained.best_epoch is None:
+    if result.diverged or result.best_epoch is None:
         return outcome
     device = supplies.device
-    best = trained.records[trained.best_epoch - 1]
-    test = evaluate(trained.model, DeviceSamples(data.test, device), trial, streams=streams)
+    best = result.records[result.best_epoch - 1]
+    test = evaluate(result.model, DeviceSamples(data.test, device), trial, streams=streams)
     outcome = replace(
         outcome,
-        num_features=trained.model.num_features(data.test.arrays),
+        num_features=result.model.num_features(data.test.arrays),
         **{f"dev_{name}": best[f"dev_{name}"] for name in ("loss", "accuracy", "rationale_ratio", "token_ratio")},
         **{f"test_{name}": test[name] for name in ("loss", "accuracy", "rationale_ratio", "token_ratio")},
         **{
-            f"test_{name}": value
-            for name, value in faithfulness(trained.model, data.test.arrays, device=device).items()
+            f"test_{name}": value for name, value in faithfulness(result.model, data.test.arrays, device=device).items()
         },
     )
     if trial.teacher_digest is None:
@@ -186,7 +183,7 @@ def _tested(
     teacher_mask = supplies.targets(task, trial.teacher_digest).selection_difference[dev_indices] > 0
     return replace(
         outcome,
-        dev_teacher_overlap=overlap(masks_of(trained.model, dev, device=device)[0], teacher_mask),
+        dev_teacher_overlap=overlap(masks_of(result.model, dev, device=device)[0], teacher_mask),
         dev_teacher_train_share=_teacher_train_share(trial.teacher_digest, data, dev_indices, supplies.store),
     )
 

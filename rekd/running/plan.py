@@ -9,7 +9,7 @@ from rekd.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True)
-class Waiting:
+class Postponed:
     """Trials that cannot be named yet, because something has to be chosen from results first."""
 
     what: str
@@ -30,7 +30,7 @@ class Plan:
 
     trials: list[Trial] = field(default_factory=list)
     """In order of priority. The same trial may be asked for twice; it runs once."""
-    waiting: list[Waiting] = field(default_factory=list)
+    postponed: list[Postponed] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     """Branches that will not go on, with the reason, such as a rule that found nothing eligible."""
 
@@ -40,38 +40,40 @@ class Plan:
 
 
 @dataclass(kw_only=True)
-class Swept:
+class SweepResult:
     """What became of a sweep."""
 
     plan: Plan
     """As it stood at the end."""
-    results: pd.DataFrame
+    rows: pd.DataFrame
     """The rows of `trials` of this sweep's trials, those of earlier runs too."""
     num_trained: int = 0
     """Trials that were run now."""
-    interrupted: bool = False
+    is_interrupted: bool = False
 
     @classmethod
-    def of(cls, plan: Plan, results: pd.DataFrame, *, num_trained: int = 0, interrupted: bool = False) -> "Swept":
+    def of(
+        cls, plan: Plan, results: pd.DataFrame, *, num_trained: int = 0, is_interrupted: bool = False
+    ) -> "SweepResult":
         """A plan with those rows of the ledger that belong to it, sorted by digest: not in the order in which they ended."""
         rows = results[results["digest"].isin(list(plan.unique_trials()))].sort_values("digest", ignore_index=True)
-        return cls(plan=plan, results=rows, num_trained=num_trained, interrupted=interrupted)
+        return cls(plan=plan, rows=rows, num_trained=num_trained, is_interrupted=is_interrupted)
 
     @property
     def failed(self) -> pd.DataFrame:
         """Rows that ended in an error."""
-        return self.results[self.results["status"] == "failed"]
+        return self.rows[self.rows["status"] == "failed"]
 
     @property
     def missing(self) -> list[Trial]:
         """Trials without a row."""
-        present = set(self.results["digest"])
+        present = set(self.rows["digest"])
         return [trial for digest, trial in self.plan.unique_trials().items() if digest not in present]
 
     @property
     def is_complete(self) -> bool:
-        """Whether every trial has a result, and nothing waits or was stopped."""
-        return not (len(self.failed) or self.missing or self.plan.waiting or self.plan.stopped)
+        """Whether every trial has a result, and nothing was postponed or stopped."""
+        return not (len(self.failed) or self.missing or self.plan.postponed or self.plan.stopped)
 
 
 def to_run(plan: Plan, results: pd.DataFrame) -> list[Trial]:

@@ -11,7 +11,15 @@ FORMAT = 2
 @cache
 def written_by() -> dict[str, str]:
     """The entries that say in a file's metadata what wrote it: `rekd.format` and `rekd.version`."""
-    return {"rekd.format": str(FORMAT), "rekd.version": importlib.metadata.version("rekd")}
+    return {"rekd.format": str(FORMAT), "rekd.version": version_of("rekd")}
+
+
+def version_of(package: str) -> str:
+    """The version of a package; `unknown` in a checkout that nobody installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def format_of(metadata: Mapping[bytes, bytes] | Mapping[str, str] | None) -> int:

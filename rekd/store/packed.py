@@ -20,7 +20,8 @@ def pack(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bytes:
     """The content of a file that holds the tensors, and `state` as JSON in its header."""
     tensors = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
     text = canonical_json(dict(state))
-    metadata = {"state": text, "sha256": _checksum(tensors, text), **written_by()}
+    said = {"state": text, **written_by()}
+    metadata = {**said, "sha256": _checksum(tensors, said)}
     if any(value.dtype == torch.bfloat16 for value in tensors.values()):  # a type that NumPy lacks
         return save(tensors, metadata)
     # The same file, written four times faster where tensors are many and small.
@@ -34,16 +35,19 @@ def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         # safetensors shows metadata of files on disk only: the header is an 8-byte length and that many bytes of JSON.
         length = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + length])["__metadata__"]
-        text, expected = metadata["state"], metadata["sha256"]
+        expected, text = metadata.pop("sha256"), metadata["state"]
     except (SafetensorError, KeyError, ValueError) as error:
         raise DamagedFileError(f"not a packed file: {error}") from error
-    if _checksum(tensors, text) != expected:
+    if _checksum(tensors, metadata) != expected:
         raise DamagedFileError("its checksum is not that of its content")
     return tensors, json.loads(text)
 
 
-def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
-    checksum = hashlib.sha256(text.encode())
+def _checksum(tensors: Mapping[str, Tensor], said: Mapping[str, str]) -> str:
+    """SHA-256 of the tensors and of what the header says: the state, and what wrote it (which 0.1.0 left out)."""
+    checksum = hashlib.sha256(said["state"].encode())
+    for name in sorted(set(said) - {"state"}):
+        checksum.update(f"{name} {said[name]}".encode())
     for name in sorted(tensors):
         value = tensors[name]
         checksum.update(f"{name} {value.dtype} {list(value.shape)}".encode())

@@ -8,7 +8,7 @@ import pytest
 from analysis import load_trials
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(bool(reason := hosts.missing()), reason=f"three hosts on one machine: {reason}"),
 ]
 

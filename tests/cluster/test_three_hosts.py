@@ -12,7 +12,7 @@ from analysis import load_epochs, load_trials
 from rekd.cluster.launched import TOKEN_FILE
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(bool(reason := hosts.missing()), reason=f"three hosts on one machine: {reason}"),
 ]
 

@@ -95,7 +95,7 @@ def lines_of(places: Path) -> list[list[str]]:
     return [line.split() for line in places.read_text().splitlines()] if places.exists() else []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nodes_are_lost_and_others_join_with_the_teacher_on_them(sweep, nodes, undisturbed, report, tmp_path):
     """One while the teacher is trained, one while students are: what the second held of the teacher comes back."""
     places = tmp_path / "places"
@@ -129,7 +129,7 @@ def test_nodes_are_lost_and_others_join_with_the_teacher_on_them(sweep, nodes, u
     report("two nodes lost, another one joining each time", epochs=epochs_begun_again(sweep.store), recovery=max(waits))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_head_restarts_and_the_command_is_typed_again(sweep, nodes, undisturbed, report):
     """A job's driver runs on the head and goes with it."""
     head = nodes.start_head(cpus=2)

@@ -13,7 +13,7 @@ from analysis import load_epochs, load_trials
 NUM_KILLS = 20
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_killed_in_mid_epoch(sweep, undisturbed, report):
     process = sweep.start()
     waits = []
@@ -29,7 +29,7 @@ def test_a_worker_killed_in_mid_epoch(sweep, undisturbed, report):
     report("three workers killed in mid-epoch", epochs=epochs_begun_again(sweep.store), recovery=max(waits))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_driver_killed_at_twenty_moments(sweep, undisturbed, report):
     chance = random.Random(0)
     ended = []
@@ -50,6 +50,7 @@ def test_the_driver_killed_at_twenty_moments(sweep, undisturbed, report):
     report(f"the driver killed at {len(ended)} moments", epochs=epochs_begun_again(sweep.store), recovery="typed again")
 
 
+@pytest.mark.slow
 def test_two_drivers_on_one_store_share_the_trials(sweep, undisturbed, report, tmp_path):
     other = Sweep(sweep.task, sweep.store, tmp_path / "other.log")
     processes = [sweep.start(), other.start()]
@@ -62,7 +63,7 @@ def test_two_drivers_on_one_store_share_the_trials(sweep, undisturbed, report, t
     report("two drivers on one store", epochs=0, recovery="at once")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_trials_of_a_dead_driver_are_taken_over(sweep, undisturbed, report, tmp_path):
     other = Sweep(sweep.task, sweep.store, tmp_path / "other.log")
     processes = [sweep.start(), other.start()]
@@ -78,7 +79,7 @@ def test_the_trials_of_a_dead_driver_are_taken_over(sweep, undisturbed, report, 
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_driver_that_is_asked_to_end_leaves_a_ledger_to_go_on_from(sweep, undisturbed):
     process = sweep.start()
     wait_until(sweep.started_epochs, "a trial is being trained")

@@ -51,7 +51,7 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_is_waited_for(sweep, small_disk, undisturbed, report):
     sweep.store = str(small_disk / "store")
     process = sweep.start()
@@ -66,7 +66,7 @@ def test_a_full_disk_is_waited_for(sweep, small_disk, undisturbed, report):
     report("a full disk, cleared after a while", epochs=epochs_begun_again(sweep.store), recovery=recovery)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_disk_that_stays_full_ends_the_sweep_with_a_word(sweep, small_disk, undisturbed, report):
     sweep.store = str(small_disk / "store")
     sweep.environment = {"REKD_STORE_PATIENCE": "5"}
@@ -209,7 +209,7 @@ def s3_sweep(sweep, connection, monkeypatch):
     return sweep
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_whole_sweep_on_s3_that_errs_and_is_slow(s3_sweep, connection, undisturbed, report):
     connection.every, connection.slow = 10, 0.05
     output = s3_sweep.run()
@@ -227,7 +227,7 @@ def test_a_whole_sweep_on_s3_that_errs_and_is_slow(s3_sweep, connection, undistu
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_s3_that_refuses_writes_for_a_while(s3_sweep, connection, undisturbed, report):
     process = s3_sweep.start()
     wait_until(lambda: len(load_trials(s3_sweep.store)) >= 2, "trials have ended")
@@ -258,7 +258,7 @@ def damage(file: Path, how: str) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["truncated", "one bit flipped"])
 def test_damaged_results_are_set_aside_and_made_again(how, sweep, undisturbed, report):
     shutil.copytree(undisturbed.store, sweep.store)
@@ -273,7 +273,7 @@ def test_damaged_results_are_set_aside_and_made_again(how, sweep, undisturbed, r
     report(f"a row's file {how}", epochs="one trial", recovery="typed again")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["truncated", "one bit flipped"])
 def test_damaged_checkpoints_and_targets(how, sweep, undisturbed, report):
     process = sweep.start()
@@ -289,7 +289,7 @@ def test_damaged_checkpoints_and_targets(how, sweep, undisturbed, report):
     report(f"targets and a checkpoint {how}", epochs=epochs_begun_again(sweep.store), recovery="typed again")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["truncated", "one bit flipped"])
 def test_a_damaged_model_of_a_teacher(how, sweep, undisturbed, report):
     """Its students, which are all that is left to run, fail with a word; typed again, the command mends it all."""
@@ -319,6 +319,7 @@ def test_a_damaged_model_of_a_teacher(how, sweep, undisturbed, report):
 # --- Memory ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_trial_that_does_not_fit_fails_alone_with_a_word(sweep, report):
     """A student that would need 64 TB; its brothers go on."""
     folder = shutil.copytree(sweep.task.parent, sweep.log.parent / "task")

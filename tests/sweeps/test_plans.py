@@ -37,11 +37,11 @@ def plan_of(monkeypatch):
 
 
 def size(plan: Plan) -> int:
-    return len(plan.unique_trials()) + sum(waiting.num_trials for waiting in plan.waiting)
+    return len(plan.unique_trials()) + sum(group.num_trials for group in plan.postponed)
 
 
 def asked(plan: Plan) -> int:
-    later = sum(waiting.num_trials + waiting.num_shared for waiting in plan.waiting)
+    later = sum(group.num_trials + group.num_shared for group in plan.postponed)
     return len(plan.trials) + later
 
 
@@ -60,13 +60,11 @@ def run_to_the_end(plan_function, **how) -> tuple[Plan, pd.DataFrame]:
     results = NOTHING
     for _ in range(10):
         plan = plan_function(results)
-        waiting = to_run(plan, results)
-        if not waiting:
+        to_do = to_run(plan, results)
+        if not to_do:
             return plan, results
         results = (
-            pd.concat([results, finished(waiting, **how)], ignore_index=True)
-            if len(results)
-            else finished(waiting, **how)
+            pd.concat([results, finished(to_do, **how)], ignore_index=True) if len(results) else finished(to_do, **how)
         )
     raise AssertionError("the plan does not end")
 
@@ -89,7 +87,7 @@ def test_the_whole_paper_is_880_trials_of_1030(plan_of):
 def test_the_plan_ends_with_as_many_trials_as_it_announced(plan_of):
     plan, results = run_to_the_end(plan_of("reproduce"))
     assert (len(plan.unique_trials()), len(plan.trials)) == (880, 1030)
-    assert not plan.waiting
+    assert not plan.postponed
     assert not plan.stopped
     assert results["digest"].is_unique
 
@@ -98,13 +96,13 @@ def test_students_wait_for_their_teacher_and_then_all_learn_from_it(plan_of):
     function = plan_of("alpha", Options(task=["digits"], seeds=(1, 2)))
     before = function(NOTHING)
     assert {trial.objective for trial in before.trials} == {"re"}
-    assert {waiting.needs for waiting in before.waiting} == {"teacher of digits"}
+    assert {group.needs for group in before.postponed} == {"teacher of digits"}
     results = finished(before.trials, dev_loss=lambda trial: trial.seed)  # seed 1 is the better one
     after = function(results)
     (teacher,) = {trial.teacher_digest for trial in after.trials if trial.objective == "rekd"}
     row = results[results["digest"] == teacher].iloc[0]
     assert (row["model"], row["seed"]) == ("vit-teacher", 1)
-    assert not after.waiting
+    assert not after.postponed
 
 
 def test_a_teacher_may_be_asked_for_by_its_seed(plan_of):

@@ -44,10 +44,10 @@ def options(tmp_path):
 def searched(plan_function, results=NOTHING, *, ratio=lambda trial: trial.p_target, rounds=20) -> pd.DataFrame:
     """Gives every trial the loss |log10 lambda_select + 3| until the search asks for no more."""
     for _ in range(rounds):
-        waiting = to_run(plan_function(results), results)
-        if not waiting:
+        to_do = to_run(plan_function(results), results)
+        if not to_do:
             break
-        rows = finished(waiting, dev_loss=lambda trial: abs(trial.lambda_select - 1e-3), ratio=ratio)
+        rows = finished(to_do, dev_loss=lambda trial: abs(trial.lambda_select - 1e-3), ratio=ratio)
         results = pd.concat([results, rows], ignore_index=True) if len(results) else rows
     return results
 
@@ -86,7 +86,7 @@ def test_a_search_goes_on_where_it_stopped(plan_of, options):
 
 def test_a_dry_run_leaves_no_storage(plan_of, options, tmp_path):
     plan = plan_of(replace(options, dry_run=True), **HOW)(NOTHING)
-    assert sum(waiting.num_trials for waiting in plan.waiting) == 6 * 2
+    assert sum(group.num_trials for group in plan.postponed) == 6 * 2
     assert not (tmp_path / "store").exists()
 
 

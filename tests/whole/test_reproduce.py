@@ -23,7 +23,7 @@ from disturbed import ROOT, content, marked_processes, start_marked
 from analysis import load_epochs, load_trials
 from rekd.store.files import Store
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 NUM_KILLS = 10
 NUM_TRIALS = 176

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rekd.running.tune import MAX_FAILURES, Losses
+from rekd.running.retries import MAX_FAILURES, Retries
 from rekd.tasks.task import load_task
 
 
@@ -12,20 +12,20 @@ def trial():
 
 
 def test_a_trial_that_goes_on_has_its_losses_forgiven(trial):
-    losses = Losses()
+    retries = Retries()
     for epoch in range(1, 4 * MAX_FAILURES):
-        losses.reached(trial, epoch)
-        assert losses.once_more(trial)
+        retries.reached(trial, epoch)
+        assert retries.once_more(trial)
 
 
 @pytest.mark.parametrize("epoch", [0, 5])
 def test_a_trial_that_stands_still_is_given_up_though_it_reports_old_epochs_again(trial, epoch):
     """Each attempt goes on from a checkpoint and so reports the epochs up to it once more."""
-    losses, tried = Losses(), 0
+    retries, tried = Retries(), 0
     while True:
         for each in range(1, epoch + 1):
-            losses.reached(trial, each)
-        if not losses.once_more(trial):
+            retries.reached(trial, each)
+        if not retries.once_more(trial):
             break
         tried += 1
         assert tried < 100
@@ -33,8 +33,8 @@ def test_a_trial_that_stands_still_is_given_up_though_it_reports_old_epochs_agai
 
 
 def test_trials_are_counted_apart(trial):
-    losses, other = Losses(), load_task("digits").trial("re", "vit-student", seed=1)
+    retries, other = Retries(), load_task("digits").trial("re", "vit-student", seed=1)
     for _ in range(MAX_FAILURES):
-        assert losses.once_more(trial)
-    assert losses.once_more(other)
-    assert not losses.once_more(trial)
+        assert retries.once_more(trial)
+    assert retries.once_more(other)
+    assert not retries.once_more(trial)

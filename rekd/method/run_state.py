@@ -1,0 +1,99 @@
+"""How far a training run has come: its records, its best version, whether it has diverged; saved and restored."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from rekd.method.losses import Learner
+from rekd.method.models import RationaleModel
+from rekd.store.checkpoints import Checkpoints
+
+COLLAPSED_EPOCHS = 3
+"""Epochs in a row with nothing, or everything, selected after which a trial has diverged."""
+
+COLLAPSED_FEATURES = 0.05
+"""A generator that selects fewer features a sample than this (or leaves fewer unselected) selects nothing (everything)."""
+
+_PLAIN = ("epoch", "step", "best_loss", "best_epoch", "diverged", "records")
+
+
+@dataclass
+class RunState:
+    """Everything of a run that is neither a parameter, nor the optimizer's, nor a random stream."""
+
+    epoch: int = 0
+    """Epochs that have ended."""
+    step: int = 0
+    """Steps that have been taken."""
+    best_loss: float | None = None
+    best_epoch: int | None = None
+    diverged: str = ""
+    """Why the run is over before its time; empty where it is not."""
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """One an epoch."""
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """The best version's parameters and buffers by name."""
+
+    def take_in(self, record: dict[str, Any], model: RationaleModel, *, num_features: int, rule: str) -> None:
+        """An epoch has ended with this record: notes it, whether the run has diverged, and the model if it is the best."""
+        self.records.append(record)
+        self.diverged = divergence(self.records, num_features=num_features)
+        if not self.diverged and is_better(record["dev_loss"], self.best_loss, rule=rule):
+            self.best_loss, self.best_epoch = record["dev_loss"], self.epoch
+            self.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    def save(self, checkpoints: Checkpoints, learner: Learner) -> None:
+        """Writes a checkpoint from which the run goes on as if it had not stopped."""
+        tensors = {f"model.{name}": value for name, value in learner.model.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        for index, values in learner.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+        tensors |= learner.streams.state()
+        checkpoints.save(self.epoch, tensors, {name: getattr(self, name) for name in _PLAIN})
+
+    @classmethod
+    def restored(cls, checkpoints: Checkpoints, learner: Learner) -> "RunState":
+        """The state of the newest checkpoint, whose model, optimizer and streams the learner gets; a new one where none is."""
+        saved = checkpoints.latest()
+        if saved is None:
+            return cls()
+        tensors, plain = saved
+        learner.model.load_state_dict(_below("model.", tensors))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in _below("optimizer.", tensors).items():
+            index, moment = name.split(".")
+            moments.setdefault(int(index), {})[moment] = value
+        learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": moments})
+        learner.streams.load_state(tensors)
+        return cls(**plain, best=_below("best.", tensors))
+
+
+def is_better(loss: float, best: float | None, *, rule: str) -> bool:
+    """Whether an epoch replaces the best so far: lowest and earliest, or lowest to 3 decimals and latest."""
+    if best is None:
+        return True
+    return round(loss, 3) <= round(best, 3) if rule == "rounded_latest" else loss < best
+
+
+def divergence(records: list[dict[str, Any]], *, num_features: int) -> str:
+    """Why a run with these records is over, or an empty text."""
+    last = records[-1]
+    for name in ("train_loss", "dev_loss"):
+        if not math.isfinite(last[name]):
+            return f"{name} was {last[name]} in epoch {last['epoch']}"
+    recent = records[-COLLAPSED_EPOCHS:]
+    if len(recent) < COLLAPSED_EPOCHS or "train_rationale_ratio" not in last:  # cls has no generator
+        return ""
+    selected = [record["train_rationale_ratio"] * num_features for record in recent]
+    since = f"in epochs {last['epoch'] - COLLAPSED_EPOCHS + 1} to {last['epoch']}"
+    if all(count < COLLAPSED_FEATURES for count in selected):
+        return f"the generator selected nothing {since}"
+    if all(count > num_features - COLLAPSED_FEATURES for count in selected):
+        return f"the generator selected everything {since}"
+    return ""
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,90 @@
+"""What is to be run next: the plan, asked again with each new result, against what the ledger has."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from rekd.running.estimate import Estimator
+from rekd.running.plan import PlanFunction, to_run
+from rekd.store.ledger import TRIALS_SCHEMA, Ledger
+from rekd.tasks.task import Task
+from rekd.trial import Trial
+
+
+class Agenda:
+    """The trials that a plan asks for, that have no result and that were not given out, the longest first."""
+
+    def __init__(self, plan: PlanFunction, ledger: Ledger, tasks: Mapping[str, Task], *, device: str) -> None:
+        self.plan_function, self.tasks, self.device = plan, tasks, device
+        self.results = ledger.trials().to_pandas()
+        self.given: set[str] = set()
+        """Digests that were given out, here or by another sweep."""
+        self._news: list[dict[str, Any]] = []  # rows that are not among the results yet
+        self.replan()
+
+    def take_in(self, row: dict[str, Any]) -> None:
+        """A trial has ended with this row: the plan is to be asked again."""
+        self._news.append(row)
+        self.is_stale = True
+
+    def replan_if_due(self) -> bool:
+        """Asks the plan again where there is news; whether it did.
+
+        A large plan takes a third of a second: it may have a twentieth of the time, unless slots wait for it.
+        """
+        if not self.is_stale or (self.queue and time.monotonic() - self._planned_at <= 20 * self._plan_seconds):
+            return False
+        self.replan()
+        return True
+
+    def replan(self) -> None:
+        """Asks the plan with all results, and sorts what it asks for."""
+        started = time.monotonic()
+        self._join_news()
+        self.plan = self.plan_function(self.results)
+        self.estimator = Estimator(self.results, self.tasks.values(), device=self.device)
+        to_do = [trial for trial in to_run(self.plan, self.results) if trial.digest not in self.given]
+        # Longest first, so that no long trial is left alone at the end; equal ones in the plan's order.
+        self.queue = sorted(to_do, key=lambda trial: -self.seconds(trial))
+        self.is_stale, self._planned_at = False, time.monotonic()
+        self._plan_seconds = self._planned_at - started
+
+    def give(self, trial: Trial) -> None:
+        """The trial is run from now on, here or by another sweep."""
+        self.given.add(trial.digest)
+        if trial in self.queue:
+            self.queue.remove(trial)
+
+    def put_back(self, trial: Trial) -> None:
+        """The trial is to be run again, before all others."""
+        self.given.remove(trial.digest)
+        self.queue.insert(0, trial)
+
+    def seconds(self, trial: Trial) -> float:
+        """How long the trial takes, by the results so far."""
+        return self.estimator.seconds(trial).expected
+
+    @property
+    def num_postponed(self) -> int:
+        """Trials that cannot be named yet."""
+        return sum(group.num_trials for group in self.plan.postponed)
+
+    @property
+    def seconds_left(self) -> float:
+        """Slot-seconds of what is queued and of what cannot be named yet."""
+        queued = sum(self.seconds(trial) for trial in self.queue)
+        return queued + sum(self.seconds(group.like) * group.num_trials for group in self.plan.postponed)
+
+    def kinds(self) -> list[Trial]:
+        """A trial of each task and model that may still be run."""
+        trials = [*self.queue, *(group.like for group in self.plan.postponed)]
+        return list({(trial.task, trial.model): trial for trial in trials}.values())
+
+    def _join_news(self) -> None:
+        if self._news:
+            rows = pa.Table.from_pylist(self._news, schema=TRIALS_SCHEMA).to_pandas()
+            known = self.results[~self.results["digest"].isin(rows["digest"])]
+            self.results, self._news = pd.concat([known, rows], ignore_index=True), []

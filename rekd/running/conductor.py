@@ -1,0 +1,148 @@
+"""Who runs what: trials are given out one at a time, claimed from other sweeps, and taken in when they have ended.
+
+It knows no Ray: whoever runs trials (`rekd.running.tune`) asks `next_trial` and tells `reached` and `ended`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from rekd.running.agenda import Agenda
+from rekd.running.plan import SweepResult
+from rekd.running.progress import Progress
+from rekd.running.retries import MAX_FAILURES, Retries
+from rekd.store.claims import Claims
+from rekd.store.ledger import Ledger, Outcome
+from rekd.trial import Trial
+
+
+class Conductor:
+    """Gives out the trials of an agenda, each to one runner that is known by a key of its own."""
+
+    def __init__(
+        self,
+        agenda: Agenda,
+        ledger: Ledger,
+        claims: Claims,
+        *,
+        progress: Progress,
+        is_supplied: Callable[[Trial], bool],
+    ) -> None:
+        """`is_supplied` says whether what a trial needs is there, and asks for it where it is not."""
+        self.agenda, self.ledger, self.claims, self.progress = agenda, ledger, claims, progress
+        self.is_supplied = is_supplied
+        self.slots = 1
+        """Trials that may run at a time."""
+        self.live: dict[str, Trial] = {}
+        """What runs, by the key of who runs it."""
+        self.retries = Retries()
+        self.num_trained = 0
+        """Trials that were run here."""
+        self.is_interrupted = False
+        self._ended: list[Trial] = []
+        self._expect()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no result can bring another trial."""
+        return self.is_interrupted or not (self.agenda.queue or self.live)
+
+    def next_trial(self, key: str) -> Trial | None:
+        """The trial that `key` is to run; None where there is none now: all slots are taken, or supplies are missing."""
+        if self.agenda.replan_if_due():
+            self._expect()
+        if self.is_interrupted or len(self.live) >= self.slots:
+            return None
+        trial = self._claimed()
+        if trial is not None:
+            self.live[key] = trial
+            self.progress.start(trial)
+        return trial
+
+    def reached(self, key: str, record: dict[str, Any]) -> None:
+        """The trial of `key` has finished an epoch."""
+        if key in self.live:
+            self.retries.reached(self.live[key], record["epoch"])
+            self.progress.epoch(self.live[key], record)
+
+    def ended(self, key: str, *, error: bool = False) -> None:
+        """Whoever runs `key` is done with it, in an error or not. What came out is what the ledger says."""
+        trial = self.live.pop(key, None)
+        if trial is None or self.is_interrupted:
+            return
+        row = self.ledger.row(trial.digest)
+        has_failed = row is None or row["status"] == "failed"
+        if has_failed and trial.digest in self.claims.lost:
+            self._put_back(trial)  # another sweep runs it: an old failure is not its result
+            return
+        if row is None or (error and has_failed):
+            if self.retries.once_more(trial):
+                self._put_back(trial)
+                return
+            row = self._given_up(trial)
+        self.claims.release(trial.digest)
+        self.num_trained += 1
+        self._take_in(trial, row)
+
+    def is_taken_over(self, key: str) -> bool:
+        """Whether another sweep has taken over what `key` runs."""
+        return key in self.live and self.live[key].digest in self.claims.lost
+
+    def result(self) -> SweepResult:
+        """What became of the sweep."""
+        if self.agenda.is_stale:
+            self.agenda.replan()
+        return SweepResult.of(
+            self.agenda.plan, self.agenda.results, num_trained=self.num_trained, is_interrupted=self.is_interrupted
+        )
+
+    def _claimed(self) -> Trial | None:
+        """The first trial of the queue that is supplied and that no other sweep has claimed."""
+        elsewhere = self.claims.elsewhere()
+        self.progress.elsewhere = sum(trial.digest in elsewhere for trial in self.agenda.queue)
+        for trial in list(self.agenda.queue):
+            if trial.digest in elsewhere or not self.is_supplied(trial) or not self.claims.take(trial.digest):
+                continue
+            self.agenda.give(trial)
+            if not self._has_ended_meanwhile(trial):
+                return trial
+        return None
+
+    def _has_ended_meanwhile(self, trial: Trial) -> bool:
+        """Whether another sweep has run a trial since the ledger was read."""
+        if not self.ledger.store.exists(self.ledger.store.trial_file(trial.digest)):
+            return False
+        row = self.ledger.row(trial.digest)
+        if row is None or row["status"] == "failed":
+            return False
+        self.claims.release(trial.digest)
+        self._take_in(trial, row)
+        return True
+
+    def _put_back(self, trial: Trial) -> None:
+        """It did not end, and is to be run again: here, or where another sweep has taken it over."""
+        self.claims.release(trial.digest)
+        self.agenda.put_back(trial)
+        self.progress.lost(trial)
+
+    def _given_up(self, trial: Trial) -> dict[str, Any]:
+        reason = (
+            f"its process ended {MAX_FAILURES + 1} times without an epoch in between: a lost node, or too little memory; "
+            "try fewer trials at once (--max-concurrent) or a smaller batch_size"
+        )
+        self.ledger.write(trial, Outcome(status="failed", error=reason))
+        return self.ledger.trials([trial.digest]).to_pylist()[0]
+
+    def _take_in(self, trial: Trial, row: dict[str, Any]) -> None:
+        """A trial has ended, here or in another sweep, with this row."""
+        self.agenda.take_in(row)
+        self._ended.append(trial)
+        self.progress.end(trial, status=row["status"], dev_loss=row["dev_loss"], error=row["error"])
+
+    def _expect(self) -> None:
+        agenda = self.agenda
+        num_total = len(self._ended) + len(agenda.queue) + len(self.live) + agenda.num_postponed
+        self.progress.expect(
+            num_total=num_total,
+            work_done=sum(agenda.seconds(trial) for trial in self._ended),
+            work_left=agenda.seconds_left + sum(agenda.seconds(trial) for trial in self.live.values()),
+        )

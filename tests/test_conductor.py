@@ -1,0 +1,150 @@
+"""What decides who runs what, without Ray."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from rekd.running.agenda import Agenda
+from rekd.running.conductor import Conductor
+from rekd.running.plan import Plan, fixed_plan
+from rekd.running.progress import Progress
+from rekd.running.retries import MAX_FAILURES
+from rekd.store.claims import Claims
+from rekd.store.ledger import Ledger, Outcome
+from rekd.tasks.task import load_task
+
+DIGITS = load_task("digits")
+SHORT, LONG, OTHER = (
+    DIGITS.trial("re", "vit-student", seed=seed, epochs=epochs) for seed, epochs in ((1, 2), (2, 9), (3, 2))
+)
+OK = Outcome(status="ok", dev_loss=0.5, num_epochs=2, train_seconds=1.0)
+
+
+@pytest.fixture
+def ledger(store):
+    return Ledger(store)
+
+
+def conductor_of(ledger, plan, *, slots=4, is_supplied=lambda trial: True) -> Conductor:
+    agenda = Agenda(plan if callable(plan) else fixed_plan(plan), ledger, {"digits": DIGITS}, device="cpu")
+    progress = Progress(Console(quiet=True))
+    conductor = Conductor(agenda, ledger, Claims(ledger.store), progress=progress, is_supplied=is_supplied)
+    conductor.slots = slots
+    return conductor
+
+
+def drained(conductor: Conductor) -> list:
+    """What is given out now, until there is nothing."""
+    given = []
+    while (trial := conductor.next_trial(str(len(given)))) is not None:
+        given.append(trial)
+    return given
+
+
+def test_the_longest_goes_first_and_equal_ones_in_the_plans_order(ledger):
+    assert drained(conductor_of(ledger, [SHORT, LONG, OTHER])) == [LONG, SHORT, OTHER]
+
+
+def test_no_more_run_than_there_are_slots(ledger):
+    conductor = conductor_of(ledger, [SHORT, LONG, OTHER], slots=2)
+    assert len(drained(conductor)) == 2
+    ledger.write(LONG, OK)
+    conductor.ended("0")
+    assert conductor.next_trial("3") == OTHER
+
+
+def test_a_trial_that_is_not_supplied_does_not_hold_up_those_that_are(ledger):
+    ready = set()
+    conductor = conductor_of(ledger, [SHORT, LONG], is_supplied=lambda trial: trial.seed in ready)
+    assert drained(conductor) == []
+    assert not conductor.is_over
+    ready.add(SHORT.seed)
+    assert drained(conductor) == [SHORT]
+
+
+def test_a_result_brings_what_depends_on_it(ledger):
+    def plan(results: pd.DataFrame) -> Plan:
+        return Plan(trials=[SHORT, *([OTHER] if SHORT.digest in set(results["digest"]) else [])])
+
+    conductor = conductor_of(ledger, plan)
+    assert drained(conductor) == [SHORT]
+    ledger.write(SHORT, OK)
+    conductor.ended("0")
+    assert drained(conductor) == [OTHER]
+    ledger.write(OTHER, OK)
+    conductor.ended("0")
+    assert conductor.is_over
+    assert conductor.result().is_complete
+    assert conductor.result().num_trained == 2
+
+
+def test_what_another_sweep_holds_is_left_to_it_and_its_result_awaited(ledger):
+    with Claims(ledger.store) as other:
+        other.take(SHORT.digest)
+        conductor = conductor_of(ledger, [SHORT, OTHER])
+        assert drained(conductor) == [OTHER]
+        assert conductor.progress.elsewhere == 1
+        ledger.write(SHORT, OK)
+        other.release(SHORT.digest)
+    conductor.claims._looked = float("-inf")  # looks of two seconds ago would serve
+    assert conductor.next_trial("9") is None
+    assert SHORT.digest in set(conductor.result().rows["digest"])
+    assert conductor.num_trained == 0
+
+
+def test_a_lost_trial_is_put_back_first_until_it_is_given_up(ledger):
+    conductor = conductor_of(ledger, [SHORT, LONG], slots=1)
+    for _ in range(MAX_FAILURES):
+        assert conductor.next_trial("1") == LONG
+        conductor.ended("1", error=True)
+        assert conductor.agenda.queue[0] == LONG
+    assert conductor.next_trial("1") == LONG
+    conductor.ended("1", error=True)
+    row = ledger.row(LONG.digest)
+    assert row["status"] == "failed"
+    assert row["error"].startswith(f"its process ended {MAX_FAILURES + 1} times without an epoch in between")
+    assert conductor.next_trial("1") == SHORT
+
+
+def test_an_epoch_further_than_ever_forgives_what_was_lost_before(ledger):
+    conductor = conductor_of(ledger, [SHORT], slots=1)
+    for lost in range(3 * MAX_FAILURES):
+        conductor.next_trial("1")
+        if lost % MAX_FAILURES == MAX_FAILURES - 1:
+            conductor.reached("1", {"epoch": lost, "dev_loss": 1.0, "dev_rationale_ratio": 0.1})
+        conductor.ended("1", error=True)
+    assert ledger.row(SHORT.digest) is None
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_a_trial_that_was_taken_over_waits_for_the_others_result_not_its_own_old_failure(ledger, error):
+    ledger.write(SHORT, Outcome(status="failed", error="earlier"))
+    conductor = conductor_of(ledger, [SHORT])
+    conductor.next_trial("1")
+    conductor.claims.lost.add(SHORT.digest)
+    assert conductor.is_taken_over("1")
+    conductor.ended("1", error=error)
+    assert conductor.agenda.queue == [SHORT]
+    assert not conductor.agenda.given
+    assert conductor.num_trained == 0
+
+
+def test_a_failure_that_was_written_now_is_the_result(ledger):
+    conductor = conductor_of(ledger, [SHORT])
+    conductor.next_trial("1")
+    ledger.write(SHORT, Outcome(status="failed", error="memory"))
+    conductor.ended("1")
+    assert conductor.is_over
+    assert len(conductor.result().failed) == 1
+
+
+def test_interrupted_nothing_more_is_given_out_and_ends_are_not_results(ledger):
+    conductor = conductor_of(ledger, [SHORT, replace(SHORT, seed=8)], slots=1)
+    conductor.next_trial("1")
+    conductor.is_interrupted = True
+    conductor.ended("1")
+    assert conductor.next_trial("2") is None
+    assert conductor.is_over
+    assert conductor.result().is_interrupted
