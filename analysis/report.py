@@ -15,7 +15,7 @@ from markupsafe import Markup
 from analysis import figures, tables
 from analysis.frames import as_ledger, load_epochs, load_trials
 from analysis.rationales import students_of
-from analysis.selection import select_alpha, select_lambda_select, select_teacher
+from analysis.selection import lambda_rule, select_alpha, select_lambda_select, select_teacher
 from analysis.settings import labels, matching, percent, setting_columns
 from analysis.stages import Stages, family_columns, split_stages
 from rekd.messages import number
@@ -70,7 +70,7 @@ def report(
         counts=_counts(trials),
         findings=_findings(tables.comparison_table(stages, baseline=baseline, method=method)),
         asked=sheet("", tables.asked_table(trials)),
-        tolerance="1 percentage point" if tolerance == 0.01 else f"{tolerance * 100:g} percentage points",
+        within=lambda_rule(tolerance).within,
         choices=_choices(stages),
         notes=_notes(stages),
         parts=_parts(tables.all_tables(stages, baseline=baseline, method=method), figures.all_pictures(stages, epochs)),

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.frames import require_columns
-from analysis.settings import setting_columns, shown, with_settings
+from analysis.settings import grouping_columns, percent, setting_columns, shown, with_settings
 from analysis.statistics import MIN_PAIRS, student
 from rekd.messages import number
 
@@ -77,7 +77,8 @@ class SelectionRule:
         """How far the ratio may be, in words; empty where it does not decide."""
         if self.tolerance is None:
             return ""
-        return f"within {number(self.tolerance * 100)} {'point' if self.tolerance == 0.01 else 'points'} of p_target"
+        points = percent(self.tolerance).removesuffix(" %")
+        return f"within {points} {'point' if points == '1' else 'points'} of p_target"
 
     @property
     def averaged(self) -> list[str]:
@@ -195,32 +196,36 @@ def alpha_settings(trials: pd.DataFrame) -> pd.DataFrame:
 def judged(rule: SelectionRule, trials: pd.DataFrame) -> pd.DataFrame:
     """What a rule decides on: one row a group and value, as `lambda_settings` says."""
     runs = _candidates(rule, trials)
-    keys = rule.group_columns(runs)
+    names = rule.group_columns(runs)
+    _refuse_twice(rule, runs, [*names, rule.chosen])
+    keys = grouping_columns(runs, names)
     by = [*keys, rule.chosen]
-    _refuse_twice(rule, runs, by)
     runs = _with_results(rule, runs)
     settings = _averages(rule, runs, keys, by)
+    alike = runs[[name for name in names if name not in keys]].iloc[[0] * len(settings)].reset_index(drop=True)
+    settings = _off_target(pd.concat([settings, alike], axis=1))
     settings["reason"] = _reasons(rule, settings)
     settings["eligible"] = settings["reason"] == ""
     best = settings[settings["eligible"]].sort_values(rule.score, ascending=not rule.highest, kind="stable")
-    settings["chosen"] = settings.index.isin((best.drop_duplicates(keys) if keys else best.head(1)).index)
+    settings["chosen"] = settings.index.isin(best.drop_duplicates(keys).index)
     settings = settings.assign(tied=False, tied_p=np.nan, tied_pairs=0)
     if "seed" in runs and not rule.picks_a_run:
         _mark_ties(rule, settings, runs, keys, by)
-    return settings[[*_leading(keys), rule.chosen, *_verdict(rule), *_trailing(keys)]]
+    return settings[[*_leading(names), rule.chosen, *_verdict(rule), *_trailing(names)]]
 
 
 def choices(rule: SelectionRule, trials: pd.DataFrame) -> pd.DataFrame:
     """What a rule picks: one row a group, as `select_lambda_select` says."""
     settings = judged(rule, trials)
     keys = rule.group_columns(settings)
-    groups = settings.groupby(keys, dropna=False, sort=True) if len(settings) else ()
-    rows = [dict(zip(keys, key, strict=True)) | _choice(rule, group) for key, group in groups]
-    names = [*_leading(keys), *_choice(rule, settings.iloc[:0]), *_trailing(keys)]
-    frame = pd.DataFrame({name: [row[name] for row in rows] for name in names}, columns=names)
-    frame = frame.astype({name: settings[name].dtype for name in keys})  # without rows, too
+    groups = settings.groupby(grouping_columns(settings, keys), dropna=False, sort=True) if len(settings) else ()
+    rows = [_choice(rule, group) for _, group in groups]
+    names = list(_choice(rule, settings.iloc[:0]))
+    said = pd.DataFrame({name: [row[name] for row in rows] for name in names}, columns=names)
     kind: Any = "Int64" if rule.picks_a_run else float
-    return frame.astype({name: kind for name in (rule.chosen, f"nearest_{rule.chosen}") if name in names})
+    said = said.astype({name: kind for name in (rule.chosen, f"nearest_{rule.chosen}") if name in names})
+    of_groups = settings.loc[[group.index[0] for _, group in groups], keys].reset_index(drop=True)
+    return pd.concat([of_groups, said], axis=1)[[*_leading(keys), *names, *_trailing(keys)]]
 
 
 def off_target(settings: pd.DataFrame) -> pd.Series:
@@ -312,13 +317,15 @@ def _averages(rule: SelectionRule, runs: pd.DataFrame, keys: list[str], by: list
     settings = settings.reset_index().sort_values(by, ignore_index=True)
     settings["num_seeds"] = settings["num_seeds"].astype("int64")
     tried = settings[["num_seeds", "num_rows"]].max(axis=1)
-    if keys and len(settings):
+    if len(settings):
         tried = tried.groupby([settings[name] for name in keys], dropna=False).transform("max")
     settings["num_seeds_expected"] = tried.astype("int64")
-    settings["off_target"] = pd.array([pd.NA] * len(settings), dtype="Int64")
-    if "p_target" in settings:
-        settings["off_target"] = off_target(settings)
     return settings
+
+
+def _off_target(settings: pd.DataFrame) -> pd.DataFrame:
+    missing = pd.Series(pd.array([pd.NA] * len(settings), dtype="Int64"), index=settings.index)
+    return settings.assign(off_target=off_target(settings) if "p_target" in settings else missing)
 
 
 def _reasons(rule: SelectionRule, settings: pd.DataFrame) -> pd.Series:

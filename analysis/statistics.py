@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from analysis.frames import require_columns
-from analysis.settings import columns_read, described, setting_columns, with_settings
+from analysis.settings import columns_read, described, grouping_columns, setting_columns, with_settings
 from rekd.messages import number
 
 MIN_PAIRS = 3
@@ -316,7 +316,8 @@ def _groups(rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[tuple[Any,
         return []
     if not columns:
         return [((), rows)]
-    return [(tuple(key), group) for key, group in rows.groupby(list(columns), dropna=False, sort=True)]
+    groups = rows.groupby(grouping_columns(rows, columns), dropna=False, sort=True)
+    return [(tuple(group[name].iloc[0] for name in columns), group) for _, group in groups]
 
 
 def _key(values: Iterable[Any]) -> tuple[Any, ...]:
