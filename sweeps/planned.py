@@ -13,9 +13,9 @@ from rich.table import Table
 
 from rekd.cluster.prices import dollars, kind_for, kinds_of, read_prices
 from rekd.command_line import print_table
+from rekd.messages import duration
 from rekd.running.estimate import Estimator, Seconds
 from rekd.running.plan import Plan
-from rekd.running.progress import duration
 from rekd.store.files import Store
 from rekd.trial import Trial
 
