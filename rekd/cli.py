@@ -158,6 +158,27 @@ def _print_text(console: Console, explanation: "Explanation") -> None:
 
 
 @app.command()
+def status(
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Of the cluster. A store's: `python -m analysis status STORE`.")
+    ] = False,
+) -> None:
+    """With --cluster, shows what runs on the cluster that `ray up` started, and what it costs an hour."""
+    from rekd.cluster.bill import ask, lines
+    from rekd.cluster.launched import FILES, find
+
+    try:
+        if not cluster:
+            raise ValueError("The status of what? --cluster, or `python -m analysis status STORE` for a store.")
+        found = find()
+        told = [f"No cluster was started from {' or '.join(FILES)}, as far as this machine knows."]
+        for line in lines(found, ask(found)) if found is not None else told:
+            PlainConsole(highlight=False).print(escape(line), soft_wrap=True)
+    except ValueError as error:
+        raise _bad_input(error) from error
+
+
+@app.command()
 def fetch(
     tasks: Annotated[
         list[str], typer.Option("--task", metavar="NAME|FILE.toml", help="A task; as often as there are.")
@@ -167,7 +188,7 @@ def fetch(
     """Puts the weights and datasets that tasks name on the hub into the store, where all machines look before they ask it."""
     from rekd.running.downloads import fetch as fetch_task
 
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     try:
         place = Store(store)
         place.check_writable()
@@ -186,6 +207,7 @@ def down(
     from rekd.cluster.launched import take_down
 
     console = PlainConsole(highlight=False)
+    _say_what_runs(file, console)
     try:
         is_gone = take_down(file, partial(console.print, soft_wrap=True))
     except ValueError as error:
@@ -245,6 +267,19 @@ def _existing(uri: str) -> Store:
     if not place.exists(place.root):
         raise ValueError(f"There is no store at {uri}. Give the folder or URI that the sweep's --store named.")
     return place
+
+
+def _say_what_runs(file: str, console: Console) -> None:
+    """What is about to end and what it has cost an hour, where its head still answers."""
+    from rekd.cluster.bill import ask, lines
+    from rekd.cluster.launched import launched_from
+
+    try:
+        if (cluster := launched_from(file)) is not None and not cluster.stays:
+            for line in lines(cluster, ask(cluster)):
+                console.print(escape(line), soft_wrap=True)
+    except ValueError:  # taking it down says what is wrong
+        return
 
 
 def _bad_input(error: Exception) -> typer.Exit:

@@ -129,6 +129,9 @@ class Options:
             min=0, help="Cost of the machines, at on-demand prices, from which on no trial is started any more."
         ),
     ] = None
+    autodown: Annotated[
+        bool, typer.Option("--autodown", help="A rented cluster ends itself, its head too, when the sweep has ended.")
+    ] = False
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, and what it costs, and start nothing.")
     ] = False

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis import load_trials
+from rekd.cluster import autodown
 from rekd.cluster.job import Command, hand_over
 from rekd.cluster.launched import FILES, ROOT, find, read_cluster_file
 from rekd.command_line import PlainConsole
@@ -37,6 +38,8 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
     Raises ValueError on bad input, before anything is started or written.
     """
     console = PlainConsole(highlight=False)
+    if options.autodown and options.local:
+        raise ValueError("--autodown ends a rented cluster, and --local runs on this machine. Leave one of them out.")
     named = options.local or options.address or os.environ.get("RAY_ADDRESS")
     if not named and not options.dry_run and (launched := find()) is not None:
         command = Command.typed(launched, store=options.store, default_store=RESULTS)
@@ -71,6 +74,28 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
         )
         return 2
 
+    if not options.autodown:
+        return _started(plan, current, to_do, results, tasks, options, store, console, show)
+    autodown.check()
+    try:
+        return _started(plan, current, to_do, results, tasks, options, store, console, show)
+    finally:
+        autodown.end_later()
+        console.print(f"The cluster ends itself in {autodown.DELAY:.0f} s, unless another sweep runs on it.")
+
+
+def _started(
+    plan: PlanFunction,
+    current: Plan,
+    to_do: list[Trial],
+    results: pd.DataFrame,
+    tasks: list[Task],
+    options: Options,
+    store: Store,
+    console: Console,
+    show: Show,
+) -> int:
+    """Runs what is to do and shows what came out; the exit status."""
     result = SweepResult.of(current, results)
     if to_do:
         try:
@@ -140,7 +165,8 @@ def _run(
     # Ray would end at once. Slurm, say, sends it before it takes the machine away.
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
-        console.print(f"Running on {cluster.description}. Results go to {escape(str(store))}.")
+        afterwards = " The cluster ends itself afterwards (--autodown)." if options.autodown else ""
+        console.print(f"Running on {cluster.description}. Results go to {escape(str(store))}.{afterwards}")
         num_done = len(current.unique_trials()) - len(to_do)
         later = sum(group.num_trials for group in current.postponed)
         console.print(f"{len(to_do) + later} trials to run, {num_done} in the ledger already.")

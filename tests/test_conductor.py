@@ -205,3 +205,20 @@ def test_a_teacher_is_not_run_again_where_its_model_is_there_or_its_task_is_anot
     ledger.write(other, OK)
     student = replace(STUDENT, teacher_digest=other.digest)
     assert drained(conductor_of(ledger, [student])) == [student]
+
+
+def test_at_a_limit_nothing_more_starts_what_runs_ends_and_what_had_not_started_is_left(ledger):
+    conductor = conductor_of(ledger, [SHORT, LONG, OTHER], slots=2)
+    assert drained(conductor) == [LONG, SHORT]
+    conductor.limit = lambda: "--max-hours 2 is reached."
+    assert conductor.next_trial("2") is None
+    assert not conductor.is_over  # two still run
+    ledger.write(LONG, OK)
+    conductor.ended("0")
+    assert conductor.next_trial("3") is None
+    conductor.ended("1")  # it waited for a machine, and was told to end
+    assert conductor.is_over
+    result = conductor.result()
+    assert result.held == "--max-hours 2 is reached."
+    assert {trial.digest for trial in result.missing} == {SHORT.digest, OTHER.digest}
+    assert not len(result.failed)

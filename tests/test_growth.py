@@ -33,7 +33,7 @@ class GrownTrial(Trial):
     estimator: str | None = grown(default="kuma", neutral="gumbel")
 
 
-def grown_from(record: dict, **changes) -> GrownTrial:
+def grown_from(record: dict, **changes) -> Trial:
     return replace(GrownTrial.from_record(record), **changes)
 
 

@@ -7,9 +7,11 @@ from ray.autoscaler.v2.schema import ClusterStatus, LaunchRequest, NodeInfo, Nod
 from rich.console import Console
 
 from benchmarks.sweep import stub, trials
+from rekd.cluster.orders import Notes
 from rekd.cluster.waiting import NEWS_FOR, Watch, machines_of
 from rekd.running.limits import Limits
 from rekd.running.progress import Progress
+from rekd.running.tune import _why_none_is_ordered
 from rekd.tasks.task import load_task
 
 REFUSED = (
@@ -83,6 +85,16 @@ def test_what_the_head_noted_goes_before_what_ray_says(cluster):
     cluster.note = "InsufficientInstanceCapacity (spot), asking on demand"
     told = cluster.said(failed_launches=[refused(990, "launch failed")])
     assert told == "no machine yet: InsufficientInstanceCapacity (spot), asking on demand"
+
+
+def test_what_the_head_noted_is_what_a_sweep_on_it_reads(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    notes = Notes()
+    assert _why_none_is_ordered() is None
+    notes.write_refused("No g6e.xlarge: InsufficientInstanceCapacity (spot)")
+    assert _why_none_is_ordered() == "No g6e.xlarge: InsufficientInstanceCapacity (spot)"
+    notes.write_hold("3 setups in a row have failed")
+    assert _why_none_is_ordered() == "3 setups in a row have failed"
 
 
 def test_a_setup_that_fails_is_told_and_one_that_succeeds_is_not(cluster):

@@ -165,17 +165,18 @@ def kind_of(trial: Trial) -> Kind:
 def _shape(task: Task, model: Model) -> tuple[int, int, int]:
     """Layers, width and features of a sample, as far as they can be told without a download."""
     config = settings_at_hand(model)
-    layers, width = SHAPES.get(
-        model.source or "",
-        (
-            config.get("num_hidden_layers", config.get("n_layers", 4)),
-            config.get("hidden_size", config.get("dim", 256)),
-        ),
-    )
+    own = _whole(config, 4, "num_hidden_layers", "n_layers"), _whole(config, 256, "hidden_size", "dim")
+    layers, width = SHAPES.get(model.source or "", own)
     features = task.max_length or NUM_FEATURES[task.kind]
     if task.kind == "image" and "image_size" in config:
-        features = (config["image_size"] // config.get("patch_size", 16)) ** 2
+        features = (_whole(config, 224, "image_size") // _whole(config, 16, "patch_size")) ** 2
     return layers, width, features
+
+
+def _whole(config: Mapping[str, Any], otherwise: int, *names: str) -> int:
+    """The first of these settings that is a number above 0. What is wrong with one is said where the model is read."""
+    found = (config.get(name) for name in names)
+    return next((value for value in found if isinstance(value, int) and value > 0), otherwise)
 
 
 def settings_at_hand(model: Model) -> dict[str, Any]:
@@ -185,5 +186,6 @@ def settings_at_hand(model: Model) -> dict[str, Any]:
     if model.is_local:
         assert model.source is not None
         with contextlib.suppress(OSError, ValueError):  # reading the model says what is wrong, in due time
-            return json.loads((Path(model.source) / "config.json").read_text())
+            config = json.loads((Path(model.source) / "config.json").read_text(encoding="utf-8"))
+            return config if isinstance(config, dict) else {}
     return {}

@@ -20,6 +20,7 @@ from ray.tune.search import Searcher
 from rich.markup import escape
 
 from rekd.cluster.connect import Cluster, this_machine, worker_logs
+from rekd.cluster.orders import Notes
 from rekd.cluster.waiting import Watch, look_at_ray
 from rekd.command_line import PlainConsole
 from rekd.running.agenda import Agenda
@@ -110,7 +111,7 @@ def run_sweep(
             commit=_commit(),
         )
         with_resources = tune.with_resources(function_of_trial, _resources(shares, by_name))
-        watch = Watch(look_at_ray, needs="GPU" if shares.smallest else "CPU")
+        watch = Watch(look_at_ray, needs="GPU" if shares.smallest else "CPU", notes=_why_none_is_ordered)
         progress.reasons.append(watch.said)
         conductor.limit = partial(limits.reached, watch, time.monotonic())
         with claims, progress:
@@ -171,6 +172,11 @@ def _fit(trainable: Any, conductor: Conductor, callbacks: Sequence[tune.Callback
             ),
         )
         tuner.fit()
+
+
+def _why_none_is_ordered() -> str | None:
+    """What the head of a rented cluster, where a sweep runs there, has noted of its orders."""
+    return Notes().hold() or Notes().refused()
 
 
 def _keep_keys_out_of_logs() -> None:

@@ -97,7 +97,7 @@ def test_a_store_that_fails_while_it_is_read_is_one_line(finished, typed, monkey
     def refused(*arguments, **options):
         raise PermissionError(13, "Permission denied", "/somewhere/trials")
 
-    monkeypatch.setattr(Store, "names_in", refused)
+    monkeypatch.setattr(Ledger, "trials", refused)
     status, said = typed(*TYPED, "--store", finished.root)
     assert status == 2
     assert len(said.strip().splitlines()) == 1
@@ -183,3 +183,24 @@ def test_a_sweep_that_was_held_says_what_is_left(finished):
     assert _report(result, [DIGITS], finished, console, lambda *arguments: None) == 1
     assert "Stopped: --max-hours 2 is reached." in console.file.getvalue()
     assert "3 trials have ended, 6 are left" in console.file.getvalue()
+
+
+def test_nothing_is_refused_on_a_guess(typed, store, monkeypatch):
+    """Arithmetic says days; a few steps say minutes, so the sweep starts."""
+    started = []
+    monkeypatch.setattr("sweeps.start.TOO_LONG", 60.0)
+    monkeypatch.setattr("rekd.running.estimate.FLOPS", {"cpu": 1.0, "cuda": 1.0})
+    monkeypatch.setattr(
+        "sweeps.start._run",
+        lambda plan, current, *others: (
+            started.append(current) or SweepResult.of(current, Ledger(store).trials().to_pandas())
+        ),
+    )
+    short = (*TYPED, "--epochs", "1", "--store", store.root)
+    typed(*short)
+    assert started
+    monkeypatch.setattr("sweeps.start.TOO_LONG", 0.0)  # measured, and still too long
+    status, said = typed(*short)
+    assert status == 2
+    assert "from a few steps of each model, timed just now" in " ".join(said.split())
+    assert len(started) == 1
