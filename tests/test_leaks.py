@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 KEYS = {
-    "AWS_ACCESS_KEY_ID": "AKIADUMMYDUMMYDUMMY0",
+    "AWS_ACCESS_KEY_ID": "dummyAccessKeyIdThatNobodyMaySee",
     "AWS_SECRET_ACCESS_KEY": "dummySecretThatNobodyMaySee0123456789abc",
     "AWS_SESSION_TOKEN": "dummySessionTokenThatNobodyMaySee",
     "HF_TOKEN": "hf_dummyTokenThatNobodyMaySee",
