@@ -16,6 +16,7 @@ from rekd.store.claims import LEASE, Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger
 from rekd.store.upkeep import KeepModels, Rubbish, find_rubbish, remove, run_again
+from rekd.tasks.commits import commits, moved, pinned
 from rekd.tasks.task import load_task
 from rekd.trial import Objective, Trial
 
@@ -58,7 +59,9 @@ def train(
 
         supplies = Supplies(place, device=default_device())
         try:
-            for remark in check_trial(trial, task=chosen, supplies=supplies):
+            chosen = pinned(chosen, [model])
+            remarks = moved(commits(chosen, [model]), ledger.trials()["commits"].to_pylist())
+            for remark in [*remarks, *check_trial(trial, task=chosen, supplies=supplies)]:
                 console.print(remark, style="yellow", markup=False, soft_wrap=True)
             console.print(f"Training {trial} (digest {trial.digest})")
             with Claims(place) as claims:
@@ -108,7 +111,7 @@ def _print_epoch(console: Console, trial: Trial, record: dict[str, Any]) -> None
 
 @app.command()
 def explain(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A folder that a finished trial wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that a finished trial wrote.")],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Texts, or paths of image files.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
@@ -117,7 +120,7 @@ def explain(
 
     console = PlainConsole(highlight=False)
     try:
-        explanations = Explainer(checkpoint)(inputs)
+        explanations = Explainer(folder)(inputs)
     except ValueError as error:
         raise _bad_input(error) from error
     for explanation in explanations:

@@ -27,7 +27,7 @@ FIDELITY: dict[str, dict[str, Any]] = {
         "temperature_step": "from_0",
         "dev_means": "over_samples",
         "head_initialisation": "backbone",
-        "image_statistics": "checkpoint",
+        "image_statistics": "pretrained",
     },
     "authors": {
         "evaluation_mask": "sampled_everywhere",
@@ -61,7 +61,7 @@ PRESETS = FIDELITY | {
         "temperature_step": "from_0",
         "dev_means": "over_samples",
         "head_initialisation": "backbone",
-        "image_statistics": "checkpoint",
+        "image_statistics": "pretrained",
     }
 }
 """The presets by which a row is known: those that make trials, and what 0.1.0 took for the authors' code."""
@@ -178,14 +178,19 @@ class Trial:
     batch weighs as much as another)."""
     head_initialisation: Literal["backbone", "xavier_uniform"] = grown(default="backbone", neutral="backbone")
     """Weights of heads at the start: normal, as the backbone's family draws its own; or uniform after Xavier Glorot."""
-    image_statistics: Literal["checkpoint", "imagenet"] = grown(default="checkpoint", neutral="checkpoint")
-    """Mean and deviation by which pixels are normalised: the checkpoint's own, or ImageNet's."""
+    image_statistics: Literal["pretrained", "imagenet"] = grown(default="pretrained", neutral="pretrained")
+    """Mean and deviation by which pixels are normalised: the pretrained weights' own, or ImageNet's."""
+    downscaling: Literal["antialiased"] | None = grown(default=None, neutral=None)
+    """How images that are larger than the model's are scaled down: by weighted means of all their pixels. None where none
+    is larger; trials from before this field was left pixels out there."""
 
     def __post_init__(self) -> None:
         for own in fields(self):
             object.__setattr__(self, own.name, _as_declared(own.name, own.type, getattr(self, own.name)))
         _one_of("objective", self.objective, get_args(Objective))
         _one_of("precision", self.precision, ("float32", "bfloat16"))
+        if self.downscaling is not None:
+            _one_of("downscaling", self.downscaling, ("antialiased",))
         for point in (point for point in fields(self) if point.name in FIDELITY["paper"]):
             _one_of(point.name, getattr(self, point.name), get_args(point.type))
 

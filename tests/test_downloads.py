@@ -108,7 +108,7 @@ from rekd.running.downloads import bring
 from rekd.store.files import Store
 from rekd.tasks.task import load_task
 from rekd.tasks.data import load_data
-from rekd.method.backbones import load_backbone
+from rekd.method.pretrained import load_backbone
 task = load_task(sys.argv[1])
 bring(task, Store(sys.argv[2]))
 load_backbone("somebody/vit")

@@ -191,7 +191,7 @@ def test_where_reading_ended_is_said(text_model):
     assert json.loads(explained("--json", str(text_model), long))["read"] == [0, 109]
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path):
+def test_what_is_no_saved_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has no config\.json"):
         Explainer(tmp_path)
 
@@ -216,7 +216,7 @@ def spoilt(model: Path, folder: Path, **changes: Any) -> Path:
         ({"model_type": "bert"}, "config.json describes a 'bert' model, not a rationale model."),
     ],
 )
-def test_a_checkpoint_that_is_none_is_one_line_and_status_2(text_model, tmp_path, capsys, changes, message):
+def test_a_saved_model_that_is_none_is_one_line_and_status_2(text_model, tmp_path, capsys, changes, message):
     folder = spoilt(text_model, tmp_path / "model", **changes)
     with pytest.raises(SystemExit) as ended:
         run(app, ["explain", str(folder), TEXT])
@@ -234,7 +234,7 @@ def test_a_model_of_another_kind_says_what_it_wants(image_model, text_model, pic
     assert explanation.words is not None
 
 
-def test_a_shared_checkpoint_that_brings_code_is_read_without_it_or_refused(text_model, tmp_path, monkeypatch):
+def test_a_shared_model_that_brings_code_is_read_without_it_or_refused(text_model, tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *text: pytest.fail(f"asked: {text}"))
     folder = spoilt(text_model, tmp_path / "model", auto_map={"AutoConfig": "code.Mine", "AutoTokenizer": "code.Mine"})
     (folder / "code.py").write_text("raise AssertionError")

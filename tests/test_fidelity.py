@@ -357,7 +357,8 @@ def test_authors_heads_of_a_text_generator_are_an_mlp_on_frozen_words(family):
     assert linear_shapes(model.generator.head) == [(16, 256), (256, 2)]
     assert linear_shapes(model.predictor.head) == [(16, 3)]
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    assert frozen == ["generator.backbone.encoder.embeddings.word_embeddings.weight"]
+    words = "tok_embeddings" if family == "modernbert" else "word_embeddings"
+    assert frozen == [f"generator.backbone.encoder.embeddings.{words}.weight"]
 
 
 @pytest.mark.parametrize("heads", ["linear", "authors"])
@@ -440,15 +441,15 @@ def test_a_model_of_before_reads_the_pooler(tmp_path):
 # --- Image statistics -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("statistics", ["checkpoint", "imagenet"])
+@pytest.mark.parametrize("statistics", ["pretrained", "imagenet"])
 def test_pixels_are_normalised_by_the_checkpoints_statistics_or_imagenets(statistics, tmp_path):
-    assert [preset["image_statistics"] for preset in FIDELITY.values()] == ["checkpoint", "imagenet"]
+    assert [preset["image_statistics"] for preset in FIDELITY.values()] == ["pretrained", "imagenet"]
     config = {**tiny.CONFIGS["vit"], "num_channels": 3}
     model = RationaleModel.build(objective="re", num_classes=2, dropout=0.0, image_statistics=statistics, config=config)
     model.save(tmp_path)
     image = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 4, 4)
     expected = {
-        "checkpoint": [-1, 1, (0.2 - 0.5) / 0.5],
+        "pretrained": [-1, 1, (0.2 - 0.5) / 0.5],
         "imagenet": [-0.485 / 0.229, (1 - 0.456) / 0.224, (0.2 - 0.406) / 0.225],
     }
     for each in (model, RationaleModel.load(tmp_path)):
@@ -458,7 +459,7 @@ def test_pixels_are_normalised_by_the_checkpoints_statistics_or_imagenets(statis
             )
     processor = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert processor["image_mean"] == pytest.approx(
-        {"checkpoint": [0.5] * 3, "imagenet": [0.485, 0.456, 0.406]}[statistics]
+        {"pretrained": [0.5] * 3, "imagenet": [0.485, 0.456, 0.406]}[statistics]
     )
 
 

@@ -89,7 +89,7 @@ def pool_of(family: str) -> Split:
 def trial_of(family: str, objective: str, **fields) -> Trial:
     """As their code ran: without augmentation, dropout and ImageNet's statistics, which have tests of their own."""
     values = {"epochs": EPOCHS, "weight_decay": 1e-3, "dropout": 0.0, "lambda_select": 1e-2, "temperature_every": 100}
-    values |= {"augmentation": "none", "image_statistics": "checkpoint"} | fields
+    values |= {"augmentation": "none", "image_statistics": "pretrained"} | fields
     if objective == "cls":
         values = {name: value for name, value in values.items() if name not in ("lambda_select", "temperature_every")}
     return tiny.trial(objective, model=family, fidelity="authors", **values)
@@ -125,7 +125,7 @@ def teacher_of(family: str, trial: Trial) -> HeardTeacher:
     """Of a ViT the whole teacher is asked in every step, of a BERT the predictor alone."""
     model = model_of(family, "teacher", trial)
     arrays = pool_of(family).arrays
-    targets = compute_targets(model, arrays, teacher_digest="teacher", data_fingerprint="", device=tiny.CPU)
+    targets = compute_targets(model, arrays, tiny.ASKED, device=tiny.CPU)
     student_mask = trial.teacher_sees == "student_mask"
     return HeardTeacher(targets, model=model, student_mask=student_mask, augmented=family == "vit", device=tiny.CPU)
 

@@ -51,14 +51,13 @@ def test_digests_are_equal_exactly_where_fields_are(left, right):
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Trial)])
 def test_every_field_is_part_of_the_digest(name):
-    others = {"teacher_sees": "student_mask", "objective": None, "precision": "bfloat16"}
-    if name in FIDELITY["authors"]:
-        other = FIDELITY["authors"][name]
+    others = {"objective": None, "precision": "bfloat16", "downscaling": "antialiased", **FIDELITY["authors"]}
+    if name in others:
+        other = others[name]
     elif isinstance(value := getattr(REKD_TRIAL, name), str):
         other = value + "x"
     else:
         other = (value + 1) / 2 if isinstance(value, float) else value + 1
-    other = others.get(name, other)
     variant = CLS_TRIAL if name == "objective" else replace(REKD_TRIAL, **{name: other})
     assert variant.digest != REKD_TRIAL.digest
     assert replace(variant, **asdict(REKD_TRIAL)).digest == REKD_TRIAL.digest

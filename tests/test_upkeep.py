@@ -8,14 +8,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from rekd.cli import app
 from rekd.store.claims import Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger, Outcome
-from rekd.store.packed import pack
 from rekd.store.upkeep import clear_ended
 from rekd.trial import Trial
 
@@ -170,9 +168,9 @@ def test_a_trial_that_is_asked_for_again_runs_from_the_start(store, models, is_c
     teacher, others = models["b3"], {trial.digest for name, trial in models.items() if name != "b3"}
     ledger = Ledger(store)
     leave_checkpoints(store, teacher)
-    for name, digest in (("of it", teacher.digest), ("of another", models["a1"].digest)):
-        store.write(store.targets_file(name), pack({"a": torch.zeros(1)}, {"teacher_digest": digest}))
-    store.write(store.targets_file("damaged"), b"")
+    another = store.targets_file(models["a1"].digest, "x")
+    for file in (store.targets_file(teacher.digest, "x"), store.targets_file(teacher.digest, "y"), another):
+        store.write(file, b"")
     if is_compact:
         ledger.compact(at_least=1)
     assert "To be run again" in run("redo", store, teacher.digest)
@@ -182,7 +180,7 @@ def test_a_trial_that_is_asked_for_again_runs_from_the_start(store, models, is_c
     assert row["dev_loss"] == 0.1, "its numbers stay until it has new ones"
     assert not store.exists(store.running_folder(teacher.digest))
     assert not store.exists(store.model_folder(teacher.digest))
-    assert store.names_in(store.targets_folder) == ["damaged.safetensors", "of another.safetensors"]
+    assert [f"{store.targets_folder}/{name}" for name in store.names_in(store.targets_folder)] == [another]
     ledger.write(teacher, Outcome(status="ok", dev_loss=0.7))
     assert ledger.row(teacher.digest)["dev_loss"] == 0.7
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from rekd.messages import one_line, shown
-from rekd.method.backbones import ViTBackbone
 from rekd.method.models import Prediction, RationaleModel, saved_config
 from rekd.method.streams import evaluation_noise
 from rekd.tasks.hub import quiet
@@ -112,9 +111,9 @@ class Explainer:
                 f"{name} cannot be read as an image: {one_line(error)}. Give a PNG or JPEG file."
             ) from error
         prediction = self._predict({"image": torch.from_numpy(pixels.copy())[None]})
-        backbone = self.model.predictor.backbone
-        assert isinstance(backbone, ViTBackbone)
-        patches = prediction.mask[0].bool().numpy().reshape(backbone.grid)
+        grid = self.model.predictor.backbone.grid
+        assert grid is not None
+        patches = prediction.mask[0].bool().numpy().reshape(grid)
         return self._explanation(path, prediction, patches=patches)
 
     @torch.no_grad()

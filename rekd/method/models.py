@@ -13,8 +13,9 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from rekd.messages import one_line, shown
-from rekd.method.backbones import Backbone, ViTBackbone, load_backbone
+from rekd.method.backbones import Backbone
 from rekd.method.equations import argmax_mask, gumbel_noise
+from rekd.method.pretrained import load_backbone
 from rekd.method.samples import Inputs, as_tensor
 from rekd.store.files import DamagedFileError, Store
 from rekd.store.saved_model import Weights, check, checksum_of
@@ -24,7 +25,7 @@ AUTHORS_HIDDEN = 256
 
 _DESCRIPTION = {"objective": str, "num_classes": int, "dropout": (int, float), "heads": str, "precision": str}
 _SAVED = {**_DESCRIPTION, "backbone": dict, "details": dict}
-_SAVED_LATER = {"predictor_reads": "pooler"}
+_SAVED_LATER: dict[str, Any] = {"predictor_reads": "pooler", "downscaling": None}
 """What folders of 0.1.0 do not say of a model, and what it was there."""
 
 
@@ -69,6 +70,8 @@ class Predictor(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.final_norm = heads != "authors"
+        if not self.final_norm:
+            backbone.freeze_final_norm()
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.hidden_size, num_classes))
         _initialise(self.head, backbone, initialisation)
 
@@ -125,8 +128,9 @@ class RationaleModel(nn.Module):
         heads: str = "linear",
         predictor_reads: str = "pooler",
         head_initialisation: str = "backbone",
-        image_statistics: str = "checkpoint",
+        image_statistics: str = "pretrained",
         precision: str = "float32",
+        downscaling: str | None = None,
         source: str | None = None,
         config: Mapping[str, Any] | None = None,
         revision: str | None = None,
@@ -135,9 +139,10 @@ class RationaleModel(nn.Module):
         generator = None
         drawn = {"dropout": dropout, "heads": heads, "initialisation": head_initialisation}
         if objective != "cls":
-            backbone = load_backbone(source, config=config, revision=revision, pooler=False)
+            backbone = load_backbone(source, config=config, revision=revision, for_classifier=False)
             generator = Generator(backbone, **drawn)
-        backbone = load_backbone(source, config=config, revision=revision, pooler=predictor_reads == "pooler")
+        with_pooler = predictor_reads == "pooler"
+        backbone = load_backbone(source, config=config, revision=revision, for_classifier=with_pooler)
         predictor = Predictor(backbone, num_classes=num_classes, **drawn)
         model = cls(
             generator,
@@ -149,11 +154,12 @@ class RationaleModel(nn.Module):
                 "heads": heads,
                 "predictor_reads": predictor_reads,
                 "precision": precision,
+                "downscaling": downscaling,
             },
         )
         for module in (generator, predictor):
             if module is not None:
-                module.backbone.precision = precision
+                module.backbone.precision, module.backbone.downscaling = precision, downscaling
                 if image_statistics == "imagenet":
                     module.backbone.use_imagenet_statistics()
         return model
@@ -190,31 +196,24 @@ class RationaleModel(nn.Module):
         backbone = self.predictor.backbone
         state = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        if isinstance(backbone, ViTBackbone):
-            processor = {
-                "image_processor_type": "ViTImageProcessor",
-                "do_resize": True,
-                "do_rescale": True,
-                "do_normalize": True,
-                "rescale_factor": 1 / 255,
-                "size": dict(
-                    zip(("height", "width"), backbone.encoder.embeddings.patch_embeddings.image_size, strict=True)
-                ),
-                "image_mean": (backbone.mean.flatten() / 255).tolist(),
-                "image_std": (backbone.std.flatten() / 255).tolist(),
-            }
+        if (processor := backbone.processor()) is not None:
             (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2))
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        config = {
-            "model_type": "rekd",
-            **self.description,
-            "backbone": backbone.config.to_dict(),
-            "details": dict(details or {}),
-        }
-        config = json.loads(json.dumps(config, default=str))  # as it is read again, keys as text
+        config = self._config(details or {})
         config["sha256"] = checksum_of(config, (folder / "model.safetensors").read_bytes())
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
+
+    def check_saving(self) -> None:
+        """Raises ValueError where what `save` writes could not be loaded."""
+        with torch.device("meta"):  # which costs neither memory nor time
+            type(self).assemble(self._config({}), self.state_dict())
+
+    def _config(self, details: Mapping[str, Any]) -> dict[str, Any]:
+        """What `save` writes as config.json, as it is read again: keys as text."""
+        backbone = self.predictor.backbone.config.to_dict()
+        config = {"model_type": "rekd", **self.description, "backbone": backbone, "details": dict(details)}
+        return json.loads(json.dumps(config, default=str))
 
     @classmethod
     def load(cls, folder: Path) -> "RationaleModel":

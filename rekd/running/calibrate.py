@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from rekd.method.backbones import read_config
 from rekd.method.losses import Learner, step
 from rekd.method.models import RationaleModel
+from rekd.method.pretrained import read_config
 from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
 from rekd.method.train import one_thread

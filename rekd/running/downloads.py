@@ -37,7 +37,8 @@ class Repository:
 
     def folders(self, present_name: str) -> list[str]:
         """Where the libraries keep it below HF_HOME."""
-        kept = [f"hub/{self.repo_type}s--{present_name.replace('/', '--')}"]
+        names = dict.fromkeys((self.name, present_name))  # some are kept by the one, some by the other
+        kept = [f"hub/{self.repo_type}s--{name.replace('/', '--')}" for name in names]
         return kept if self.repo_type == "model" else [*kept, "datasets"]
 
 
@@ -116,7 +117,7 @@ def _packed(home: Path, each: Repository, present_name: str) -> bytes:
 
 def _read_all(task: Task) -> Iterator[tuple[str, str]]:
     """Reads what the task names on the hub, as trials do; what it is called there now, by its digest."""
-    from rekd.method.backbones import load_backbone
+    from rekd.method.pretrained import load_backbone
     from rekd.tasks.data import load_data
 
     load_data(task)  # and the tokenizer

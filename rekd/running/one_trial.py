@@ -24,6 +24,7 @@ from rekd.running.supplies import Supplies
 from rekd.store.checkpoints import Checkpoints
 from rekd.store.files import Store, StoreUnavailableError
 from rekd.store.ledger import Ledger, Outcome
+from rekd.tasks.commits import as_text, commits, pinned
 from rekd.tasks.data import Data, remarks_on
 from rekd.tasks.task import Task
 from rekd.tasks.texts import load_tokenizer
@@ -44,6 +45,7 @@ def run_trial(
     store.write(store.running_trial_file(trial.digest), canonical_json(asdict(trial)).encode())
     try:
         with one_thread(device):
+            task = pinned(task, [trial.model])
             data = supplies.data(task)
             splits = data.train_dev(trial.split, trial.seed)
             streams = Streams(trial.seed, kind=trial.random_streams, device=device)
@@ -58,7 +60,9 @@ def run_trial(
             outcome = _tested(trial, task, result, data, splits[1], streams, supplies)
             if not result.diverged:
                 keep_model(trial, task, result.model, data, store)
-                write_rationales(store, trial, result.model, data, device=device)
+                warning = _shown(store, trial, result.model, data, device=device)
+                outcome = replace(outcome, warning=warning)
+            outcome = replace(outcome, commits=as_text(commits(task, [trial.model])))
     except StoreUnavailableError:  # no fault of the trial: it goes on from its checkpoint when the store is back
         raise
     except Exception as error:
@@ -71,7 +75,7 @@ def run_trial(
 def check_trial(trial: Trial, *, task: Task, supplies: Supplies) -> list[str]:
     """Remarks on the trial's data. Raises ValueError where data, model or teacher are not what the trial needs."""
     data = supplies.data(task)
-    build_model(trial, task, data, Streams(0, device=torch.device("cpu")))
+    check_model(trial, task, data)
     store, teacher = supplies.store, trial.teacher_digest
     if teacher is not None and not store.names_in(store.model_folder(teacher)):
         raise ValueError(
@@ -79,6 +83,11 @@ def check_trial(trial: Trial, *, task: Task, supplies: Supplies) -> list[str]:
             f"{teacher}`, where it has a result), or choose another teacher."
         )
     return remarks_on(data, task, trial)
+
+
+def check_model(trial: Trial, task: Task, data: Data) -> None:
+    """Raises ValueError where a trial's model cannot read the task's samples, or could not be loaded once it is saved."""
+    build_model(trial, task, data, Streams(0, device=torch.device("cpu"))).check_saving()
 
 
 def build_model(trial: Trial, task: Task, data: Data, streams: Streams) -> RationaleModel:
@@ -94,22 +103,27 @@ def build_model(trial: Trial, task: Task, data: Data, streams: Streams) -> Ratio
             head_initialisation=trial.head_initialisation,
             image_statistics=trial.image_statistics,
             precision=trial.precision,
+            downscaling=trial.downscaling,
             source=reference.source,
             config=reference.config,
-            revision=reference.revision,
+            revision=reference.commit or reference.revision,
         )
     model.predictor.backbone.check(data.pool.arrays)
     return model
 
 
 def keep_model(trial: Trial, task: Task, model: RationaleModel, data: Data, store: Store) -> None:
-    """Puts a trained model into the store as a folder; config.json comes last, so that who sees it sees the weights."""
+    """Puts a trained model into the store as a folder; config.json comes last, so that who sees it sees the weights.
+
+    It is loaded first. Raises ValueError where it cannot be, as nobody else could.
+    """
     tokenizer = load_tokenizer(task) if task.kind == "text" else None
     shapes = {name: list(array.shape[1:]) for name, array in data.test.arrays.items()}
     details = {"trial": asdict(trial), "digest": trial.digest, "class_names": data.class_names, "inputs": shapes}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model.save(folder, tokenizer=tokenizer, details=details)
+        RationaleModel.load(folder)
         files = sorted(folder.iterdir(), key=lambda file: file.name == "config.json")
         store.write_folder(
             store.model_folder(trial.digest), ((file.name, file.read_bytes()) for file in files if file.is_file())
@@ -124,6 +138,17 @@ def describe(error: Exception) -> str:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
         text += " The trial does not fit: give it more of a GPU (--gpus-per-trial 1) or a smaller batch_size."
     return text
+
+
+def _shown(store: Store, trial: Trial, model: RationaleModel, data: Data, *, device: torch.device) -> str | None:
+    """Writes what is for people to look at. It may fail, not the trial, which has ended: returns what went wrong, if it did."""
+    try:
+        write_rationales(store, trial, model, data, device=device)
+    except StoreUnavailableError:
+        raise
+    except Exception as error:
+        return f"Its rationales to look at could not be written: {describe(error)}"
+    return None
 
 
 def _teacher(trial: Trial, task: Task, supplies: Supplies, *, num_features: int) -> Teacher | None:

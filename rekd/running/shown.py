@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from rekd.method.backbones import ViTBackbone
 from rekd.method.evaluate import masks_of, rationale_noise
 from rekd.method.models import RationaleModel
 from rekd.store.files import Store
@@ -45,9 +44,9 @@ def _samples(model: RationaleModel, data: Data, chosen: np.ndarray) -> dict[str,
     columns: dict[str, Any] = dict.fromkeys(_SCHEMA, [None] * len(chosen))
     del columns["prediction"], columns["mask"]
     columns |= {"sample": chosen, "label": data.test.labels[chosen]}
-    backbone = model.predictor.backbone
-    if isinstance(backbone, ViTBackbone):
-        rows, columns_of_grid = backbone.grid
+    grid = model.predictor.backbone.grid
+    if grid is not None:
+        rows, columns_of_grid = grid
         columns["image"] = [_png(image) for image in data.test.arrays["image"][chosen]]
         return columns | {"rows": [rows] * len(chosen), "columns": [columns_of_grid] * len(chosen)}
     return columns | {

@@ -34,6 +34,7 @@ from rekd.store.claims import Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger
 from rekd.store.upkeep import clear_ended
+from rekd.tasks.commits import commits, moved
 from rekd.tasks.task import Task
 from rekd.trial import Trial
 
@@ -124,14 +125,20 @@ def run_sweep(
     return result
 
 
-def _check(agenda: Agenda, tasks: Mapping[str, Task], shelf: Shelf, progress: Progress) -> None:
-    """Says what is to be known of the data. Raises ValueError where a trial could not start, before any does."""
+def _check(agenda: Agenda, tasks: dict[str, Task], shelf: Shelf, progress: Progress) -> None:
+    """Says what is to be known of the data. Raises ValueError where a trial could not start, before any does.
+
+    What their names stand for on the hub is settled here, for the whole run (`rekd.tasks.commits`).
+    """
     kinds = agenda.kinds()
-    for task in tasks.values():
+    for task in list(tasks.values()):
         trials = [trial for trial in kinds if trial.task == task.name]
         if trials and not task.is_embedded:
             progress.say(f"[dim]Looking at the data and the models of {escape(task.name)}.[/]")
-            for remark in shelf.check(task, trials):
+            models = sorted({trial.model for trial in trials})
+            tasks[task.name] = task = shelf.pinned(task, models)
+            remarks = moved(commits(task, models), agenda.results["commits"])
+            for remark in [*remarks, *shelf.check(task, trials)]:
                 progress.say(f"[yellow]{escape(remark)}[/]")
 
 

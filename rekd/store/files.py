@@ -185,12 +185,12 @@ class Store:
 
     @property
     def targets_folder(self) -> str:
-        """What teachers say, one file a teacher and set of samples."""
+        """What teachers say, a file each teacher and set of samples. Its name begins with the teacher's digest."""
         return f"{self.root}/targets"
 
-    def targets_file(self, fingerprint: str) -> str:
+    def targets_file(self, teacher_digest: str, fingerprint: str) -> str:
         """What a teacher says of a task's train and dev splits."""
-        return f"{self.targets_folder}/{fingerprint}.safetensors"
+        return f"{self.targets_folder}/{teacher_digest}-{fingerprint}.safetensors"
 
     def samples_file(self, task_digest: str) -> str:
         """The test samples of a task on which every trial shows its rationale."""

@@ -72,6 +72,10 @@ class Outcome:
     """When it ended, UTC, ISO 8601."""
     versions: str = ""
     """Versions of rekd, torch and transformers, and the commit where it is known."""
+    commits: str | None = None
+    """What names of the hub stood for: commits as JSON, by what was asked for; None where nothing was of the hub."""
+    warning: str | None = None
+    """What went wrong beside the result, in one line: such as samples to look at that could not be written."""
 
 
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
@@ -186,12 +190,16 @@ class Ledger:
     def withdraw(self, digest: str, why: str) -> None:
         """A trial that has a result counts as failed from now on, with its numbers, and runs again.
 
-        For the holder of the trial's claim: another run of it might end meanwhile.
+        What it said as a teacher goes with it: trained again, on another device, it may say something else. For the holder
+        of the trial's claim: another run of it might end meanwhile.
         """
         row = self.row(digest)
         if row is not None and row["status"] != "failed":
             self._failures.write(digest, [row | {"status": "failed", "error": why}])
             self._results.remove(digest)
+        for name in self.store.names_in(self.store.targets_folder):
+            if name.startswith(f"{digest}-"):
+                self.store.remove_file(f"{self.store.targets_folder}/{name}")
 
     def compact(self, *, at_least: int | None = None) -> None:
         """Copies all rows into one file a table, which is read 100 times faster, where `at_least` trials are not there yet.

@@ -15,12 +15,17 @@ from rekd.store.files import DamagedFileError, Store
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The checkpoint of a finished trial. `rekd.method.models.RationaleModel.assemble` makes a model of it."""
+    """The saved model of a finished trial. `rekd.method.models.RationaleModel.assemble` makes a model of it."""
 
     config: dict[str, Any]
     """Content of its config.json."""
     arrays: Mapping[str, np.ndarray]
     """Parameters and buffers by name."""
+
+    @property
+    def sha256(self) -> str:
+        """The checksum of its files, which names the model."""
+        return self.config["sha256"]
 
     @classmethod
     def load(cls, store: Store, digest: str) -> "Weights":
@@ -34,12 +39,13 @@ class Weights:
         try:
             for name in ("config.json", "model.safetensors"):
                 files[name] = store.read(f"{folder}/{name}")
-            config = json.loads(files["config.json"])
-            check(config, files["model.safetensors"])
-            return cls(config=config, arrays=load(files["model.safetensors"]))
+            config, weights = json.loads(files["config.json"]), files["model.safetensors"]
+            check(config, weights)
+            config.setdefault("sha256", checksum_of(config, weights))
+            return cls(config=config, arrays=load(weights))
         except (FileNotFoundError, ValueError, SafetensorError, AttributeError) as error:
             is_gone = isinstance(error, FileNotFoundError)
-            found = "no checkpoint" if is_gone else f"a damaged checkpoint ({error})"
+            found = "no saved model" if is_gone else f"a damaged saved model ({error})"
             for name, content in {} if is_gone else files.items():
                 store.set_aside(f"{folder}/{name}", content, f"is of no use: the trial has {found}")
             raise ValueError(
@@ -51,6 +57,17 @@ class Weights:
 def is_saved(store: Store, digest: str) -> bool:
     """Whether a trial's model is in the store, as far as a look at its folder tells."""
     return {"config.json", "model.safetensors"} <= set(store.names_in(store.model_folder(digest)))
+
+
+def saved_sha256(store: Store, digest: str) -> str:
+    """The checksum of a trial's saved model, of which only the config.json is read where that holds it.
+
+    Raises ValueError as `Weights.load`.
+    """
+    try:
+        return json.loads(store.read(f"{store.model_folder(digest)}/config.json"))["sha256"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return Weights.load(store, digest).sha256  # which says what is wrong, and does what is to be done
 
 
 def checksum_of(config: Mapping[str, Any], weights: bytes) -> str:

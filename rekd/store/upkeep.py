@@ -104,7 +104,6 @@ def run_again(store: Store, digests: Sequence[str]) -> None:
             ledger.withdraw(digest, "It was asked for again (redo).")
             for folder in (store.running_folder(digest), store.model_folder(digest)):
                 store.remove_folder(folder)
-        _remove_targets(store, digests)
 
 
 def _sizes(files: Iterable[StoredFile], folder: str, digests: Collection[str]) -> dict[str, int]:
@@ -155,20 +154,3 @@ def _teachers_of_running(store: Store) -> set[str]:
         except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):  # says nothing of a teacher
             continue
     return teachers
-
-
-def _remove_targets(store: Store, teachers: Collection[str]) -> None:
-    """Removes what teachers said: they may say something else when they are trained again."""
-    names = store.names_in(store.targets_folder)
-    if not names:
-        return
-    from rekd.store.packed import unpack  # it loads torch
-
-    for name in names:
-        path = f"{store.targets_folder}/{name}"
-        try:
-            identity = unpack(store.read(path))[1]
-        except ValueError:  # it is damaged, and will be computed again
-            continue
-        if identity.get("teacher_digest") in teachers:
-            store.remove_file(path)
