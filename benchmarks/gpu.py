@@ -7,6 +7,7 @@ On a CPU the same command runs small models for a few seconds, so that it can be
 
 import argparse
 import contextlib
+import itertools
 import json
 import platform
 import statistics
@@ -30,10 +31,11 @@ from rekd.method.losses import Learner, re_terms, step
 from rekd.method.models import RationaleModel
 from rekd.method.samples import Batch, DeviceSamples
 from rekd.method.streams import Streams
-from rekd.method.teacher import Targets, Teacher
+from rekd.method.teacher import Asked, Targets, Teacher
 from rekd.method.train import one_thread, train
 from rekd.store.checkpoints import Checkpoints
 from rekd.store.files import Store
+from rekd.trial import Objective
 
 ARITHMETIC = ("float32", "tf32", "bfloat16")
 """tf32 is float32 whose products are rounded to 10 bits of mantissa by the tensor cores (NVIDIA)."""
@@ -53,8 +55,8 @@ class Bench:
     seconds: float
     """How long it may take."""
     models: tuple[str, ...]
-    batch: int = 32
-    rounds: int = 5
+    batch: int
+    rounds: int
     started: float = field(default_factory=time.monotonic)
     found: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
@@ -126,8 +128,7 @@ class Student:
         targets = Targets(
             selection_difference=rng.normal(size=(bench.batch, num_features)).astype(np.float32),
             logits=rng.normal(size=(bench.batch, 10)).astype(np.float32),
-            teacher_digest="t",
-            data_fingerprint="d",
+            asked=Asked(teacher_digest="t", teacher_sha256="", data_fingerprint="d"),
         )
         streams = Streams(0, device=bench.device)
         learner = Learner.of(replace(trial("re"), precision=precision), student.train(), streams=streams)
@@ -136,8 +137,8 @@ class Student:
         return cls(learner, batch, teacher.requires_grad_(False), targets)
 
     def step(self, kind: str) -> None:
-        """One optimisation step of kind `cls`, `re`, `rekd` (stored targets) or `live` (the whole teacher in the step)."""
-        objective = "rekd" if kind == "live" else kind
+        """One optimisation step of kind `re`, `rekd` (stored targets) or `live` (the whole teacher in the step)."""
+        objective: Objective = "rekd" if kind in ("rekd", "live") else "re"
         teacher = None
         if objective == "rekd":
             live = {"model": self.teacher, "augmented": True} if kind == "live" else {}
@@ -257,12 +258,12 @@ def measure_memory(bench: Bench) -> None:
 def measure_sharing(bench: Bench) -> None:
     """Steps a second of the smallest and the middle model, by 1 to 8 processes that share the device, all together."""
     for name in [name for name in bench.models if name in ("vit-tiny", "vit-small", "bert-mini")][:2]:
-        for count in PROCESSES if bench.is_gpu else (1, 2):
+        for count in PROCESSES if bench.is_gpu else (1,):
             seconds = 6.0 if bench.is_gpu else 0.5
             if not bench.has_time(f"{count} processes of {name}", needed=seconds + 40):
                 continue
             command = [sys.executable, "-m", "benchmarks.gpu", "--worker", name, "--minutes", str(seconds / 60)]
-            command += ["--start-at", str(time.time() + (25 if bench.is_gpu else 15))]
+            command += ["--start-at", str(time.time() + (25 if bench.is_gpu else 0))]
             running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
             rates = [float(process.communicate()[0].split()[-1]) for process in running]
             bench.note("sharing", model=name, processes=count, steps_a_second=sum(rates))
@@ -307,23 +308,27 @@ def _short_run(bench: Bench, family: str, *, stop: bool) -> dict[str, torch.Tens
     pool = samples(family, 96)
     asked = replace(trial("re"), epochs=2, learning_rate=1e-3)
     rows = np.arange(96)
+
+    def attempt(checkpoints: Checkpoints, *, epochs: int) -> RationaleModel:
+        streams = Streams(0, device=bench.device)
+        with streams.initialising():
+            model = RationaleModel.build(objective="re", num_classes=10, dropout=0.1, config=settings).to(bench.device)
+        records = train(
+            Learner.of(asked, model, streams=streams),
+            train_samples=DeviceSamples(pool, bench.device, rows[rows % 4 != 0]),
+            dev_samples=DeviceSamples(pool, bench.device, rows[rows % 4 == 0]),
+            checkpoints=checkpoints,
+        )
+        for _ in itertools.islice(records, epochs):
+            pass
+        next(records, None)  # after the last epoch: the best version is put back
+        return model
+
     with tempfile.TemporaryDirectory() as folder, one_thread(bench.device):
         checkpoints = Checkpoints(Store(folder), asked.digest)
-        for attempt in range(2 if stop else 1):
-            streams = Streams(0, device=bench.device)
-            with streams.initialising():
-                model = RationaleModel.build(objective="re", num_classes=10, dropout=0.1, config=settings)
-            records = train(
-                Learner.of(asked, model.to(bench.device), streams=streams),
-                train_samples=DeviceSamples(pool, bench.device, rows[rows % 4 != 0]),
-                dev_samples=DeviceSamples(pool, bench.device, rows[rows % 4 == 0]),
-                checkpoints=checkpoints,
-            )
-            for _ in records:
-                if stop and attempt == 0:
-                    records.close()
-                    break
-    return model.state_dict()
+        if stop:
+            attempt(checkpoints, epochs=1)
+        return attempt(checkpoints, epochs=asked.epochs).state_dict()
 
 
 def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -412,8 +417,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start-at", type=float, default=0.0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    small = {} if device.type == "cuda" else {"batch": 2, "rounds": 1}
-    bench = Bench(device=device, seconds=60 * options.minutes, models=tuple(options.models), **small)
+    batch, rounds = (32, 5) if device.type == "cuda" else (2, 1)
+    bench = Bench(device, 60 * options.minutes, tuple(options.models), batch=batch, rounds=rounds)
     if options.worker:
         work(bench, options.worker, start_at=options.start_at)
         return

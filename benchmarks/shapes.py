@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from rekd.tasks.data import Split
-from rekd.trial import Trial
+from rekd.trial import Objective, Trial
 
 SHAPES = {
     "vit-tiny": ("vit", 12, 192, 3),
@@ -44,8 +44,8 @@ def samples(family: str, count: int) -> Split:
     return Split({"input_ids": ids, "valid": np.ones((count, 256), np.uint8)}, labels)
 
 
-def trial(objective: str) -> Trial:
-    rekd = {"alpha": 0.3, "lambda_rationale": 0.5, "teacher_digest": "t"} if objective == "rekd" else {}
+def trial(objective: Objective) -> Trial:
+    rekd: dict[str, Any] = {"alpha": 0.3, "lambda_rationale": 0.5, "teacher_digest": "t"} if objective == "rekd" else {}
     return Trial(
         task="t", task_digest="t", model="m", model_digest="m", objective=objective, seed=0, epochs=1, dropout=0.1,
         p_target=0.15, lambda_select=1e-2, temperature_initial=5.0, temperature_final=0.1, temperature_every=100, **rekd,
@@ -66,7 +66,7 @@ class PlainRE(nn.Module):
         self.dropout = nn.Dropout(0.1)
 
     def encode(self, which: int, inputs: dict[str, torch.Tensor], mask: torch.Tensor | None) -> torch.Tensor:
-        encoder = self.encoders[which]
+        encoder: Any = self.encoders[which]
         if self.family == "bert":
             words = encoder.get_input_embeddings()(inputs["input_ids"])
             words = words if mask is None else words * mask.unsqueeze(-1)

@@ -15,7 +15,8 @@ from rekd.method.losses import Learner, step
 from rekd.method.models import RationaleModel
 from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
-from rekd.method.teacher import Targets, Teacher
+from rekd.method.teacher import Asked, Targets, Teacher
+from rekd.trial import Objective
 
 
 def measure(name: str, *, batch: int, rounds: int) -> None:
@@ -32,8 +33,7 @@ def measure(name: str, *, batch: int, rounds: int) -> None:
     targets = Targets(
         selection_difference=rng.normal(size=(batch, num_features)).astype(np.float32),
         logits=rng.normal(size=(batch, 10)).astype(np.float32),
-        teacher_digest="t",
-        data_fingerprint="d",
+        asked=Asked(teacher_digest="t", teacher_sha256="", data_fingerprint="d"),
     )
     cached = Teacher(targets, device=device)
     live = Teacher(targets, model=big, augmented=True, device=device)  # as for augmented views: the whole teacher runs
@@ -41,7 +41,7 @@ def measure(name: str, *, batch: int, rounds: int) -> None:
     plain_optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-5, fused=True)
     by_re = Learner.of(trial("re"), student, streams=Streams(0, device=device))
 
-    def ours(objective: str, teacher: Teacher | None) -> None:
+    def ours(objective: Objective, teacher: Teacher | None) -> None:
         step(replace(by_re, trial=trial(objective), teacher=teacher), on_device.take(rows), 1.0)
         if device.type == "cuda":
             torch.cuda.synchronize()

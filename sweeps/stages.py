@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import select_alpha, select_lambda_select, select_teacher
+from analysis.settings import with_settings
 from rekd.running.plan import Plan, Postponed
 from rekd.tasks.task import Task
 from rekd.trial import Objective, Trial
@@ -64,7 +65,7 @@ class Stage:
         refused = [choice for choice in choices if not choice.is_made and not choice.pending]
         pending = [choice for choice in choices if choice.pending]
         if refused:
-            reason = f"{what} on {self.task.name}: no {refused[0].what}. {refused[0].why}"
+            reason = f"{what} on {self.task.name}: no {refused[0].what}. {refused[0].why}{self._too_short()}"
             if reason not in self.plan.stopped:
                 self.plan.stopped.append(reason)
             return []
@@ -87,6 +88,16 @@ class Stage:
         named = trials(*(choice.value for choice in choices))
         self.plan.trials += named
         return named
+
+    def _too_short(self) -> str:
+        """A word where the reason that nothing can be chosen may be that the trials were too short."""
+        own = self.task.trial("re", self.task.teacher, seed=0, fidelity=self.options.fidelity).epochs
+        if self.options.epochs is None or self.options.epochs >= own:
+            return ""
+        return (
+            f" These trials have {self.options.epochs} of the task's {own} epochs (--epochs), which may be too few to learn "
+            "what to select at all."
+        )
 
 
 def rows_of(results: pd.DataFrame, trials: Iterable[Trial]) -> pd.DataFrame:
@@ -123,7 +134,8 @@ def _by_rule(
     rows, pending = _ended(results, candidates, what)
     if pending is not None:
         return pending
-    chosen = rule(rows).iloc[0]
+    # Candidates are of one setting but for what is chosen; each may have a teacher of its own seed.
+    chosen = rule(with_settings(rows, teachers=results)).iloc[0]
     value = chosen[column]
     plain = None if pd.isna(value) else str(value) if column == "digest" else float(value)
     return Choice(value=plain, what=what, why=str(chosen["why"]))

@@ -5,6 +5,7 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,10 +103,10 @@ def test_texts_are_tokenized_padded_and_truncated(text_task):
     assert (short["input_ids"][:, 4] == tokenizer.sep_token_id).all()
 
 
-def rows_of(task: Task, split: str) -> list[dict]:
+def rows_of(task: Task, split: str) -> list[Any]:
     import datasets
 
-    return list(datasets.load_from_disk(task.dataset)[split])
+    return [*datasets.load_from_disk(task.dataset)[split]]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "parquet"])

@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 from rekd.cli import app
 from rekd.command_line import run
 from rekd.method.explain import Explainer
+from rekd.method.models import mask_of
+from rekd.method.streams import evaluation_noise
 from rekd.running.one_trial import run_trial
 from rekd.running.supplies import Supplies
 from rekd.store.files import Store
@@ -86,6 +88,27 @@ def test_an_image_of_any_size_and_mode_is_explained_by_patches(image_model, pict
     assert explanation.patches is not None
     assert explanation.patches.shape == (4, 4)
     assert explanation.patches.mean() == pytest.approx(explanation.rationale_ratio)
+
+
+@pytest.mark.parametrize("mask", ["argmax", "sampled", "sampled_everywhere"])
+def test_an_explanation_has_the_mask_by_which_its_trial_shows_rationales(mask, image_model, picture, tmp_path):
+    """A sampled one is the same each time and whatever is asked beside it."""
+    folder = Path(shutil.copytree(image_model, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    config["details"]["trial"] |= {"evaluation_mask": mask, "seed": 5}
+    del config["sha256"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+    (argmax,) = Explainer(image_model)([picture])
+    explainer = Explainer(folder)
+    first, second = explainer([picture, picture])
+    assert np.array_equal(first.patches, second.patches)
+    assert np.array_equal(first.patches, argmax.patches) == (mask != "sampled_everywhere")
+    with torch.no_grad():
+        pixels = np.asarray(Image.open(picture).convert("RGB").resize((32, 32), Image.Resampling.BILINEAR))
+        logits = explainer.model.generator({"image": torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]})
+    noise = evaluation_noise(5, tiny.CPU) if mask == "sampled_everywhere" else None
+    assert first.patches.flatten().tolist() == mask_of(logits, sampled_by=noise)[0].bool().tolist()
 
 
 def test_a_text_is_printed_with_its_rationale(text_model):
@@ -168,7 +191,7 @@ def test_where_reading_ended_is_said(text_model):
     assert json.loads(explained("--json", str(text_model), long))["read"] == [0, 109]
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path):
+def test_what_is_no_saved_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has no config\.json"):
         Explainer(tmp_path)
 
@@ -193,7 +216,7 @@ def spoilt(model: Path, folder: Path, **changes: Any) -> Path:
         ({"model_type": "bert"}, "config.json describes a 'bert' model, not a rationale model."),
     ],
 )
-def test_a_checkpoint_that_is_none_is_one_line_and_status_2(text_model, tmp_path, capsys, changes, message):
+def test_a_saved_model_that_is_none_is_one_line_and_status_2(text_model, tmp_path, capsys, changes, message):
     folder = spoilt(text_model, tmp_path / "model", **changes)
     with pytest.raises(SystemExit) as ended:
         run(app, ["explain", str(folder), TEXT])
@@ -211,7 +234,7 @@ def test_a_model_of_another_kind_says_what_it_wants(image_model, text_model, pic
     assert explanation.words is not None
 
 
-def test_a_shared_checkpoint_that_brings_code_is_read_without_it_or_refused(text_model, tmp_path, monkeypatch):
+def test_a_shared_model_that_brings_code_is_read_without_it_or_refused(text_model, tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *text: pytest.fail(f"asked: {text}"))
     folder = spoilt(text_model, tmp_path / "model", auto_map={"AutoConfig": "code.Mine", "AutoTokenizer": "code.Mine"})
     (folder / "code.py").write_text("raise AssertionError")

@@ -53,7 +53,7 @@ def test_it_runs_small_from_a_bare_checkout(tmp_path):
     assert all(row["equal"] for row in found["exactness"] if "equal" in row)
     assert all(row["against_the_cpu"] == 0 for row in found["exactness"] if "against_the_cpu" in row)
     assert all(0 < row["bfloat16_against_float32"] < 0.1 for row in found["exactness"] if "against_the_cpu" in row)
-    assert {row["processes"] for row in found["sharing"]} == {1, 2}
+    assert {row["processes"] for row in found["sharing"]} == {1}
     assert all(row["steps_a_second"] > 0 for row in found["sharing"])
     assert "these numbers say only that the benchmark runs" in (tmp_path / "out" / "gpu.md").read_text()
 

@@ -241,6 +241,7 @@ def test_a_model_that_was_made_with_another_tokenizer_is_refused(text_task, tmp_
     file = folder / "bert-mini/tokenizer.json"
     settings = json.loads(file.read_text())
     vocabulary = settings["model"]["vocab"]
+    message = ""
     if own == "moved":
         vocabulary["film"], vocabulary["movie"] = vocabulary["movie"], vocabulary["film"]
         message = (

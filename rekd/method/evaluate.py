@@ -1,7 +1,7 @@
 """What a model is worth on a split: its losses and accuracy, and what it does with its rationales."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from rekd.method.equations import rationale_ratio, token_ratio
 from rekd.method.losses import re_terms
 from rekd.method.models import RationaleModel
 from rekd.method.samples import DeviceSamples, batches
-from rekd.method.streams import Streams
+from rekd.method.streams import Streams, evaluation_noise
 from rekd.trial import Trial
 
 
@@ -26,6 +26,17 @@ class Predictions:
     labels: Tensor
     valid: Float[Tensor, "sample feature"]
     """1 for real features, 0 for padding."""
+
+    def split(self, size: int) -> Iterator["Predictions"]:
+        """Those of `size` samples at a time, and of what is left."""
+        for start in range(0, len(self.labels), size):
+            rows = slice(start, start + size)
+            yield Predictions(**{own.name: getattr(self, own.name)[rows] for own in fields(self)})
+
+
+def rationale_noise(trial: Trial, *, device: torch.device) -> torch.Generator | None:
+    """What rationales that are measured and shown are sampled by; None where they are the argmax."""
+    return evaluation_noise(trial.seed, device) if trial.evaluation_mask == "sampled_everywhere" else None
 
 
 @torch.no_grad()
@@ -49,23 +60,37 @@ def predictions(
 def evaluate(model: RationaleModel, samples: DeviceSamples, trial: Trial, *, streams: Streams) -> dict[str, float]:
     """Means over all samples: `loss` (L_RE; L_pred for cls), its parts, `accuracy`, `rationale_ratio`, `token_ratio`.
 
-    Leaves parameters, buffers, the training mode and every random stream as they were.
+    With `dev_means` over batches all but the accuracy are means of the batches' means, as in the authors' code. Leaves
+    parameters, buffers, the training mode and every random stream as they were.
     """
-    generator = streams.evaluation_noise() if trial.evaluation_mask == "sampled" else None
+    generator = None if trial.evaluation_mask == "argmax" else streams.evaluation_noise()
     found = predictions(model, samples, sampled_by=generator)
+    size = len(samples) if trial.dev_means == "over_samples" else trial.batch_size
+    each = [_means(trial, batch, selects=model.generator is not None) for batch in found.split(size)]
+    means = {name: torch.stack([batch[name] for batch in each]).mean() for name in each[0]}
+    means["accuracy"] = (found.logits.argmax(dim=-1) == found.labels).double().mean()
+    return {name: value.item() for name, value in means.items()}
+
+
+def _means(trial: Trial, found: Predictions, *, selects: bool) -> dict[str, Tensor]:
     # In double precision: a split has many samples, and dev loss decides between epochs that hardly differ.
-    mask = None if model.generator is None else found.mask.double()
-    terms = re_terms(trial, found.logits.double(), found.labels, mask)
-    measures = {
-        "accuracy": (found.logits.argmax(dim=-1) == found.labels).double().mean(),
-        "rationale_ratio": rationale_ratio(found.mask.double()).mean(),
-        "token_ratio": token_ratio(found.mask.double(), found.valid.double()).mean(),
+    mask = found.mask.double()
+    terms = re_terms(trial, found.logits.double(), found.labels, mask if selects else None)
+    ratios = {
+        "rationale_ratio": rationale_ratio(mask).mean(),
+        "token_ratio": token_ratio(mask, found.valid.double()).mean(),
     }
-    return {name: value.item() for name, value in (terms | measures).items()}
+    return terms | ratios
 
 
 @torch.no_grad()
-def faithfulness(model: RationaleModel, inputs: Mapping[str, np.ndarray], *, device: torch.device) -> dict[str, float]:
+def faithfulness(
+    model: RationaleModel,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    device: torch.device,
+    sampled_by: torch.Generator | None = None,
+) -> dict[str, float]:
     """ERASER's measures and the variety of masks, over all samples.
 
     `sufficiency`: probability of the predicted class from the whole input minus that from the rationale; at or below 0
@@ -78,7 +103,7 @@ def faithfulness(model: RationaleModel, inputs: Mapping[str, np.ndarray], *, dev
     sums = {"sufficiency": 0.0, "comprehensiveness": 0.0}
     masks = []
     for batch in batches(inputs, device=device):
-        prediction = model.predict(batch)
+        prediction = model.predict(batch, sampled_by=sampled_by)
         chosen = prediction.logits.argmax(dim=-1, keepdim=True)
 
         def probability(logits: Tensor, chosen: Tensor = chosen) -> Float[Tensor, "batch 1"]:
@@ -101,12 +126,16 @@ def overlap(first: Bool[np.ndarray, "sample feature"], second: Bool[np.ndarray, 
 
 @torch.no_grad()
 def masks_of(
-    model: RationaleModel, inputs: Mapping[str, np.ndarray], *, device: torch.device
+    model: RationaleModel,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    device: torch.device,
+    sampled_by: torch.Generator | None = None,
 ) -> tuple[Bool[np.ndarray, "sample feature"], np.ndarray]:
     """Rationales and predicted classes of all samples."""
     masks, classes = [], []
     for batch in batches(inputs, device=device):
-        prediction = model.predict(batch)
+        prediction = model.predict(batch, sampled_by=sampled_by)
         masks.append(prediction.mask.bool().cpu().numpy())
         classes.append(prediction.logits.argmax(dim=-1).cpu().numpy())
     return np.concatenate(masks), np.concatenate(classes)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from rekd.messages import one_line, shown
-from rekd.method.backbones import ViTBackbone
 from rekd.method.models import Prediction, RationaleModel, saved_config
+from rekd.method.streams import evaluation_noise
 from rekd.tasks.hub import quiet
 from rekd.tasks.images import opened, pixels_of
 from rekd.tasks.spans import read_text
@@ -66,6 +66,9 @@ class Explainer:
             )
         self.shapes: dict[str, list[int]] = details["inputs"]
         self.class_names: Sequence[str] | None = details.get("class_names")
+        trial = details.get("trial", {})
+        self.is_sampled = trial.get("evaluation_mask") == "sampled_everywhere"
+        self.seed: int = trial.get("seed", 0)
         self.tokenizer: Any = None
         if self.model.kind == "text":
             self.tokenizer = _tokenizer(folder)
@@ -108,14 +111,16 @@ class Explainer:
                 f"{name} cannot be read as an image: {one_line(error)}. Give a PNG or JPEG file."
             ) from error
         prediction = self._predict({"image": torch.from_numpy(pixels.copy())[None]})
-        backbone = self.model.predictor.backbone
-        assert isinstance(backbone, ViTBackbone)
-        patches = prediction.mask[0].bool().numpy().reshape(backbone.grid)
+        grid = self.model.predictor.backbone.grid
+        assert grid is not None
+        patches = prediction.mask[0].bool().numpy().reshape(grid)
         return self._explanation(path, prediction, patches=patches)
 
     @torch.no_grad()
     def _predict(self, batch: dict[str, Tensor]) -> Prediction:
-        return self.model.predict(batch)
+        # Begun anew for each input: what is said of it does not depend on what was asked before.
+        noise = evaluation_noise(self.seed, torch.device("cpu")) if self.is_sampled else None
+        return self.model.predict(batch, sampled_by=noise)
 
     def _explanation(self, source: str, prediction: Prediction, **parts: Any) -> Explanation:
         probabilities = prediction.logits[0].softmax(dim=-1)

@@ -9,6 +9,7 @@ from torch import Tensor
 from rekd.method.losses import Learner
 from rekd.method.models import RationaleModel
 from rekd.store.checkpoints import Checkpoints
+from rekd.trial import Trial
 
 COLLAPSED_EPOCHS = 3
 """Epochs in a row with nothing, or everything, selected after which a trial has diverged."""
@@ -36,11 +37,12 @@ class RunState:
     best: dict[str, Tensor] = field(default_factory=dict)
     """The best version's parameters and buffers by name."""
 
-    def take_in(self, record: dict[str, Any], model: RationaleModel, *, num_features: int, rule: str) -> None:
+    def take_in(self, record: dict[str, Any], model: RationaleModel, trial: Trial, *, num_features: int) -> None:
         """An epoch has ended with this record: notes it, whether the run has diverged, and the model if it is the best."""
         self.records.append(record)
         self.diverged = divergence(self.records, num_features=num_features)
-        if not self.diverged and is_better(record["dev_loss"], self.best_loss, rule=rule):
+        better = is_better(record["dev_loss"], self.best_loss, rule=trial.best_epoch_rule, objective=trial.objective)
+        if better and not self.diverged:
             self.best_loss, self.best_epoch = record["dev_loss"], self.epoch
             self.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
@@ -70,11 +72,15 @@ class RunState:
         return cls(**plain, best=_below("best.", tensors))
 
 
-def is_better(loss: float, best: float | None, *, rule: str) -> bool:
-    """Whether an epoch replaces the best so far: lowest and earliest, or lowest to 3 decimals and latest."""
+def is_better(loss: float, best: float | None, *, rule: str, objective: str) -> bool:
+    """Whether an epoch replaces the best so far, by `Trial.best_epoch_rule`."""
     if best is None:
         return True
-    return round(loss, 3) <= round(best, 3) if rule == "rounded_latest" else loss < best
+    if rule == "lowest":
+        return loss < best
+    if rule == "logged_latest" and objective == "cls":  # the one loss that the authors' log does not round
+        return loss <= best
+    return round(loss, 3) <= round(best, 3)
 
 
 def divergence(records: list[dict[str, Any]], *, num_features: int) -> str:

@@ -66,7 +66,7 @@ def train(
             teacher.begin_epoch(state.epoch + 1)
         model.train()
         with streams.training():
-            order = torch.randperm(len(train_samples), generator=streams.data_order).to(train_samples.labels.device)
+            order = streams.order(len(train_samples)).to(train_samples.labels.device)
             for rows in order.split(trial.batch_size):
                 temperature = _temperature(trial, state.step, num_steps)
                 batch = _augmented(trial, train_samples.take(rows), views, streams)
@@ -86,7 +86,7 @@ def train(
             **{f"dev_{name}": value for name, value in dev.items()},
             "seconds": time.perf_counter() - started,
         }
-        state.take_in(record, model, num_features=num_features, rule=trial.best_epoch_rule)
+        state.take_in(record, model, trial, num_features=num_features)
         if checkpoints is not None and not state.diverged:
             state.save(checkpoints, learner)
         yield record
@@ -110,10 +110,11 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 
 def _temperature(trial: Trial, step: int, num_steps: int) -> float | None:
+    """The temperature of the step after `step` others; None for cls."""
     if trial.temperature_initial is None or trial.temperature_final is None or trial.temperature_every is None:
         return None
     return temperature_at(
-        step,
+        step + (trial.temperature_step == "from_1"),
         num_steps=num_steps,
         initial=trial.temperature_initial,
         final=trial.temperature_final,
@@ -134,5 +135,5 @@ def _augmented(trial: Trial, batch: Batch, views: Views | None, streams: Streams
     image = batch.inputs.get("image")
     if image is None or trial.augmentation == "none":
         return batch
-    seen = crop_flip(image, generator=streams.data_order) if views is None else views[batch.pool_rows].of(image)
+    seen = crop_flip(image, generator=streams.augmentation) if views is None else views[batch.pool_rows].of(image)
     return replace(batch, inputs={**batch.inputs, "image": seen})

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rekd.method.evaluate import evaluate, faithfulness, masks_of, overlap
+from rekd.method.evaluate import evaluate, faithfulness, masks_of, overlap, rationale_noise
 from rekd.method.losses import Learner
 from rekd.method.models import RationaleModel
 from rekd.method.samples import DeviceSamples
@@ -24,6 +24,7 @@ from rekd.running.supplies import Supplies
 from rekd.store.checkpoints import Checkpoints
 from rekd.store.files import Store, StoreUnavailableError
 from rekd.store.ledger import Ledger, Outcome
+from rekd.tasks.commits import as_text, commits, pinned
 from rekd.tasks.data import Data, remarks_on
 from rekd.tasks.task import Task
 from rekd.tasks.texts import load_tokenizer
@@ -44,6 +45,7 @@ def run_trial(
     store.write(store.running_trial_file(trial.digest), canonical_json(asdict(trial)).encode())
     try:
         with one_thread(device):
+            task = pinned(task, [trial.model])
             data = supplies.data(task)
             splits = data.train_dev(trial.split, trial.seed)
             streams = Streams(trial.seed, kind=trial.random_streams, device=device)
@@ -58,7 +60,9 @@ def run_trial(
             outcome = _tested(trial, task, result, data, splits[1], streams, supplies)
             if not result.diverged:
                 keep_model(trial, task, result.model, data, store)
-                write_rationales(store, trial, result.model, data, device=device)
+                warning = _shown(store, trial, result.model, data, device=device)
+                outcome = replace(outcome, warning=warning)
+            outcome = replace(outcome, commits=as_text(commits(task, [trial.model])))
     except StoreUnavailableError:  # no fault of the trial: it goes on from its checkpoint when the store is back
         raise
     except Exception as error:
@@ -71,13 +75,19 @@ def run_trial(
 def check_trial(trial: Trial, *, task: Task, supplies: Supplies) -> list[str]:
     """Remarks on the trial's data. Raises ValueError where data, model or teacher are not what the trial needs."""
     data = supplies.data(task)
-    build_model(trial, task, data, Streams(0, device=torch.device("cpu")))
+    check_model(trial, task, data)
     store, teacher = supplies.store, trial.teacher_digest
     if teacher is not None and not store.names_in(store.model_folder(teacher)):
         raise ValueError(
-            f"The store {store} has no model of a trial {teacher}. Train it first, or choose another teacher."
+            f"The store {store} has no model of a trial {teacher}. Train it first (after `python -m rekd redo {store} "
+            f"{teacher}`, where it has a result), or choose another teacher."
         )
     return remarks_on(data, task, trial)
+
+
+def check_model(trial: Trial, task: Task, data: Data) -> None:
+    """Raises ValueError where a trial's model cannot read the task's samples, or could not be loaded once it is saved."""
+    build_model(trial, task, data, Streams(0, device=torch.device("cpu"))).check_saving()
 
 
 def build_model(trial: Trial, task: Task, data: Data, streams: Streams) -> RationaleModel:
@@ -89,23 +99,31 @@ def build_model(trial: Trial, task: Task, data: Data, streams: Streams) -> Ratio
             num_classes=data.num_classes,
             dropout=trial.dropout,
             heads=trial.heads,
+            predictor_reads=trial.predictor_reads,
+            head_initialisation=trial.head_initialisation,
+            image_statistics=trial.image_statistics,
             precision=trial.precision,
+            downscaling=trial.downscaling,
             source=reference.source,
             config=reference.config,
-            revision=reference.revision,
+            revision=reference.commit or reference.revision,
         )
     model.predictor.backbone.check(data.pool.arrays)
     return model
 
 
 def keep_model(trial: Trial, task: Task, model: RationaleModel, data: Data, store: Store) -> None:
-    """Puts a trained model into the store as a folder; config.json comes last, so that who sees it sees the weights."""
+    """Puts a trained model into the store as a folder; config.json comes last, so that who sees it sees the weights.
+
+    It is loaded first. Raises ValueError where it cannot be, as nobody else could.
+    """
     tokenizer = load_tokenizer(task) if task.kind == "text" else None
     shapes = {name: list(array.shape[1:]) for name, array in data.test.arrays.items()}
     details = {"trial": asdict(trial), "digest": trial.digest, "class_names": data.class_names, "inputs": shapes}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model.save(folder, tokenizer=tokenizer, details=details)
+        RationaleModel.load(folder)
         files = sorted(folder.iterdir(), key=lambda file: file.name == "config.json")
         store.write_folder(
             store.model_folder(trial.digest), ((file.name, file.read_bytes()) for file in files if file.is_file())
@@ -120,6 +138,17 @@ def describe(error: Exception) -> str:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
         text += " The trial does not fit: give it more of a GPU (--gpus-per-trial 1) or a smaller batch_size."
     return text
+
+
+def _shown(store: Store, trial: Trial, model: RationaleModel, data: Data, *, device: torch.device) -> str | None:
+    """Writes what is for people to look at. It may fail, not the trial, which has ended: returns what went wrong, if it did."""
+    try:
+        write_rationales(store, trial, model, data, device=device)
+    except StoreUnavailableError:
+        raise
+    except Exception as error:
+        return f"Its rationales to look at could not be written: {describe(error)}"
+    return None
 
 
 def _teacher(trial: Trial, task: Task, supplies: Supplies, *, num_features: int) -> Teacher | None:
@@ -170,23 +199,25 @@ def _tested(
     device = supplies.device
     best = result.records[result.best_epoch - 1]
     test = evaluate(result.model, DeviceSamples(data.test, device), trial, streams=streams)
+    noise = rationale_noise(trial, device=device)
+    measured = faithfulness(result.model, data.test.arrays, device=device, sampled_by=noise)
     outcome = replace(
         outcome,
         num_features=result.model.num_features(data.test.arrays),
         **{f"num_{name}_in_train": count for name, count in data.in_train(trial.split, trial.seed).items()},
         **{f"dev_{name}": best[f"dev_{name}"] for name in ("loss", "accuracy", "rationale_ratio", "token_ratio")},
         **{f"test_{name}": test[name] for name in ("loss", "accuracy", "rationale_ratio", "token_ratio")},
-        **{
-            f"test_{name}": value for name, value in faithfulness(result.model, data.test.arrays, device=device).items()
-        },
+        **{f"test_{name}": value for name, value in measured.items()},
     )
     if trial.teacher_digest is None:
         return outcome
     dev = {name: array[dev_indices] for name, array in data.pool.arrays.items()}
-    teacher_mask = supplies.targets(task, trial.teacher_digest).selection_difference[dev_indices] > 0
+    noise = rationale_noise(trial, device=device)
+    mask, _ = masks_of(result.model, dev, device=device, sampled_by=noise)
+    teacher_mask = supplies.targets(task, trial.teacher_digest).masks(dev_indices, sampled_by=noise)
     return replace(
         outcome,
-        dev_teacher_overlap=overlap(masks_of(result.model, dev, device=device)[0], teacher_mask),
+        dev_teacher_overlap=overlap(mask, teacher_mask),
         dev_teacher_train_share=_teacher_train_share(trial.teacher_digest, data, dev_indices, supplies.store),
     )
 

@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from rekd.method.backbones import ViTBackbone
-from rekd.method.evaluate import masks_of
+from rekd.method.evaluate import masks_of, rationale_noise
 from rekd.method.models import RationaleModel
 from rekd.store.files import Store
 from rekd.tasks.data import Data, shown_samples
@@ -25,7 +24,8 @@ def write_rationales(store: Store, trial: Trial, model: RationaleModel, data: Da
         store.write(samples_file, _parquet(_samples(model, data, chosen)))
     if model.generator is None:
         return
-    masks, classes = masks_of(model, data.test.take(chosen).arrays, device=device)
+    noise = rationale_noise(trial, device=device)
+    masks, classes = masks_of(model, data.test.take(chosen).arrays, device=device, sampled_by=noise)
     columns = {"sample": chosen, "prediction": classes, "mask": list(masks.astype(np.uint8))}
     store.write(store.rationales_file(trial.digest), _parquet(columns))
 
@@ -44,9 +44,9 @@ def _samples(model: RationaleModel, data: Data, chosen: np.ndarray) -> dict[str,
     columns: dict[str, Any] = dict.fromkeys(_SCHEMA, [None] * len(chosen))
     del columns["prediction"], columns["mask"]
     columns |= {"sample": chosen, "label": data.test.labels[chosen]}
-    backbone = model.predictor.backbone
-    if isinstance(backbone, ViTBackbone):
-        rows, columns_of_grid = backbone.grid
+    grid = model.predictor.backbone.grid
+    if grid is not None:
+        rows, columns_of_grid = grid
         columns["image"] = [_png(image) for image in data.test.arrays["image"][chosen]]
         return columns | {"rows": [rows] * len(chosen), "columns": [columns_of_grid] * len(chosen)}
     return columns | {

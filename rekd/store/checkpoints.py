@@ -31,10 +31,11 @@ class Checkpoints:
         """
         for name in reversed(self._names()):
             path = f"{self.folder}/{name}"
+            content = self.store.read(path)
             try:
-                return unpack(self.store.read(path))
+                return unpack(content)
             except DamagedFileError as error:
-                self.store.set_aside(path, f"is damaged ({error}); the trial goes on without it")
+                self.store.set_aside(path, content, f"is damaged ({error}); the trial goes on without it")
         return None
 
     def clear(self) -> None:

@@ -23,6 +23,9 @@ from rekd.trial import Trial
 SHOWN_PER_CLASS = 4
 MOST_SHOWN = 64
 
+Division = Literal["fixed", "by_seed", "stratified_by_seed"]
+"""How a pool is divided into train and dev (`Trial.split`)."""
+
 SPLIT_SEED = 2026
 """Of the fixed splits, which are the same for every run; the paper's first seed, though any constant would do."""
 
@@ -73,15 +76,16 @@ class Data:
     remarks: tuple[str, ...] = ()
     """What is no mistake but is not to pass in silence, such as files that were not read: a sentence each."""
 
-    def train_dev(
-        self, split: Literal["fixed", "by_seed"], seed: int
-    ) -> tuple[Int64[np.ndarray, "train"], Int64[np.ndarray, "dev"]]:
-        """Sorted indices of train and dev within `pool`.
+    def train_dev(self, split: Division, seed: int) -> tuple[Int64[np.ndarray, "train"], Int64[np.ndarray, "dev"]]:
+        """Indices of train and dev within `pool`.
 
         `fixed` is the same for every seed: the dataset's own dev split, or a stratified one. `by_seed` is a random one
-        of the same size, drawn with the seed and not stratified, as the authors' code does.
+        of the same size, drawn with the seed and not stratified. `stratified_by_seed` is the dataset's own, or what
+        `datasets` makes of the seed, in its order, as in the authors' code; the others are sorted.
         """
         everything = np.arange(len(self.pool))
+        if split == "stratified_by_seed" and self.dev_indices is None:
+            return _stratified_by_seed(self.pool.labels, self.num_dev, seed)
         if split == "by_seed":
             dev = np.random.default_rng(seed).permutation(everything)[: self.num_dev]
         elif self.dev_indices is not None:
@@ -90,7 +94,7 @@ class Data:
             dev = _stratified(self.pool.labels, self.num_dev)
         return np.setdiff1d(everything, dev, assume_unique=True), np.sort(dev)
 
-    def in_train(self, split: Literal["fixed", "by_seed"], seed: int) -> dict[str, int]:
+    def in_train(self, split: Division, seed: int) -> dict[str, int]:
         """How many samples of dev and of test stand in train too, with the same content: `dev` and `test`."""
         train, dev = self.train_dev(split, seed)
         contents, of_test = self._contents
@@ -247,6 +251,38 @@ def _stratified(labels: Int64[np.ndarray, "sample"], num_held_out: int) -> Int64
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=num_held_out, random_state=SPLIT_SEED)
     _, held_out = next(splitter.split(np.zeros((len(labels), 0)), labels))
     return np.sort(held_out)
+
+
+def _stratified_by_seed(
+    labels: Int64[np.ndarray, "sample"], num_held_out: int, seed: int
+) -> tuple[Int64[np.ndarray, "kept"], Int64[np.ndarray, "held_out"]]:
+    """Indices of the samples that are kept and held out, as `train_test_split` of `datasets` draws and orders them.
+
+    Drawn here, so that another version of that library changes no split.
+    """
+    rng = np.random.default_rng(seed)
+    counts = np.bincount(labels)
+    num_kept = _shares(counts, len(labels) - num_held_out, rng)
+    num_others = _shares(counts - num_kept, num_held_out, rng)
+    kept, held_out = [], []
+    for number, (first, second) in enumerate(zip(num_kept, num_others, strict=True)):
+        drawn = np.flatnonzero(labels == number)[rng.permutation(counts[number])]
+        kept.append(drawn[:first])
+        held_out.append(drawn[first : first + second])
+    return rng.permutation(np.concatenate(kept)), rng.permutation(np.concatenate(held_out))
+
+
+def _shares(counts: Int64[np.ndarray, "class"], num_draws: int, rng: np.random.Generator) -> Int64[np.ndarray, "class"]:
+    """How many of `num_draws` fall to each class: its share, rounded down; what is left to the largest remainders."""
+    exact = num_draws * counts / counts.sum()
+    shares = np.floor(exact)
+    for remainder in np.unique(exact - shares)[::-1]:
+        num_left = int(num_draws - shares.sum())
+        if num_left == 0:
+            break
+        tied = np.flatnonzero(exact - np.floor(exact) == remainder)
+        shares[rng.choice(tied, size=min(len(tied), num_left), replace=False)] += 1
+    return shares.astype(np.int64)
 
 
 def _read_digits(task: Task) -> _Read:

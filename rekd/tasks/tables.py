@@ -61,8 +61,9 @@ def _read_hub(task: Task) -> "tuple[dict[str, datasets.Dataset], list[str]]":
     import datasets
 
     instead = f"a TOML file with extends = {task.name!r} and dataset = '/path/to/folder', and name it with --task"
-    with hub("dataset", task.dataset, revision=task.revision, instead=instead) as name:
-        splits = datasets.load_dataset(name, task.config_name, revision=task.revision)
+    revision = task.commit or task.revision
+    with hub("dataset", task.dataset, revision=revision, instead=instead) as name:
+        splits = datasets.load_dataset(name, task.config_name, revision=revision)
     for name in task.splits.values():
         check_split(name, list(map(str, splits)), f"{task.name}: {task.dataset}")
     not_read = [f"split {str(name)!r}" for name in splits if str(name) not in task.splits.values()]

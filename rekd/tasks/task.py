@@ -4,6 +4,7 @@
 more: nothing here imports a library for data or models. Its arrays are `rekd.tasks.data.load_data`'s.
 """
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal, get_args
 from rekd.messages import check_one_of, one_line
 from rekd.tasks.class_order import is_reordered
 from rekd.tasks.local_files import LocalDataset, sha256_of
+from rekd.tasks.normalisation import unseen_normalisation
 from rekd.tasks.task_file import (
     EMBEDDED_DATASETS,
     OVERRIDES,
@@ -20,6 +22,7 @@ from rekd.tasks.task_file import (
     defaults_for,
     read_task_file,
     task_names,
+    weight_files,
 )
 from rekd.tasks.tokenizer_files import pads_left, tokenizer_content
 from rekd.trial import FIDELITY, Objective, Trial, digest_of, later_born
@@ -39,6 +42,8 @@ class Model:
     """Name on the Hugging Face Hub, or absolute path of a local folder."""
     revision: str | None = None
     """Branch, tag or commit on the hub; None is its default branch."""
+    commit: str | None = None
+    """What the hub's name and revision stood for when a run began (`rekd.tasks.commits`); no part of a digest."""
     config: dict[str, Any] | None = None
     """Hugging Face configuration with its `model_type`, where there is no `source`."""
     defaults: dict[str, Any]
@@ -49,19 +54,34 @@ class Model:
         """Whether `source` is a folder of this machine."""
         return self.source is not None and Path(self.source).is_absolute()
 
+    @property
+    def is_on_hub(self) -> bool:
+        return self.source is not None and not self.is_local
+
     @cached_property
     def digest(self) -> str:
-        """What the name stands for: of a folder the content of its configuration and weights, never its path."""
+        """What the name stands for: of a folder the content of its configuration and weights, never its path.
+
+        Raises ValueError where a folder's images would be normalised in a way that is not known here.
+        """
         if self.config is not None:
             return digest_of({"config": self.config, **later_born(self)})
         assert self.source is not None
         if not self.is_local:
             return digest_of({"hub": self.source, "revision": self.revision, **later_born(self)})
-        # The preprocessor holds the mean and deviation that pixels are scaled with: another one, another result.
         folder = Path(self.source)
-        files = [folder / "config.json", folder / "preprocessor_config.json", *sorted(folder.glob("*.safetensors"))]
+        files = [folder / "config.json", folder / "preprocessor_config.json", *weight_files(folder)]
         contents = {file.name: sha256_of(file) for file in files if file.is_file()}
-        return digest_of({"files": contents, **later_born(self)})
+        return digest_of({"files": contents, **unseen_normalisation(folder), **later_born(self)})
+
+    @property
+    def image_size(self) -> int | None:
+        """The smaller side in pixels of the images that it reads, where that is known without the hub."""
+        config = self.config
+        if config is None and self.is_local:
+            config = json.loads((Path(str(self.source)) / "config.json").read_bytes())
+        size = (config or {}).get("image_size")
+        return min(size) if isinstance(size, list) else size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +98,10 @@ class Task:
     """Configuration of a dataset on the hub that has several."""
     revision: str | None = None
     """Branch, tag or commit on the hub; None is its default branch."""
+    commit: str | None = None
+    """What the dataset's name and revision stood for when a run began; no part of a digest."""
+    tokenizer_commit: str | None = None
+    """The same of the tokenizer."""
     input_column: str
     """Column of the images or texts."""
     label_column: str = "label"
@@ -177,6 +201,15 @@ class Task:
         return LocalDataset(task=self.name, path=path, splits=self.splits) if path.is_absolute() else None
 
     @property
+    def is_on_hub(self) -> bool:
+        """Whether the dataset is."""
+        return self.dataset not in EMBEDDED_DATASETS and self.local_dataset is None
+
+    @property
+    def has_tokenizer_on_hub(self) -> bool:
+        return self.kind == "text" and not Path(self.tokenizer_source[0]).is_absolute()
+
+    @property
     def tokenizer_source(self) -> tuple[str, str | None]:
         """Where a text task's tokenizer comes from: a name on the hub or a folder's absolute path, and a revision."""
         if self.tokenizer is not None:
@@ -198,7 +231,7 @@ class Task:
         for name in overrides:
             check_one_of("override", name, OVERRIDES, self.name)
 
-        values = {**self.defaults_of(objective, model), **FIDELITY[fidelity], **overrides}
+        values = {**self._downscaling(model), **self.defaults_of(objective, model), **FIDELITY[fidelity], **overrides}
         return Trial(
             task=self.name,
             task_digest=self.digest,
@@ -208,6 +241,15 @@ class Task:
             seed=seed,
             **values,
         )
+
+    def _downscaling(self, model: str) -> dict[str, str]:
+        """The field `downscaling` of a trial whose images are known to be larger than its model's.
+
+        Where that shows only when they are read, the trial is refused until its task says how.
+        """
+        reads = self.models[model].image_size
+        is_larger = self.image_size is not None and reads is not None and self.image_size > reads
+        return {"downscaling": "antialiased"} if is_larger else {}
 
     def teacher_mode(self, trial: Trial) -> TeacherMode | None:
         """How a student of this task hears its teacher; None where it has none."""
@@ -234,6 +276,12 @@ def load_task(name_or_file: str | Path) -> Task:
 
     A file may say `extends = "cifar10"` (an embedded name, or a file beside it) and then only what differs. Relative
     paths in it start at its own folder and stay inside. Raises ValueError on anything that is not as it should be.
+
+    >>> task = load_task("cifar10")
+    >>> task.teacher, task.students
+    ('vit-base', ('vit-small', 'vit-tiny'))
+    >>> task.trial("re", "vit-tiny", seed=2026).lambda_select
+    0.05
     """
     file = Path(name_or_file)
     if isinstance(name_or_file, str) and not name_or_file.endswith(".toml"):

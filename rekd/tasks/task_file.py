@@ -340,11 +340,16 @@ def _check_model(name: str, table: dict[str, Any], file: Path) -> None:
             raise ValueError(f"{file}: models.{name}.config: {error}") from error
     if "source" in table and Path(table["source"]).is_absolute():
         folder = Path(table["source"])
-        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        if not (folder / "config.json").is_file() or not weight_files(folder):
             raise ValueError(
-                f"{file}: models.{name}.source = {str(folder)!r} is not a folder with config.json and *.safetensors. "
-                "Write one with model.save_pretrained(folder)."
+                f"{file}: models.{name}.source = {str(folder)!r} is not a folder with config.json and *.safetensors or "
+                "pytorch_model*.bin. Write one with model.save_pretrained(folder)."
             )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a folder's pretrained weights, sorted. A pytorch_model.bin is read where there are no safetensors."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
 def _check_trials(table: dict[str, Any], file: Path) -> None:

@@ -53,7 +53,7 @@ def load_tokenizer(task: Task) -> "transformers.PreTrainedTokenizerBase":
     Raises ValueError where there is none, or it does not fit a model of the task.
     """
     source, revision = task.tokenizer_source
-    tokenizer = _read(task, source, revision)
+    tokenizer = _read(task, source, task.tokenizer_commit or revision)
     if tokenizer.pad_token_id is None:
         raise ValueError(
             f"{task.name}: the tokenizer {source} has no padding token. Add one, or use another tokenizer."
@@ -94,7 +94,7 @@ def check_vocabularies(
         if model.source is None or source == task.tokenizer_source or not _has_tokenizer(model):
             continue
         try:
-            own = _read(task, *source).get_vocab()
+            own = _read(task, source[0], model.commit or model.revision).get_vocab()
         except ValueError as error:
             yield f"{task.name}: whether the model {model.name} has the task's tokenizer is not known. {error}"
             continue

@@ -224,7 +224,7 @@ CASES = {
         prepare=table(images(GOOD, [0] * 40), IMAGES),
     ),
     "a label out of range": Case(
-        "row 0: label 7 is outside 0 to 1. Count classes from 0", prepare=table(images(GOOD, [7, 1] * 20), IMAGES)
+        "row 0: label 7 is outside 0 to 1. Count classes from 0", prepare=table(images(GOOD, [7, 1, 0, 1] * 10), IMAGES)
     ),
     "a label that is missing": Case(
         "row 0: label None of column 'label' is neither a whole number nor a text. Correct it",
