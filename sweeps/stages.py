@@ -39,13 +39,15 @@ class Stage:
     results: pd.DataFrame
     plan: Plan = field(default_factory=Plan)
 
-    def trials(self, objective: Objective, model: str, **overrides: Any) -> list[Trial]:
-        """One setting, a trial a seed."""
+    def trials(
+        self, objective: Objective, model: str, *, seeds: Sequence[int] | None = None, **overrides: Any
+    ) -> list[Trial]:
+        """One setting, a trial a seed; `seeds` take the place of the sweep's own."""
         return [
             self.task.trial(
                 objective, model, seed=seed, fidelity=self.options.fidelity, **{**self.options.overrides(), **overrides}
             )
-            for seed in self.options.seeds_of(self.task)
+            for seed in seeds or self.options.seeds_of(self.task)
         ]
 
     def add(
@@ -172,7 +174,8 @@ def lambda_trials(stage: Stage, model: str, lambda_select: float) -> list[Trial]
 
 def add_teacher(stage: Stage, **overrides: Any) -> Choice:
     """Adds RE of the teacher's model, a trial a seed, and chooses among them."""
-    candidates = stage.trials("re", stage.task.teacher, **overrides)
+    seeds = stage.options.teacher_seeds_of(stage.task)
+    candidates = stage.trials("re", stage.task.teacher, seeds=seeds, **overrides)
     stage.plan.trials += candidates
     return choose_teacher(stage.results, candidates, task=stage.task.name, seed=stage.options.teacher_seed)
 
