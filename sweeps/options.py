@@ -155,6 +155,10 @@ class Options:
     def seeds_of(self, task: Task) -> tuple[int, ...]:
         return self.seeds or task.seeds
 
+    def teacher_seeds_of(self, task: Task) -> tuple[int, ...]:
+        """Of the trials among which the teacher is chosen: the task's own, else those of all."""
+        return task.teacher_seeds or self.seeds_of(task)
+
     def students_of(self, task: Task) -> tuple[str, ...]:
         """The task's students, or those of them that were named."""
         return self._named(task, task.students)

@@ -133,7 +133,8 @@ class _Branch:
         what = f"teacher of {self.task.name}"
         if not lambda_select.is_made:
             return Choice(pending=lambda_select.pending, what=what, why=f"It has no lambda_select. {lambda_select.why}")
-        candidates = stage.trials("re", self.task.teacher, lambda_select=lambda_select.value)
+        seeds = self.options.teacher_seeds_of(self.task)
+        candidates = stage.trials("re", self.task.teacher, seeds=seeds, lambda_select=lambda_select.value)
         if "re" not in self.stages:  # else the stage asks for them
             stage.plan.trials += candidates
         return choose_teacher(self.results, candidates, task=self.task.name, seed=self.options.teacher_seed)

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import select_alpha, select_lambda_select, select_teacher
+from analysis.settings import with_settings
 from rekd.running.plan import Plan, Postponed
 from rekd.tasks.task import Task
 from rekd.trial import Objective, Trial
@@ -38,13 +39,15 @@ class Stage:
     results: pd.DataFrame
     plan: Plan = field(default_factory=Plan)
 
-    def trials(self, objective: Objective, model: str, **overrides: Any) -> list[Trial]:
-        """One setting, a trial a seed."""
+    def trials(
+        self, objective: Objective, model: str, *, seeds: Sequence[int] | None = None, **overrides: Any
+    ) -> list[Trial]:
+        """One setting, a trial a seed; `seeds` take the place of the sweep's own."""
         return [
             self.task.trial(
                 objective, model, seed=seed, fidelity=self.options.fidelity, **{**self.options.overrides(), **overrides}
             )
-            for seed in self.options.seeds_of(self.task)
+            for seed in seeds or self.options.seeds_of(self.task)
         ]
 
     def add(
@@ -133,7 +136,8 @@ def _by_rule(
     rows, pending = _ended(results, candidates, what)
     if pending is not None:
         return pending
-    chosen = rule(rows).iloc[0]
+    # Candidates are of one setting but for what is chosen; each may have a teacher of its own seed.
+    chosen = rule(with_settings(rows, teachers=results)).iloc[0]
     value = chosen[column]
     plain = None if pd.isna(value) else str(value) if column == "digest" else float(value)
     return Choice(value=plain, what=what, why=str(chosen["why"]))
@@ -170,7 +174,8 @@ def lambda_trials(stage: Stage, model: str, lambda_select: float) -> list[Trial]
 
 def add_teacher(stage: Stage, **overrides: Any) -> Choice:
     """Adds RE of the teacher's model, a trial a seed, and chooses among them."""
-    candidates = stage.trials("re", stage.task.teacher, **overrides)
+    seeds = stage.options.teacher_seeds_of(stage.task)
+    candidates = stage.trials("re", stage.task.teacher, seeds=seeds, **overrides)
     stage.plan.trials += candidates
     return choose_teacher(stage.results, candidates, task=stage.task.name, seed=stage.options.teacher_seed)
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from rekd.messages import one_line, shortened
+from rekd.tasks import hidden_digits
 from rekd.tasks.hub import quiet
 from rekd.tasks.images import read_images
 from rekd.tasks.labels import read_labels
@@ -115,7 +116,7 @@ class Data:
 
 def load_data(task: Task) -> Data:
     """The task's arrays. Raises ValueError where the dataset is not what the task says."""
-    read = _read_digits(task) if task.dataset == "digits" else _read(task)
+    read = _READ_HERE.get(task.dataset, _read)(task)
     splits, class_names, remarks = dict(read.splits), read.class_names, list(read.remarks)
     for role, name in task.splits.items():
         remarks += _absent_classes(task, splits[role], role, name, class_names)
@@ -279,6 +280,15 @@ def _read_digits(task: Task) -> _Read:
     image = np.rint(np.asarray(pixels) * (255 / 16)).astype(np.uint8)
     split = Split({"image": image.reshape(-1, 1, 8, 8)}, np.asarray(labels, dtype=np.int64))
     return _Read(splits={"train": split}, class_names=task.class_names)
+
+
+def _read_hidden_digits(task: Task) -> _Read:
+    splits = {name: Split({"image": one.images}, one.labels) for name, one in hidden_digits.make().items()}
+    return _Read(splits=splits, class_names=task.class_names)
+
+
+_READ_HERE = {"digits": _read_digits, "hidden-digits": _read_hidden_digits}
+"""Embedded datasets that are arrays before they are tables."""
 
 
 def _absent_classes(

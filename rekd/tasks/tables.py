@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rekd.messages import one_line, shortened, shown
+from rekd.tasks import planted_reviews
+from rekd.tasks.embedded import EMBEDDED_DATASETS
 from rekd.tasks.hub import hub
 from rekd.tasks.local_files import TABLE_SUFFIXES, LocalDataset, check_split
 from rekd.tasks.table_files import read_table
@@ -24,8 +26,7 @@ def read_tables(task: Task) -> "tuple[dict[str, datasets.Dataset], list[str]]":
         raise ValueError(
             f"{task.name}: input_column and label_column are both {task.input_column!r}. Name two columns."
         )
-    local = task.local_dataset
-    tables, not_read = _read_hub(task) if local is None else (_read_local(task, local), local.not_read())
+    tables, not_read = _read(task)
     wanted = [task.input_column, task.label_column]
     for role, name in task.splits.items():
         for column in wanted:
@@ -55,6 +56,20 @@ def _undecoded(task: Task, table: "datasets.Dataset") -> "datasets.Dataset":
 def at_row(task: Task, split: str, row: int) -> str:
     """Where a sample is, as messages begin."""
     return f"{task.name}: {task.dataset}, split {split!r}, row {row}"
+
+
+def _read(task: Task) -> "tuple[dict[str, datasets.Dataset], list[str]]":
+    if task.dataset in EMBEDDED_DATASETS:
+        return _made(task), []
+    local = task.local_dataset
+    return _read_hub(task) if local is None else (_read_local(task, local), local.not_read())
+
+
+def _made(task: Task) -> "dict[str, datasets.Dataset]":
+    import datasets
+
+    made = planted_reviews.make()
+    return {role: datasets.Dataset.from_list(made[name]) for role, name in task.splits.items()}
 
 
 def _read_hub(task: Task) -> "tuple[dict[str, datasets.Dataset], list[str]]":

@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 
 from rekd.messages import check_one_of, one_line
 from rekd.tasks.class_order import is_reordered
+from rekd.tasks.embedded import EMBEDDED_DATASETS, identity
 from rekd.tasks.local_files import LocalDataset, sha256_of
 from rekd.tasks.normalisation import unseen_normalisation
 from rekd.tasks.task_file import (
-    EMBEDDED_DATASETS,
     OVERRIDES,
     TASK_FILES,
     Kind,
@@ -93,7 +93,7 @@ class Task:
     kind: Kind
     """What a sample is."""
     dataset: str
-    """An embedded dataset (`digits`), a name on the Hugging Face Hub, or the absolute path of a folder or a file."""
+    """An embedded dataset (such as `digits`), a name on the Hugging Face Hub, or the absolute path of a folder or a file."""
     config_name: str | None = None
     """Configuration of a dataset on the hub that has several."""
     revision: str | None = None
@@ -136,6 +136,11 @@ class Task:
     """By name."""
     seeds: tuple[int, ...] = tuple(range(2026, 2036))
     """Of its trials, where a sweep is not told others (Section 3.3: 2026 to 2035)."""
+    teacher_seeds: tuple[int, ...] | None = None
+    """Of the trials among which the teacher is chosen; None is those of the others."""
+    rationale_column: str | None = None
+    """Column that says which features people, or whoever made the data, hold to be the evidence (`rekd.tasks.truth`).
+    Nothing is trained on it, and it is no part of the digest."""
     defaults: dict[str, Any]
     """Fields of `Trial`; a table `re`, `rekd` or `cls` holds for that objective."""
 
@@ -144,7 +149,7 @@ class Task:
         """What the name stands for: all that changes arrays or splits. Never paths, models, seeds or defaults."""
         dataset: dict[str, Any]
         if self.dataset in EMBEDDED_DATASETS:
-            dataset = {"embedded": self.dataset}
+            dataset = identity(self.dataset)
         elif self.local_dataset is not None:
             dataset = {"content": self.local_dataset.content()}
         else:
