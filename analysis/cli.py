@@ -3,13 +3,12 @@
 import csv
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -24,18 +23,15 @@ from analysis.frames import load_epochs, load_trials
 from analysis.query import query as run_query
 from analysis.report import report as write_report
 from analysis.selection import select_alpha, select_lambda_select, select_teacher
+from analysis.settings import labels
 from analysis.stages import Stages, split_stages
-from analysis.status import duration
 from analysis.status import status as status_of
 from rekd.command_line import PlainConsole, print_error
-from rekd.messages import cell, plain
+from rekd.messages import cell, duration, plain
 from rekd.store.files import Store
 
 MOST_ROWS = 100
 """Rows of a query that a terminal shows."""
-
-BOOTSTRAP_SEED = 0
-"""Of the resampling, so that the same ledger gives the same report."""
 
 app = typer.Typer(
     name="analysis",
@@ -51,6 +47,29 @@ ToleranceOption = Annotated[
     float, typer.Option(help="How far a mean rationale ratio may be from p_target; 0.01 is one percentage point.")
 ]
 TaskOption = Annotated[list[str] | None, typer.Option("--task", help="Only this task; may be repeated.")]
+
+
+class Baseline(StrEnum):
+    """Which RE runs REKD is compared with."""
+
+    same = "same"
+    chosen = "chosen"
+
+
+class Method(StrEnum):
+    """Where intervals and p-values come from."""
+
+    student = "student"
+    exact = "exact"
+    bootstrap = "bootstrap"
+
+
+BaselineOption = Annotated[
+    Baseline, typer.Option(help="RE to compare REKD with: at the same setting, or at its own choice by rule.")
+]
+MethodOption = Annotated[
+    Method, typer.Option("--interval", help="Student's t, exact sign flips, or the studentized bootstrap.")
+]
 
 
 class Layout(StrEnum):
@@ -86,13 +105,15 @@ def tables_command(
     format: Annotated[list[Layout] | None, typer.Option(help="With --out; may be repeated [default: all].")] = None,
     tolerance: ToleranceOption = 0.01,
     task: TaskOption = None,
+    baseline: BaselineOption = Baseline.same,
+    interval: MethodOption = Method.student,
 ) -> None:
     """Shows the paper's tables with the trials at hand, the paper's numbers beside them; or writes them to files."""
     with _bad_input():
-        made = tables.all_tables(_stages(store, tolerance, task), rng=np.random.default_rng(BOOTSTRAP_SEED))
+        made = tables.all_tables(_stages(store, tolerance, task), baseline=baseline.value, method=interval.value)
         if out is None:
             for table in made:
-                _show(table.caption, tables.printable(table.frame))
+                _show(table.caption, tables.printable(table.shown), table.notes)
             return
         for table in made:
             for layout in format or list(Layout):
@@ -132,10 +153,12 @@ def report_command(
     store: StoreArgument,
     out: Annotated[Path | None, typer.Option(help="The HTML file [default: STORE/figures/report.html].")] = None,
     tolerance: ToleranceOption = 0.01,
+    baseline: BaselineOption = Baseline.same,
+    interval: MethodOption = Method.student,
 ) -> None:
     """Writes the report: one HTML file that needs no network."""
     with _bad_input():
-        content = write_report(store, rng=np.random.default_rng(BOOTSTRAP_SEED), tolerance=tolerance).encode()
+        content = write_report(store, tolerance=tolerance, baseline=baseline.value, method=interval.value).encode()
         if out is None:
             place = Store(store)
             path = f"{place.pictures_folder}/report.html"
@@ -237,23 +260,26 @@ def _require_store(store: str) -> None:
 
 def _show_choices(title: str, choices: pd.DataFrame) -> None:
     """What a rule chose, its reasons below: a sentence has no room in a column of a terminal."""
+    table = tables.telling(choices)
     if not console.is_terminal:
-        _show(title, tables.printable(choices))
+        _show(title, tables.printable(table))
         return
     told = ["why", "num_settings", "num_eligible", "nearest_lambda_select", "nearest_seed"]
-    _show(title, tables.printable(choices.drop(columns=told, errors="ignore")))
-    for _, row in choices.iterrows():
-        console.print(f"{row.get('task', '')} {row['model']}: {row['why']}".strip())
+    _show(title, tables.printable(table.drop(columns=told, errors="ignore")))
+    for label, (_, row) in zip(labels(choices), choices.iterrows(), strict=True):
+        console.print(f"{row.get('task', '')} {label}: {row['why']}".strip())
     console.print()
 
 
-def _show(title: str, text: pd.DataFrame) -> None:
+def _show(title: str, text: pd.DataFrame, notes: Sequence[str] = ()) -> None:
     """A table in a terminal, in parts side under side where it is too wide; tab-separated lines elsewhere."""
     if not console.is_terminal:
         if title:
             print(f"# {title}")
         for row in [list(text.columns), *text.to_numpy().tolist()]:
             print("\t".join(plain(re.sub(r"\s+", " ", str(each))) for each in row))
+        for note in notes:
+            print(f"# {plain(note)}")
         print()
         return
     if title:
@@ -265,6 +291,8 @@ def _show(title: str, text: pd.DataFrame) -> None:
         for row in text[names].to_numpy().tolist():
             shown.add_row(*(Text(cell) for cell in row))
         console.print(shown)
+    for note in notes:
+        console.print(note, style="dim")
 
 
 def _parts_that_fit(text: pd.DataFrame, width: int) -> list[list[str]]:

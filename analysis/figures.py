@@ -4,7 +4,7 @@ a line of its own for each, so that a grey print can be read too. Seeds are poin
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,9 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.frames import narrow
-from analysis.selection import alpha_settings, lambda_settings
+from analysis.selection import SelectionRule, alpha_rule, alpha_settings, lambda_rule, lambda_settings
+from analysis.settings import percent, setting_columns, variants
 from analysis.stages import Stages
+from analysis.statistics import Baselines, summarize
 from analysis.tables import OBJECTIVES, file_name
+from rekd.messages import number
 
 COLUMN_WIDTH = 3.25
 """Inches; a figure of this width is legible in a column of a paper and on a phone."""
@@ -83,46 +86,31 @@ class Picture:
 
 
 def ratio_picture(stages: Stages, task: str) -> Picture | None:
-    """Figure 2: accuracy against the ratio that was reached, a line a model, CLS at 100 %; points carry their p_target.
+    """Figure 2: accuracy against the ratio that was reached, a line a setting, its CLS at 100 %; points carry their p_target.
 
-    None where no model has two points.
+    None where no setting has two points.
     """
     rows = _finished(narrow(stages.ratios, task=task), ["test_accuracy"])
-    rows = rows.assign(
-        test_rationale_ratio=rows["test_rationale_ratio"].mask(rows["objective"] == "cls", 1.0),
-        point=[_target(p) for p in rows["p_target"]],
-    )
-    if rows.empty or rows.groupby("model")["point"].nunique().max() < 2:
+    rows = rows.assign(test_rationale_ratio=rows["test_rationale_ratio"].mask(rows["objective"] == "cls", 1.0))
+    lines = _ratio_lines(rows)
+    if not lines or max(len(means) for means in lines.values()) < 2:
         return None
     name, labels = file_name("ratio", task), {}
     figure, (axes,) = _figure(1, 2.4)
     with mpl.rc_context(_STYLE):
-        for index, model in enumerate(_by_size(rows)):
-            of_model = rows[rows["model"] == model]
-            colour = _COLOURS[index % 6]
-            seeds = of_model.sort_values("test_rationale_ratio")
-            _seed_points(axes, seeds["test_rationale_ratio"] * 100, seeds["test_accuracy"], colour)
-            means = of_model.groupby("point").agg(
-                ratio=("test_rationale_ratio", "mean"), accuracy=("test_accuracy", "mean"), n=("seed", "size")
-            )
-            means = means.sort_values("ratio")
-            axes.plot(means["ratio"] * 100, means["accuracy"], color=colour, linestyle=_LINES[index % 6])
+        _seed_points(axes, rows["test_rationale_ratio"] * 100, rows["test_accuracy"], "#888888")
+        for index, (label, means) in enumerate(lines.items()):
+            at = means["test_rationale_ratio"] * 100, means["test_accuracy"]
+            axes.plot(*at, color=_colour(index), linestyle=_line(index))
             gid = f"{name}-{index}"
-            _mean_points(axes, means["ratio"] * 100, means["accuracy"], index, gid, label=model)
-            for point, row in means.iterrows():
-                axes.annotate(
-                    str(point),
-                    (row["ratio"] * 100, row["accuracy"]),
-                    xytext=(0, -8),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=5.5,
-                    color="#444444",
-                )
+            _mean_points(axes, *at, index, gid, label=label)
+            points = [_target(p_target) for p_target in means["p_target"]]
+            for point, place in zip(points, zip(*at, strict=True), strict=True):
+                _write_at(axes, point, place)
             labels[gid] = [
-                f"{model}, {'CLS' if point == 'cls' else f'p_target {point}'}: "
-                f"{row['ratio'] * 100:.1f} %, accuracy {row['accuracy']:.3f}, {_runs(row['n'])}"
-                for point, row in means.iterrows()
+                f"{label}, {'CLS' if point == 'cls' else f'p_target {point}'}: "
+                f"{row['test_rationale_ratio'] * 100:.1f} %, accuracy {row['test_accuracy']:.3f}, {_runs(row['num_seeds'])}"
+                for point, (_, row) in zip(points, means.iterrows(), strict=True)
             ]
         axes.set(xlabel="rationale ratio reached, %", ylabel="test accuracy")
         axes.margins(y=0.12)
@@ -130,30 +118,47 @@ def ratio_picture(stages: Stages, task: str) -> Picture | None:
     return Picture(name, task, "Rationale ratio and accuracy", figure, labels)
 
 
-def lambda_picture(stages: Stages, task: str) -> Picture | None:
-    """Dev loss and ratio against `lambda_select`, a column a model: seeds as points, the means of settings that are not
-    eligible hollow, the chosen one in a ring, the tolerance around `p_target` as a band.
+def _ratio_lines(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Means of each setting that differs in `p_target` alone, by its label: CLS behind the RE that it is the baseline of,
+    or alone."""
+    means = summarize(rows, ["test_rationale_ratio", "test_accuracy"])
+    means = means.assign(variant=variants(means, but=["p_target"]))
+    baselines, attached, lines = Baselines(means, "cls", free=["epochs"]), set(), {}
+    re = means[means["objective"] == "re"]
+    for model in _by_size(rows):
+        for variant, line in re[re["model"] == model].groupby("variant", sort=False):
+            cls, _ = baselines.of(line.iloc[0])
+            attached |= set(cls.index)
+            line = pd.concat([line, cls]).sort_values("test_rationale_ratio")
+            lines[_comma(model, str(variant))] = line
+    alone = means[(means["objective"] == "cls") & ~means.index.isin(attached)]
+    for _, row in alone.iterrows():
+        lines[_comma(f"CLS {row['model']}", row["variant"])] = row.to_frame().T.infer_objects()
+    return lines
 
-    None where no model has two settings.
+
+def lambda_picture(stages: Stages, task: str) -> Picture | None:
+    """Dev loss and ratio against `lambda_select`, a column a model and a line a setting: seeds as points, the means of those
+    that are not eligible hollow, the chosen one in a ring, the tolerance around `p_target` as a band.
+
+    None where no model has two values of `lambda_select`.
     """
     stage = narrow(stages.lambdas, task=task)
     settings = lambda_settings(stage, stages.tolerance)
-    return _sweep_picture(
-        "lambda", task, "Dev loss and ratio against lambda_select", stage, settings, "lambda_select", stages.tolerance
-    )
+    title = "Dev loss and ratio against lambda_select"
+    return _sweep_picture("lambda", task, title, stage, settings, lambda_rule(stages.tolerance))
 
 
 def alpha_picture(stages: Stages, task: str) -> Picture | None:
-    """Dev loss against `alpha`, as `lambda_picture`; RE of the same student as a line across (alpha 1)."""
+    """Dev loss against `alpha`, as `lambda_picture`; RE of the same student and setting as a line across (alpha 1)."""
     stage = narrow(stages.alphas, task=task)
-    baseline = narrow(stages.finals, task=task, objective="re")
-    return _sweep_picture(
-        "alpha", task, "Dev loss against alpha", stage, alpha_settings(stage), "alpha", None, baseline
-    )
+    baseline = narrow(stages.trials, task=task, objective="re")
+    return _sweep_picture("alpha", task, "Dev loss against alpha", stage, alpha_settings(stage), alpha_rule(), baseline)
 
 
 def seeds_picture(stages: Stages, task: str) -> Picture | None:
-    """Test accuracy of CLS, RE and REKD at the settings that were chosen: seeds as points, joined from RE to REKD.
+    """Test accuracy of CLS, RE and REKD at the settings that were chosen: seeds as points, joined from RE to REKD of the
+    same setting.
 
     None where there are none.
     """
@@ -161,43 +166,31 @@ def seeds_picture(stages: Stages, task: str) -> Picture | None:
     if rows.empty:
         return None
     name, labels = file_name("seeds", task), {}
-    figure, (axes,) = _figure(1, 2.2)
     models = _by_size(rows)
-    offset = {"cls": -0.25, "re": 0.0, "rekd": 0.25}
+    rows, styles = _with_series(rows)
+    slots = _slots(rows, models, styles)
+    widest = max(len(of_model) for of_model in slots.values())
+    figure, (axes,) = _figure(1, 2.2, width=max(COLUMN_WIDTH, 0.3 * sum(map(len, slots.values()))))
     with mpl.rc_context(_STYLE):
+        places = {}
         for place, model in enumerate(models):
-            of_model = rows[rows["model"] == model]
-            scores = {key: group.set_index("seed")["test_accuracy"] for key, group in of_model.groupby("objective")}
-            if {"re", "rekd"} <= set(scores):
-                pairs = scores["re"].rename("re").to_frame().join(scores["rekd"].rename("rekd"), how="inner")
-                for re_score, rekd_score in pairs.itertuples(index=False):
-                    axes.plot([place, place + 0.25], [re_score, rekd_score], color="#999999", linewidth=0.5, zorder=1)
-            for objective in OBJECTIVES:
-                group = of_model[of_model["objective"] == objective].sort_values("seed")
-                if group.empty:
-                    continue
-                gid = f"{name}-{place}-{objective}"
-                at = np.full(len(group), place + offset[objective])
-                style = _OBJECTIVE_STYLE[objective]
-                label = objective.upper() if not any(key.endswith(objective) for key in labels) else None
-                axes.scatter(
-                    at,
-                    group["test_accuracy"],
-                    s=14,
-                    color=_COLOURS[style],
-                    marker=_MARKERS[style],
-                    alpha=0.8,
-                    linewidths=0,
-                    gid=gid,
-                    label=label,
-                    zorder=2,
-                )
+            for slot, series in enumerate(slots[model]):
+                at = place + (slot - (len(slots[model]) - 1) / 2) * min(0.25, 0.8 / widest)
+                places[model, series] = at
+                group = rows[(rows["model"] == model) & (rows["series"] == series)].sort_values("seed")
+                gid = f"{name}-{place}-{slot}"
+                how = {"s": 14, "color": _colour(styles[series]), "marker": _marker(styles[series]), "alpha": 0.8}
+                across = np.full(len(group), at)
+                axes.scatter(across, group["test_accuracy"], linewidths=0, gid=gid, label=series, zorder=2, **how)
                 mean = group["test_accuracy"].mean()
-                axes.plot([at[0] - 0.09, at[0] + 0.09], [mean, mean], color="black", linewidth=1.2, zorder=3)
+                axes.plot([at - 0.09, at + 0.09], [mean, mean], color="black", linewidth=1.2, zorder=3)
+                who = _comma(f"{group['objective'].iloc[0].upper()} {model}", group["variant"].iloc[0])
                 labels[gid] = [
-                    f"{objective.upper()} {model}, seed {seed}: {accuracy:.3f}; mean {mean:.3f} of {_runs(len(group))}"
+                    f"{who}, seed {seed}: {accuracy:.3f}; mean {mean:.3f} of {_runs(len(group))}"
                     for seed, accuracy in zip(group["seed"], group["test_accuracy"], strict=True)
                 ]
+        for start, end, pairs in _joined(rows, places):
+            axes.plot([start, end], pairs.T, color="#999999", linewidth=0.5, zorder=1)
         axes.set_xticks(range(len(models)), models)
         axes.set(ylabel="test accuracy", xlim=(-0.5, len(models) - 0.5))
         axes.grid(visible=False, axis="x")
@@ -205,14 +198,37 @@ def seeds_picture(stages: Stages, task: str) -> Picture | None:
     return Picture(name, task, "CLS, RE and REKD, seed by seed", figure, labels)
 
 
+def _joined(rows: pd.DataFrame, places: dict[tuple[str, str], float]) -> Iterator[tuple[float, float, np.ndarray]]:
+    """From where to where lines go, and the pairs that they join: RE and REKD of one setting and seed."""
+    baselines = Baselines(rows, "re")
+    for (model, series), group in rows[rows["objective"] == "rekd"].groupby(["model", "series"]):
+        plain, _ = baselines.of(group.iloc[0])
+        if len(plain):
+            scores = [runs.set_index("seed")["test_accuracy"] for runs in (plain, group)]
+            pairs = pd.concat(scores, axis=1, join="inner").to_numpy()
+            yield places[str(model), plain["series"].iloc[0]], places[str(model), str(series)], pairs
+
+
+def _slots(rows: pd.DataFrame, models: list[str], styles: dict[str, int]) -> dict[str, list[str]]:
+    """By model the series that it has, in order."""
+    return {
+        model: [name for name in styles if name in set(rows.loc[rows["model"] == model, "series"])] for model in models
+    }
+
+
 def training_picture(stages: Stages, epochs: pd.DataFrame, task: str) -> Picture | None:
     """Dev loss over the epochs of the RE and REKD trials of the settings that were chosen, a column a model, and below
-    it the temperature. Thin lines are seeds, thick lines their means.
+    it the temperature. Thin lines are seeds, thick lines the means of a setting.
 
     Takes rows of `epochs`. None where there are no epochs of such trials.
     """
     final = narrow(stages.finals, task=task, objective=["re", "rekd"])
-    curves = epochs.merge(final[["digest", "model", "objective", "seed", "num_parameters"]], on="digest")
+    final = final[final["digest"].isin(set(epochs["digest"]))]
+    if final.empty:
+        return None
+    final, styles = _with_series(final)
+    known = ["digest", "model", "objective", "variant", "series", "num_parameters"]
+    curves = epochs.merge(final[known], on="digest")
     curves = curves[np.isfinite(curves["dev_loss"].astype(float))]
     if curves.empty:
         return None
@@ -222,32 +238,25 @@ def training_picture(stages: Stages, epochs: pd.DataFrame, task: str) -> Picture
     with mpl.rc_context(_STYLE):
         for column, model in enumerate(models):
             upper, lower = all_axes[column], all_axes[len(models) + column]
-            for objective in ("re", "rekd"):
-                group = curves[(curves["model"] == model) & (curves["objective"] == objective)]
-                if group.empty:
-                    continue
-                style = _OBJECTIVE_STYLE[objective]
+            of_model = curves[curves["model"] == model]
+            for slot, series in enumerate(name for name in styles if name in set(of_model["series"])):
+                group = of_model[of_model["series"] == series]
+                colour, line = _colour(styles[series]), _line(styles[series])
                 for _, run in group.groupby("digest"):
-                    upper.plot(run["epoch"], run["dev_loss"], color=_COLOURS[style], linewidth=0.4, alpha=0.5)
+                    upper.plot(run["epoch"], run["dev_loss"], color=colour, linewidth=0.4, alpha=0.5)
                 mean = group.groupby("epoch").agg(
                     dev_loss=("dev_loss", "mean"), temperature=("temperature", "mean"), n=("digest", "nunique")
                 )
-                upper.plot(
-                    mean.index,
-                    mean["dev_loss"],
-                    color=_COLOURS[style],
-                    linestyle=_LINES[style],
-                    linewidth=1.8,
-                    label=objective.upper(),
-                )
-                gid = f"{name}-{column}-{objective}"
-                upper.scatter(mean.index, mean["dev_loss"], s=8, color=_COLOURS[style], linewidths=0, gid=gid)
+                upper.plot(mean.index, mean["dev_loss"], color=colour, linestyle=line, linewidth=1.8, label=series)
+                gid = f"{name}-{column}-{slot}"
+                upper.scatter(mean.index, mean["dev_loss"], s=8, color=colour, linewidths=0, gid=gid)
+                who = _comma(f"{group['objective'].iloc[0].upper()} {model}", group["variant"].iloc[0])
                 labels[gid] = [
-                    f"{objective.upper()} {model}, epoch {epoch}: dev loss {row['dev_loss']:.4f}, "
+                    f"{who}, epoch {epoch}: dev loss {row['dev_loss']:.4f}, "
                     f"temperature {row['temperature']:.2f}, {_runs(row['n'])}"
                     for epoch, row in mean.iterrows()
                 ]
-                lower.plot(mean.index, mean["temperature"], color=_COLOURS[style], linestyle=_LINES[style])
+                lower.plot(mean.index, mean["temperature"], color=colour, linestyle=line)
             upper.set_title(model)
             upper.tick_params(labelbottom=False)
             lower.set_xlabel("epoch")
@@ -282,78 +291,113 @@ def _sweep_picture(
     title: str,
     runs: pd.DataFrame,
     settings: pd.DataFrame,
-    chosen: str,
-    tolerance: float | None,
+    rule: SelectionRule,
     baseline: pd.DataFrame | None = None,
 ) -> Picture | None:
+    chosen = rule.chosen
     settings = settings[settings["num_seeds"] > 0]
     if settings.empty or settings.groupby("model")[chosen].nunique().max() < 2:
         return None
-    name, labels = file_name(kind, task), {}
     models = _by_size(runs)
-    with_ratio = tolerance is not None
+    with_ratio = rule.tolerance is not None
     figure, all_axes = _figure(len(models), 2.9 if with_ratio else 2.0, heights=(3, 2) if with_ratio else (1,))
+    values = [("dev_loss", "dev loss", 1.0), *([("dev_rationale_ratio", "ratio, %", 100.0)] if with_ratio else [])]
+    sweep = _Sweep(file_name(kind, task), rule, settings.assign(variant=variants(settings, but=[chosen])))
     runs = _finished(runs, ["dev_loss"])
-    # Evenly spaced: grids of a factor 5 and of a factor 2 alternate, and 0 has no place on a log scale.
-    values = sorted(settings[chosen].unique())
-    place = {value: index for index, value in enumerate(values)}
+    runs = runs.assign(variant=variants(runs, but=[chosen]))
     with mpl.rc_context(_STYLE):
         for column, model in enumerate(models):
-            upper = all_axes[column]
-            of_model = settings[settings["model"] == model]
-            of_runs = runs[runs["model"] == model]
-            at = of_model[chosen].map(place)
-            _seed_points(upper, of_runs[chosen].map(place), of_runs["dev_loss"], _COLOURS[0])
-            if len(of_model) == of_model[chosen].nunique():
-                upper.plot(at, of_model["dev_loss"], color=_COLOURS[0])
-            if baseline is not None:
-                plain = _finished(baseline[baseline["model"] == model], ["dev_loss"])["dev_loss"]
-                if len(plain):
-                    style = _OBJECTIVE_STYLE["re"]
-                    upper.axhline(plain.mean(), color=_COLOURS[style], linestyle=_LINES[style], label="RE (alpha 1)")
-            axes_of = [(upper, "dev_loss", "dev loss", 1.0)]
-            if tolerance is not None:
-                lower = all_axes[len(models) + column]
-                _seed_points(lower, of_runs[chosen].map(place), of_runs["dev_rationale_ratio"] * 100, _COLOURS[0])
-                target = of_model["p_target"].iloc[0] * 100
-                lower.axhspan(target - tolerance * 100, target + tolerance * 100, color="#009E73", alpha=0.2)
-                axes_of.append((lower, "dev_rationale_ratio", "ratio, %", 100.0))
-                upper.tick_params(labelbottom=False)
-            for axes, value, label, scale in axes_of:
-                for eligible, group in of_model.groupby("eligible"):
-                    gid = f"{name}-{column}-{value}-{'in' if eligible else 'out'}"
-                    x, y = group[chosen].map(place), group[value] * scale
-                    _mean_points(axes, x, y, 0, gid, hollow=not eligible)
-                    labels[gid] = [_setting_label(row, chosen) for _, row in group.iterrows()]
-                best = of_model[of_model["chosen"]]
-                ring = {"s": 90, "facecolors": "none", "edgecolors": "black", "linewidths": 1.2, "zorder": 4}
-                axes.scatter(best[chosen].map(place), best[value] * scale, **ring)
+            rows = all_axes[column :: len(models)]
+            for axes, (value, label, scale) in zip(rows, values, strict=True):
+                sweep.draw(axes, column, model, runs, value, scale)
                 if column == 0:
                     axes.set_ylabel(label)
-                axes.set_xticks(range(len(values)), [f"{number:g}" for number in values])
-                axes.set_xlim(-0.5, len(values) - 0.5)
-            upper.set_title(model)
-            bottom = axes_of[-1][0]
-            bottom.set_xlabel(chosen)
-            if len(values) > 4:
-                bottom.tick_params(axis="x", labelrotation=60)
+            if baseline is not None:
+                sweep.draw_baseline(rows[0], model, baseline)
+            if with_ratio:
+                sweep.draw_targets(rows[-1], model)
+                rows[0].tick_params(labelbottom=False)
+            rows[0].set_title(model)
+            rows[-1].set_xlabel(chosen)
         _legend(figure)
-    return Picture(name, task, title, figure, labels)
+    return Picture(sweep.name, task, title, figure, sweep.labels)
+
+
+class _Sweep:
+    """What the columns of `_sweep_picture` have in common: settings, their places and their styles."""
+
+    def __init__(self, name: str, rule: SelectionRule, settings: pd.DataFrame) -> None:
+        self.name = name
+        self.rule = rule
+        self.settings = settings
+        self.labels: dict[str, list[str]] = {}
+        self.variants = list(dict.fromkeys(settings["variant"]))
+        # Evenly spaced: grids of a factor 5 and of a factor 2 alternate, and 0 has no place on a log scale.
+        self.values = sorted(settings[rule.chosen].unique())
+        self.place = {value: index for index, value in enumerate(self.values)}
+
+    def draw(self, axes: Axes, column: int, model: str, runs: pd.DataFrame, value: str, scale: float) -> None:
+        """The lines of one model: means over `rule.chosen`, and seeds."""
+        chosen = self.rule.chosen
+        for index, variant in enumerate(self.variants):
+            line = self.settings[(self.settings["model"] == model) & (self.settings["variant"] == variant)]
+            seeds = runs[(runs["model"] == model) & (runs["variant"] == variant)]
+            _seed_points(axes, seeds[chosen].map(self.place), seeds[value] * scale, _colour(index))
+            if line.empty:
+                continue
+            label = variant if len(self.variants) > 1 else None
+            at = line[chosen].map(self.place)
+            axes.plot(at, line[value] * scale, color=_colour(index), linestyle=_line(index), label=label)
+            for eligible, group in line.groupby("eligible"):
+                gid = f"{self.name}-{column}-{value}-{index}-{'in' if eligible else 'out'}"
+                _mean_points(axes, group[chosen].map(self.place), group[value] * scale, index, gid, hollow=not eligible)
+                self.labels[gid] = [_setting_label(row, chosen) for _, row in group.iterrows()]
+            best = line[line["chosen"]]
+            ring = {"s": 90, "facecolors": "none", "edgecolors": "black", "linewidths": 1.2, "zorder": 4}
+            axes.scatter(best[chosen].map(self.place), best[value] * scale, **ring)
+        axes.set_xticks(range(len(self.values)), [number(value) for value in self.values])
+        axes.set_xlim(-0.5, len(self.values) - 0.5)
+        if len(self.values) > 4:
+            axes.tick_params(axis="x", labelrotation=60)
+
+    def draw_targets(self, axes: Axes, model: str) -> None:
+        """The tolerance around each `p_target` of a model."""
+        assert self.rule.tolerance is not None
+        near = self.rule.tolerance * 100
+        for target in self.settings.loc[self.settings["model"] == model, "p_target"].unique() * 100:
+            axes.axhspan(target - near, target + near, color="#009E73", alpha=0.2)
+
+    def draw_baseline(self, axes: Axes, model: str, runs: pd.DataFrame) -> None:
+        """RE of the same settings as lines across."""
+        baselines = Baselines(_finished(runs, ["dev_loss"]), "re")
+        of_model = self.settings[self.settings["model"] == model]
+        found = [baselines.of(setting)[0] for _, setting in of_model.iterrows()]
+        plain = pd.concat([runs.iloc[:0], *found])
+        plain = plain[~plain.index.duplicated()]
+        for index, (variant, group) in enumerate(plain.groupby(variants(plain), sort=True)):
+            style = len(self.variants) + index
+            label = _comma("RE (alpha 1)", str(variant))
+            axes.axhline(group["dev_loss"].mean(), color=_colour(style), linestyle=_line(style), label=label)
 
 
 def _setting_label(row: pd.Series, chosen: str) -> str:
     ratio = "" if pd.isna(row["dev_rationale_ratio"]) else f", ratio {row['dev_rationale_ratio'] * 100:.1f} %"
     mark = " (chosen)" if row["chosen"] else "" if row["eligible"] else f" (not eligible: {row['reason']})"
-    return f"{row['model']}, {chosen} {row[chosen]:g}: dev loss {row['dev_loss']:.4f}{ratio}, " + (
-        f"{_runs(row['num_seeds'])}{mark}"
+    who = _comma(row["model"], row["variant"])
+    return (
+        f"{who}, {chosen} {number(row[chosen])}: dev loss {row['dev_loss']:.4f}{ratio}, {_runs(row['num_seeds'])}{mark}"
     )
 
 
 def _figure(
-    num_columns: int, height: float, heights: Sequence[float] = (1,), sharey: Literal["none", "row"] = "none"
+    num_columns: int,
+    height: float,
+    heights: Sequence[float] = (1,),
+    sharey: Literal["none", "row"] = "none",
+    width: float = COLUMN_WIDTH,
 ) -> tuple[Figure, list[Axes]]:
     """A figure of `num_columns` by `len(heights)` axes, which come row by row."""
-    width = COLUMN_WIDTH if num_columns == 1 else 1.95 * num_columns
+    width = width if num_columns == 1 else 1.95 * num_columns
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         grid = figure.subplots(
@@ -369,7 +413,47 @@ def _legend(figure: Figure) -> None:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
-        figure.legend(list(found.values()), list(found), loc="outside upper center", ncols=3, handletextpad=0.4)
+        longest = 0.45 + 0.055 * max(map(len, found))
+        figure.set_figwidth(max(figure.get_figwidth(), longest))
+        num_columns = max(1, min(len(found), int(figure.get_figwidth() // longest)))
+        figure.set_figheight(figure.get_figheight() + 0.15 * (-(-len(found) // num_columns) - 1))
+        place = {"loc": "outside upper center", "ncols": num_columns, "handletextpad": 0.4}
+        figure.legend(list(found.values()), list(found), **place)
+
+
+def _with_series(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The rows with their `variant` (what tells settings of an objective and model apart) and `series` (the objective with
+    that), and the style of each series, in the order of objectives."""
+    rows = rows.assign(variant=variants(rows))
+    rows["series"] = [_comma(one.upper(), other) for one, other in zip(rows["objective"], rows["variant"], strict=True)]
+    styles = {}
+    for objective in OBJECTIVES:
+        of = rows[rows["objective"] == objective].sort_values(setting_columns(rows))
+        for index, name in enumerate(dict.fromkeys(of["series"])):
+            styles[name] = _OBJECTIVE_STYLE[objective] + 3 * index
+    return rows, styles
+
+
+def _comma(first: str, then: str) -> str:
+    return f"{first}, {then}" if then else first
+
+
+def _colour(style: int) -> str:
+    return _COLOURS[style % 6]
+
+
+def _marker(style: int) -> str:
+    return _MARKERS[(style + style // 6) % 6]  # beyond six, a colour comes back with another marker and line
+
+
+def _line(style: int) -> Any:
+    return _LINES[(style + style // 6) % 6]
+
+
+def _write_at(axes: Axes, text: str, place: tuple[float, float]) -> None:
+    """Small words below a point."""
+    how: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 5.5, "color": "#444444"}
+    axes.annotate(text, place, xytext=(0, -8), **how)
 
 
 def _seed_points(axes: Axes, x: pd.Series, y: pd.Series, colour: str) -> None:
@@ -379,10 +463,9 @@ def _seed_points(axes: Axes, x: pd.Series, y: pd.Series, colour: str) -> None:
 def _mean_points(
     axes: Axes, x: pd.Series, y: pd.Series, index: int, gid: str, *, hollow: bool = False, label: str | None = None
 ) -> None:
-    colour = _COLOURS[index % 6]
+    colour = _colour(index)
     face = "white" if hollow else colour
-    marker = _MARKERS[index % 6]
-    axes.scatter(x, y, s=22, facecolor=face, edgecolor=colour, marker=marker, gid=gid, label=label, zorder=3)
+    axes.scatter(x, y, s=22, facecolor=face, edgecolor=colour, marker=_marker(index), gid=gid, label=label, zorder=3)
 
 
 def _finished(rows: pd.DataFrame, values: Sequence[str]) -> pd.DataFrame:
@@ -396,7 +479,7 @@ def _by_size(rows: pd.DataFrame) -> list[str]:
 
 
 def _target(p_target: float) -> str:
-    return "cls" if pd.isna(p_target) else f"{p_target * 100:g}%"
+    return "cls" if pd.isna(p_target) else percent(p_target).replace(" ", "")
 
 
 def _runs(number: float) -> str:

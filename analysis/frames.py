@@ -7,13 +7,11 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from analysis.settings import with_neutral_values
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger, Outcome
 from rekd.store.predictions import Predicted
 from rekd.trial import Trial, plain_type
-
-SETTING_COLUMNS = tuple(field.name for field in fields(Trial) if field.name != "seed")
-"""Columns of `trials` that make a setting: every field of `Trial` but the seed."""
 
 # float64 with NaN would print epoch 7 as 7.0.
 _OPTIONAL_INTEGERS = [
@@ -35,9 +33,10 @@ def load_trials(store: Ledger | Store | str | Path, digests: Sequence[str] | Non
     """Finished trials of a store, all or those of the given digests.
 
     A row is a trial, sorted by `digest`. Columns are those of `rekd.store.ledger.TRIALS_SCHEMA`; integers that may be missing
-    are of type Int64. A store that does not exist yet gives no rows and all columns.
+    are of type Int64, and a field that was born after a row was written has its neutral value there. A store that does
+    not exist yet gives no rows and all columns.
     """
-    trials = as_ledger(store).trials(digests).to_pandas()
+    trials = with_neutral_values(as_ledger(store).trials(digests).to_pandas())
     return trials.astype({name: "Int64" for name in _OPTIONAL_INTEGERS if name in trials})
 
 
@@ -93,12 +92,3 @@ def require_columns(frame: pd.DataFrame, names: Sequence[str], where: str) -> No
     if missing:
         have = ", ".join(map(str, frame.columns)) or "none"
         raise ValueError(f"{where} needs the columns {', '.join(missing)}, which the frame lacks. It has {have}.")
-
-
-def varying_columns(frame: pd.DataFrame, within: Sequence[str], *, ignore: Sequence[str] = ()) -> list[str]:
-    """Setting columns that take several values within a group of `within`, in `Trial`'s order."""
-    others = [name for name in SETTING_COLUMNS if name in frame and name not in (*within, *ignore)]
-    if frame.empty or not others:
-        return []
-    counts = frame.groupby(list(within), dropna=False)[others].nunique(dropna=False)
-    return [name for name in others if (counts[name] > 1).any()]

@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from analysis.frames import narrow
+from analysis.settings import setting_columns, variants
 from analysis.stages import Stages
+from analysis.statistics import Baselines
 from rekd.store.files import Store
 
 SHOWN = 3
@@ -76,18 +78,22 @@ class Student:
 
     task: str
     model: str
+    setting: str
+    """What tells it from other settings of the model, in words."""
     examples: tuple[Example, ...]
 
 
 def students_of(store: Store, stages: Stages) -> list[Student]:
-    """Examples of every student that wrote rationales, by task and model.
+    """Examples of every student that wrote rationales, by task and setting.
 
-    A student is a model with final REKD trials; where a task has none, every model with final RE trials. Shown are its
-    first seed of REKD, RE of the same seed, and the teacher. Reads `samples` and `rationales` of
+    A student is a setting with final REKD trials; where a task has none, every one with final RE trials. Shown are its
+    first seed of REKD, RE of the same seed and setting, and the teacher. Reads `samples` and `rationales` of
     the store. Samples or rationales that are missing or cannot be read are left out.
     """
-    final, trials = stages.finals, stages.trials
-    final = final[final["status"] == "ok"].sort_values("seed", kind="stable")
+    trials = stages.trials
+    final = stages.finals[stages.finals["status"] == "ok"].sort_values("seed", kind="stable")
+    final = final.assign(setting=variants(final))
+    plain = Baselines(trials[trials["status"] == "ok"], "re")
     students = []
     for (task, task_digest), of_task in final.groupby(["task", "task_digest"]):
         samples = _read(store, store.samples_file(str(task_digest)))
@@ -95,28 +101,28 @@ def students_of(store: Store, stages: Stages) -> list[Student]:
             continue
         distilled = narrow(of_task, objective="rekd")
         leading = distilled if len(distilled) else narrow(of_task, objective="re")
-        for model, of_model in leading.groupby("model"):
-            shown = _shown_trials(of_model, of_task, trials, str(model))
+        for _, runs in leading.groupby(["model", *setting_columns(leading, but=["model"])], dropna=False):
+            shown = _shown_trials(runs.iloc[0], trials, plain)
             names = _class_names(store, [trial["digest"] for _, trial in shown])
-            masks = [(who, trial, _read(store, store.rationales_file(trial["digest"]))) for who, trial in shown]
-            read = [(who, table.set_index("sample")) for who, _, table in masks if table is not None]
-            if read and masks[0][2] is not None:
+            masks = [(who, _read(store, store.rationales_file(trial["digest"]))) for who, trial in shown]
+            read = [(who, table.set_index("sample")) for who, table in masks if table is not None]
+            if read and masks[0][1] is not None:
                 # The student decides which samples are shown, and stands last.
-                students.append(Student(str(task), str(model), _examples(samples, read[1:] + read[:1], names)))
+                model, setting = str(runs["model"].iloc[0]), str(runs["setting"].iloc[0])
+                examples = _examples(samples, read[1:] + read[:1], names)
+                students.append(Student(str(task), model, setting, examples))
     return [student for student in students if student.examples]
 
 
-def _shown_trials(
-    leading: pd.DataFrame, of_task: pd.DataFrame, trials: pd.DataFrame, model: str
-) -> list[tuple[str, pd.Series]]:
-    """The student first, then the teacher, then plain RE of the student's seed."""
-    student = leading.iloc[0]
-    shown = [(f"{student['objective'].upper()} {model}, seed {student['seed']}", student)]
+def _shown_trials(student: pd.Series, trials: pd.DataFrame, plain: Baselines) -> list[tuple[str, pd.Series]]:
+    """The student first, then the teacher, then plain RE of the student's seed and setting."""
+    model, seed = student["model"], student["seed"]
+    shown = [(f"{student['objective'].upper()} {model}, seed {seed}", student)]
     if student["objective"] == "rekd":
         for _, teacher in narrow(trials, digests=[student["teacher_digest"]]).iterrows():
             shown.append((f"teacher: RE {teacher['model']}, seed {teacher['seed']}", teacher))
-        for _, plain in narrow(of_task, objective="re", model=model, seed=student["seed"]).iloc[:1].iterrows():
-            shown.append((f"RE {model}, seed {plain['seed']}", plain))
+        same, _ = plain.of(student)
+        shown += [(f"RE {model}, seed {seed}", run) for _, run in narrow(same, seed=seed).iterrows()]
     return shown
 
 

@@ -9,15 +9,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from analysis import figures, tables
 from analysis.frames import as_ledger, load_epochs, load_trials
 from analysis.rationales import students_of
-from analysis.selection import select_alpha, select_lambda_select, select_teacher
-from analysis.stages import Stages, split_stages
+from analysis.selection import lambda_rule, select_alpha, select_lambda_select, select_teacher
+from analysis.settings import labels, matching, percent, setting_columns
+from analysis.stages import Stages, family_columns, split_stages
+from rekd.messages import number
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger
 
@@ -29,6 +30,7 @@ class Sheet:
     title: str
     stacked: bool
     """On a phone, a row is a list of names and values: for tables with sentences in them."""
+    notes: tuple[str, ...]
     columns: list[dict[str, Any]]
     rows: list[dict[str, Any]]
 
@@ -36,13 +38,15 @@ class Sheet:
 def report(
     store: Ledger | Store | str,
     *,
-    rng: np.random.Generator,
     tolerance: float = 0.01,
+    baseline: str = "same",
+    method: str = "student",
     title: str = "Rationale extraction and its distillation",
     now: datetime | None = None,
 ) -> str:
     """The report on everything that a store holds, as the text of one HTML file.
 
+    REKD is compared with RE as `tables.comparison_table` does for `baseline` and `method`.
     Every text that comes from the store is escaped, and the page's policy runs no script but its own. `now` is for
     tests; it is the time otherwise. Raises ValueError where the store has no trials.
     """
@@ -64,12 +68,12 @@ def report(
         store=str(ledger.store),
         written=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
         counts=_counts(trials),
-        findings=_findings(tables.comparison_table(stages, rng=rng)),
+        findings=_findings(tables.comparison_table(stages, baseline=baseline, method=method)),
         asked=sheet("", tables.asked_table(trials)),
-        tolerance="1 percentage point" if tolerance == 0.01 else f"{tolerance * 100:g} percentage points",
+        within=lambda_rule(tolerance).within,
         choices=_choices(stages),
         notes=_notes(stages),
-        parts=_parts(tables.all_tables(stages, rng=rng), figures.all_pictures(stages, epochs)),
+        parts=_parts(tables.all_tables(stages, baseline=baseline, method=method), figures.all_pictures(stages, epochs)),
         students=students_of(ledger.store, stages),
         made_with=sheet("", _made_with(trials), stacked=True),
         style=Markup((folder / "report.css").read_text(encoding="utf-8")),
@@ -78,8 +82,8 @@ def report(
     )
 
 
-def sheet(title: str, frame: pd.DataFrame, *, stacked: bool = False) -> Sheet:
-    """A frame as a table of the page; a column `chosen` marks rows."""
+def sheet(title: str, frame: pd.DataFrame, *, stacked: bool = False, notes: tuple[str, ...] = ()) -> Sheet:
+    """A frame as a table of the page, notes below; a column `chosen` marks rows."""
     names = tables.printed_columns(frame)
     text = tables.printable(frame)
     numeric = [pd.api.types.is_numeric_dtype(frame[name]) and frame[name].dtype != bool for name in names]
@@ -98,7 +102,7 @@ def sheet(title: str, frame: pd.DataFrame, *, stacked: bool = False) -> Sheet:
             for column, cell in enumerate(cells)
         ]
         rows.append({"cells": row, "chosen": bool(chosen[index])})
-    return Sheet(title, stacked, columns, rows)
+    return Sheet(title, stacked, notes, columns, rows)
 
 
 def _kind(text: str, is_number: bool) -> str:
@@ -114,16 +118,11 @@ def _counts(trials: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _findings(differences: pd.DataFrame) -> list[str]:
-    findings = []
-    for _, row in differences.iterrows():
-        word = "ahead of" if row["difference"] > 0 else "behind"
-        seeds = f"{row['num_seeds']} shared seed" + ("" if row["num_seeds"] == 1 else "s")
-        interval = "" if pd.isna(row["low"]) else f", 95 % interval {row['low']:+.3f} to {row['high']:+.3f}"
-        findings.append(
-            f"{row['task']}, {row['model']}: REKD is {word} RE by {abs(row['difference']):.3f} in test accuracy "
-            f"({row['rekd']:.3f} against {row['re']:.3f}; {seeds}{interval})."
-        )
-    return findings
+    names = labels(differences)
+    return [
+        f"{row['task']}, {name}: {tables.comparison_sentence(row)}"
+        for name, (_, row) in zip(names, differences.iterrows(), strict=True)
+    ]
 
 
 def _choices(stages: Stages) -> list[Sheet]:
@@ -137,34 +136,43 @@ def _choices(stages: Stages) -> list[Sheet]:
     sheets = []
     for name, title, frame in choices:
         if len(frame):
-            shown = frame.drop(columns=told, errors="ignore")
-            shown[name] = [
-                "none" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
-                for value in shown[name]
-            ]
-            sheets.append(sheet(title, shown.dropna(axis=1, how="all"), stacked=True))
+            shown = tables.telling(frame.drop(columns=told, errors="ignore"))
+            shown[name] = ["none" if pd.isna(value) else number(value) for value in frame[name]]
+            sheets.append(sheet(title, shown, stacked=True))
     return sheets
 
 
 def _notes(stages: Stages) -> list[str]:
     """Where what was done is not what the rules say, and what the tables leave out."""
-    notes = []
-    for _, row in select_lambda_select(stages.lambdas, stages.tolerance).iterrows():
-        used = stages.used_lambdas.get((row["task"], row["model"]))
-        if used is not None and used != row["lambda_select"]:
-            rule = "nothing" if pd.isna(row["lambda_select"]) else f"{row['lambda_select']:g}"
-            where = f"{row['task']}, {row['model']}"
-            notes.append(f"{where}: later stages went on with lambda_select {used:g}; the rule chooses {rule}.")
+    notes = _overridden(stages)
     ruled = set(select_teacher(stages.teachers, stages.tolerance)["digest"].dropna())
     serving = set(stages.trials["teacher_digest"].dropna())
-    for _, row in stages.trials[stages.trials["digest"].isin(serving)].iterrows():
+    teachers = stages.trials[stages.trials["digest"].isin(serving)]
+    for label, (_, row) in zip(labels(teachers), teachers.iterrows(), strict=True):
         agrees = "the rule's choice" if row["digest"] in ruled else "not the rule's choice"
-        notes.append(f"{row['task']}: the teacher is {row['model']}, seed {row['seed']} ({row['digest']}), {agrees}.")
+        notes.append(f"{row['task']}: the teacher is {label}, seed {row['seed']} ({row['digest']}), {agrees}.")
     if unknown := sorted(serving - set(stages.trials["digest"])):
         notes.append(f"Teachers that are not in this store: {', '.join(unknown)}.")
     notes += [*_warnings(stages.finals), *_shared_samples(stages.finals)]
-    for task, target in sorted(stages.p_targets.items()):
-        notes.append(f"{task}: all but the table of ratios is about p_target {target * 100:g} %.")
+    for task, rows in stages.lambdas.groupby("task"):
+        targets = ", ".join(percent(target) for target in sorted(rows["p_target"].unique()))
+        notes.append(f"{task}: the table of lambda_select is about p_target {targets}.")
+    return notes
+
+
+def _overridden(stages: Stages) -> list[str]:
+    """Where later stages went on with another `lambda_select` than the rule's."""
+    choices = select_lambda_select(stages.lambdas, stages.tolerance)
+    family = [name for name in family_columns(choices) if name in stages.used]
+    notes = []
+    for label, (index, row) in zip(labels(choices), choices.iterrows(), strict=True):
+        used = matching(stages.used, choices.loc[[index]], family)["lambda_select"].tolist()
+        if used and row["lambda_select"] not in used:
+            rule = "nothing" if pd.isna(row["lambda_select"]) else number(row["lambda_select"])
+            others = ", ".join(number(value) for value in used)
+            notes.append(
+                f"{row['task']}, {label}: later stages went on with lambda_select {others}; the rule chooses {rule}."
+            )
     return notes
 
 
@@ -185,10 +193,11 @@ def _warnings(finals: pd.DataFrame) -> list[str]:
     ):
         if column not in finals:
             continue
-        for key, rows in finals[finals[column].notna()].groupby(["task", "model", "objective"]):
+        known = finals.assign(label=labels(finals))[finals[column].notna()]
+        for _, rows in known.groupby(setting_columns(known), dropna=False) if len(known) else ():
             num_bad = int(is_bad(rows[column]).sum())
             if num_bad:
-                where = f"{key[0]}, {key[1]}, {str(key[2]).upper()}"
+                where = f"{rows['task'].iloc[0]}, {rows['label'].iloc[0]}"
                 mean = rows[column].mean() * 100
                 warnings.append(f"{where}: {num_bad} of {len(rows)} final trials {what} (mean {mean:.3g} %).")
     return warnings
@@ -212,7 +221,9 @@ def _parts(sheets: list[tables.Table], pictures: list[figures.Picture]) -> list[
     parts: dict[str, dict[str, Any]] = {}
     for table in sheets:
         part = parts.setdefault(table.task, {"task": table.task, "pictures": [], "sheets": []})
-        part["sheets"].append(sheet(table.title, table.frame, stacked=table.name.startswith("stopped")))
+        part["sheets"].append(
+            sheet(table.title, table.shown, stacked=table.name.startswith("stopped"), notes=table.notes)
+        )
     for picture in pictures:
         labels = {f"{picture.name}--{gid}": texts for gid, texts in picture.labels.items()}
         # matplotlib escapes the text in an SVG.

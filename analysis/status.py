@@ -104,17 +104,3 @@ def _described(store: Store, path: str) -> dict[str, Any]:
 def _of_type(value: Any, kind: type) -> Any:
     fits = type(value) is kind and (kind is str or 0 <= value < 2**63)  # what a column of pandas holds
     return value if fits else None
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: `42 s`, `12 min`, `3 h 20 min`, `2 d 4 h`; empty where they are not known."""
-    if not np.isfinite(seconds):
-        return ""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if minutes < 100:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"

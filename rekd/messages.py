@@ -1,7 +1,8 @@
-"""Words that error messages share: the valid names, lists and values that stay short, another's error in one line; and texts
-of others that are harmless where they are shown."""
+"""Words that messages share: valid names, lists and values that stay short, another's error in one line, numbers, times; and
+texts of others that are harmless where they are shown."""
 
 import difflib
+import math
 import re
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -51,3 +52,26 @@ def plain(text: str) -> str:
 def cell(value: Any) -> Any:
     """A value for a CSV file: a text that a spreadsheet would compute begins with an apostrophe."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def number(value: Any) -> str:
+    """The shortest text that stands for this number and for no other: `0.3`, and for .1 + .2 `0.30000000000000004`."""
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:g}"
+    return short if math.isnan(value) or float(short) == value else repr(float(value))
+
+
+def duration(seconds: float) -> str:
+    """A time for people: `42 s`, `3 min`, `2 h 05 min`, `33 h`, `12 days`; empty where it is not known."""
+    if math.isnan(seconds):
+        return ""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 10 * 3600:
+        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+    if seconds < 3 * 86400:
+        return f"{seconds / 3600:.0f} h"
+    return f"{seconds / 86400:.0f} days"

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from rekd.cluster.prices import dollars, kind_for, kinds_of, read_prices
 from rekd.command_line import print_table
+from rekd.messages import duration
 from rekd.running.estimate import Estimator, Seconds
 from rekd.running.plan import Plan
-from rekd.running.progress import duration
 from rekd.store.files import Store
 from rekd.trial import Trial
 
@@ -46,7 +46,6 @@ def print_plan(
     work: Seconds,
     slots: int | None,
     store: Store,
-    price: float | None,
 ) -> None:
     """Trials by task, model and objective, what is done of them, and what the rest will take."""
     undone = {trial.digest for trial in to_do}
@@ -90,9 +89,12 @@ def print_plan(
     source = BASES[basis]
     wall = f", {duration(work.expected / slots)} with {slots} at a time" if slots else ""
     console.print(f"Time: {_span(work)}{wall}; {source}.")
-    if price is not None:
-        low, expected, high = (value / 3600 * price for value in (work.low, work.expected, work.high))
-        console.print(f"Price: {expected:,.0f} ({low:,.0f} to {high:,.0f}) at {price:g} a GPU-hour.")
+
+
+def print_price(console: Console, work: Seconds, price: float) -> None:
+    """What work on GPUs costs at a price of one's own."""
+    low, expected, high = (value / 3600 * price for value in (work.low, work.expected, work.high))
+    console.print(f"Price: {expected:,.0f} ({low:,.0f} to {high:,.0f}) at {price:g} a GPU-hour.")
 
 
 def print_cost(
@@ -109,7 +111,7 @@ def print_cost(
     wall = gpus.expected / num_gpus if num_gpus else 0.0
     console.print(
         f"On {escape(file)}: {_gpu_hours(gpus)}, {duration(wall)} with all {num_gpus:g} GPUs "
-        f"({kind.machine or kind.name}); {BASES[basis]}.",
+        f"({kind.machine or kind.name}); {BASES[basis].partition(';')[0]}.",
         soft_wrap=True,
     )
     if kind.on_demand is None:

@@ -1,10 +1,10 @@
 """Beyond the paper's grids: Optuna over continuous ranges, with the ratio's tolerance as a constraint."""
 
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import optuna
 import pandas as pd
@@ -12,11 +12,13 @@ import typer
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from analysis.selection import lambda_rule
 from rekd.running.plan import Plan, Postponed
+from rekd.store.files import Store
 from rekd.tasks.task import Task
-from rekd.trial import REKD_FIELDS, Trial
+from rekd.trial import REKD_FIELDS, Trial, digest_of
 from sweeps.options import Options, run_command
-from sweeps.show import show_search
+from sweeps.show import address_of, show_search
 from sweeps.stages import Choice, Stage, add_teacher, rows_of
 from sweeps.start import start
 
@@ -27,8 +29,8 @@ RANGES: Mapping[str, FloatDistribution] = {
     "learning_rate": FloatDistribution(1e-6, 1e-2, log=True),
 }
 
-TOLERANCE = 0.01
-"""One percentage point, as in C.1."""
+RULE = lambda_rule()
+"""The search keeps to the ratio as the rule of C.1 does."""
 
 CONSTRAINT = "ratio off target beyond tolerance, basis points"
 
@@ -51,7 +53,8 @@ def search(
     if objective not in ("re", "rekd"):
         raise ValueError(f"--objective is re or rekd, got {objective!r}.")
     ranges = {name: RANGES[name] for name in names}
-    studies: dict[tuple[str, str], _Study] = {}
+    store = Store(options.store)
+    studies: dict[str, _Study] = {}
 
     def plan(results: pd.DataFrame) -> Plan:
         plan = Plan()
@@ -59,19 +62,23 @@ def search(
             stage = Stage(task=task, options=options, results=results, plan=plan)
             teacher = add_teacher(stage) if objective == "rekd" else Choice(value="")
             for model in options.students_of(task):
-                study = studies.setdefault(
-                    (task.name, model), _Study(task, model, objective, ranges, options, settings, at_a_time)
-                )
-                study.add_to(stage, teacher)
+                study = _Study(task, model, objective, ranges, options, settings, at_a_time)
+                # A plan is asked for again and again: a study that is open stays open.
+                studies.setdefault(study.name_for(stage, teacher), study).add_to(stage, teacher)
         return plan
 
-    return start(plan, tasks, options, show=show_search(_storage(options)))
+    def found() -> list[optuna.Study]:
+        return [study.study for study in studies.values() if study.study is not None]
+
+    return start(plan, tasks, options, show=show_search(storage_of(store), found))
 
 
-def _storage(options: Options) -> Path:
-    """Optuna's own storage, which its dashboard opens: beside a local store, else in this folder."""
-    folder = Path() if "://" in options.store else Path(options.store)
-    return folder.resolve() / "search.db"
+def storage_of(store: Store) -> Path:
+    """Optuna's own storage, which its dashboard opens: in a local store, else in this folder under the store's name."""
+    if store.is_local:
+        return Path(store.root) / "search.db"
+    name = re.sub("[^A-Za-z0-9]+", "-", store.uri.partition("?")[0]).strip("-")
+    return Path(f"search-{name}-{digest_of(store.uri)[:8]}.db").resolve()
 
 
 @dataclass
@@ -87,12 +94,18 @@ class _Study:
     at_a_time: int
 
     def __post_init__(self) -> None:
-        self._study: optuna.Study | None = None
+        self.study: optuna.Study | None = None
 
-    @property
-    def name(self) -> str:
-        """Of the study: what is searched. Another range or another objective is another study."""
-        return f"{self.task.name} {self.model} {self.objective} over {', '.join(self.ranges)}"
+    def name_for(self, stage: Stage, teacher: Choice) -> str:
+        """What is searched, in words, and a digest of all else: settings rank together that differ in nothing more.
+
+        The digest is of the trials as they are with each searched field at the lower end of its range, and of the ranges.
+        """
+        low = {name: field.low for name, field in self.ranges.items()}
+        like = self._trials(stage, low, teacher.value or "not chosen yet")
+        ranges = {name: [field.low, field.high, field.log] for name, field in self.ranges.items()}
+        digest = digest_of({"trials": [trial.digest for trial in like], "ranges": ranges})
+        return f"{self.task.name} {self.model} {self.objective} over {', '.join(self.ranges)} ({digest})"
 
     def add_to(self, stage: Stage, teacher: Choice) -> None:
         """Tells Optuna what has ended, and adds the trials of the settings that it asks for."""
@@ -107,7 +120,7 @@ class _Study:
             else:
                 stage.plan.stopped.append(f"{what}: no teacher. {teacher.why}")
             return
-        study = self._open()
+        study = self._open(stage, teacher)
         while (
             True
         ):  # a setting that is asked for may be in the ledger already: then it is told at once, and another asked
@@ -130,22 +143,27 @@ class _Study:
             stage.plan.postponed.append(postponed)
 
     def _trials(self, stage: Stage, params: Mapping[str, float], teacher_digest: str) -> list[Trial]:
-        overrides = {"teacher_digest": teacher_digest} if self.objective == "rekd" else {}
+        overrides: dict[str, Any] = dict(params)
+        if self.objective == "rekd":
+            overrides["teacher_digest"] = teacher_digest
         objective = "rekd" if self.objective == "rekd" else "re"
-        return stage.trials(objective, self.model, **overrides, **params)
+        return stage.trials(objective, self.model, **overrides)
 
-    def _open(self) -> optuna.Study:
-        if self._study is None:
+    def _open(self, stage: Stage, teacher: Choice) -> optuna.Study:
+        if self.study is None:
             optuna.logging.set_verbosity(optuna.logging.WARNING)
-            path = _storage(self.options)
+            path = storage_of(Store(self.options.store))
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._study = optuna.create_study(
-                study_name=self.name, storage=f"sqlite:///{path}", direction="minimize", load_if_exists=True
+            self.study = optuna.create_study(
+                study_name=self.name_for(stage, teacher),
+                storage=address_of(path),
+                direction="minimize",
+                load_if_exists=True,
             )
             # A search that goes on draws anew: with one seed it would ask for its first settings once more.
-            seed = len(self._study.get_trials(deepcopy=False))
-            self._study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-        return self._study
+            seed = len(self.study.get_trials(deepcopy=False))
+            self.study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        return self.study
 
     def _num_open(self, study: optuna.Study) -> int:
         return len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
@@ -157,12 +175,12 @@ class _Study:
         if (rows["status"] != "ok").any():
             study.tell(asked.number, state=TrialState.FAIL)
             return
-        ratio, p_target = rows["dev_rationale_ratio"].mean(), rows["p_target"].iloc[0]
-        off_target = abs(round(ratio * 10_000) - round(p_target * 10_000))
+        setting = rows[["dev_loss", "dev_rationale_ratio", "p_target"]].mean().to_frame().T
         trial = optuna.trial.Trial(study, asked._trial_id)
-        trial.set_constraint(CONSTRAINT, off_target - math.floor(TOLERANCE * 10_000 + 0.5))
-        trial.set_user_attr("dev_rationale_ratio", float(ratio))
-        study.tell(asked.number, float(rows["dev_loss"].mean()))
+        trial.set_constraint(CONSTRAINT, int(RULE.beyond_tolerance(setting).iloc[0]))
+        trial.set_user_attr("dev_rationale_ratio", float(setting["dev_rationale_ratio"].iloc[0]))
+        trial.set_user_attr("num_seeds", len(rows))
+        study.tell(asked.number, float(setting["dev_loss"].iloc[0]))
 
 
 if __name__ == "__main__":

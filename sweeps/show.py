@@ -1,10 +1,9 @@
 """What a sweep prints and draws when it has ended."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
@@ -14,29 +13,25 @@ from rich.table import Table
 from analysis import figures, tables
 from analysis.report import report
 from analysis.selection import alpha_settings, select_alpha, select_lambda_select
+from analysis.settings import (
+    labels,
+    matching,
+    percent,
+    setting_columns,
+    shown,
+    telling_columns,
+    variants,
+    with_settings,
+)
 from analysis.stages import Stages, split_stages
 from rekd.command_line import print_table
-from rekd.messages import one_line
+from rekd.messages import number, one_line
 from rekd.running.plan import SweepResult
 from rekd.store.files import Store
 from rekd.tasks.task import Task
 
-RESAMPLING_SEED = 0
-"""Of intervals and tests, so that the same ledger prints the same numbers."""
-
-PERFORMANCE = (
-    "objective",
-    "model",
-    "alpha",
-    "test_accuracy",
-    "test_accuracy_std",
-    "change",
-    "test_rationale_ratio",
-    "test_rationale_ratio_std",
-    "num_seeds",
-    "num_seeds_expected",
-)
-"""What a terminal has room for; `python -m analysis tables` has the rest, the paper's numbers too."""
+NO_ROOM_FOR = ("is_teacher", "p_target", "lambda_select", "num_pairs", "change_note")
+"""What a terminal has no room for, the paper's numbers beside; `python -m analysis tables` has it all."""
 
 OBJECTIVES = {"cls": "CLS", "re": "RE", "rekd": "REKD"}
 
@@ -44,17 +39,15 @@ OBJECTIVES = {"cls": "CLS", "re": "RE", "rekd": "REKD"}
 def show_alpha(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
     """A table a student: RE, which is alpha = 1, then REKD at every alpha, the choice marked; what REKD gains; a picture."""
     for task in tasks:
-        runs = result.rows[result.rows["task"] == task.name]
+        runs = with_settings(result.rows[result.rows["task"] == task.name])
         rekd = runs[(runs["objective"] == "rekd") & (runs["status"] != "failed")]
         _teacher_line(console, task, runs, rekd)
         choices = select_alpha(rekd)
         for student in dict.fromkeys(runs.loc[runs["model"] != task.teacher, "model"]):
             rows = runs[runs["model"] == student].fillna({"alpha": 1.0})
             chosen = choices[choices["model"] == student]
-            alpha = chosen.iloc[0]["alpha"] if len(chosen) else np.nan
-            print_table(console, _settings_table(f"{student} on {task.name}", rows, "alpha", alpha, "rekd"))
-            if len(chosen):
-                console.print(f"Choice for {student}: [bold]alpha = {alpha:g}[/]. {chosen.iloc[0]['why']}")
+            print_table(console, _settings_table(f"{student} on {task.name}", rows, "alpha", chosen))
+            _say_choices(console, chosen, "alpha")
         if len(rekd):
             stages = split_stages(runs)
             _comparisons(console, stages)
@@ -64,40 +57,41 @@ def show_alpha(result: SweepResult, tasks: list[Task], store: Store, console: Co
 def show_lambda(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
     """A table a model over lambda_select, the choice marked, the reason below; a picture."""
     for task in tasks:
-        runs = result.rows[result.rows["task"] == task.name]
+        runs = with_settings(result.rows[result.rows["task"] == task.name])
         if runs.empty:
             continue
         choices = select_lambda_select(runs)
         for model in dict.fromkeys(runs["model"]):
-            chosen = choices[choices["model"] == model].iloc[0]
-            value = chosen["lambda_select"]
-            title = f"{model} on {task.name}, p_target {chosen['p_target']:.0%}"
-            print_table(console, _settings_table(title, runs[runs["model"] == model], "lambda_select", value, "re"))
-            name = "none" if pd.isna(value) else f"lambda_select = {value:g}"
-            console.print(f"Choice for {model}: [bold]{name}[/]. {chosen['why']}\n")
+            chosen = choices[choices["model"] == model]
+            title = f"{model} on {task.name}, p_target {', '.join(map(percent, chosen['p_target'].unique()))}"
+            print_table(console, _settings_table(title, runs[runs["model"] == model], "lambda_select", chosen))
+            _say_choices(console, chosen, "lambda_select")
+            console.print()
         _draw(figures.lambda_picture, split_stages(runs), task, store, console)
 
 
 def show_p_target(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
     """Ratio and accuracy at every p_target, CLS last; Figure 2."""
     for task in tasks:
-        runs = result.rows[result.rows["task"] == task.name]
+        runs = with_settings(result.rows[result.rows["task"] == task.name])
         for model in dict.fromkeys(runs["model"]):
             rows = runs[runs["model"] == model].fillna({"p_target": 1.0})
-            print_table(console, _settings_table(f"{model} on {task.name}", rows, "p_target", np.nan, ""))
+            print_table(console, _settings_table(f"{model} on {task.name}", rows, "p_target"))
         if len(runs):
             _draw(figures.ratio_picture, split_stages(runs), task, store, console)
 
 
 def show_performance(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
-    """Tables 1 to 3: accuracy and ratio of CLS, RE and REKD, the paper's beside; what REKD gains; every seed drawn."""
+    """Tables 1 to 3: accuracy and ratio of CLS, RE and REKD; what REKD gains; every seed drawn."""
     for task in tasks:
         runs = result.rows[result.rows["task"] == task.name]
         if runs.empty:
             continue
         stages = split_stages(runs)
-        performance = tables.performance_table(stages)
-        _print(console, f"CLS, RE and REKD on {task.name}", performance[[n for n in PERFORMANCE if n in performance]])
+        performance = tables.telling(tables.performance_table(stages).drop(columns="task"))
+        paper = [name for name in performance if str(name).startswith(("paper_", "difference_"))]
+        performance = performance.drop(columns=[*NO_ROOM_FOR, *paper], errors="ignore")
+        _print(console, f"CLS, RE and REKD on {task.name}", performance)
         _comparisons(console, stages)
         _draw(figures.seeds_picture, stages, task, store, console)
 
@@ -105,28 +99,32 @@ def show_performance(result: SweepResult, tasks: list[Task], store: Store, conso
 def show_reproduction(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
     """What was chosen, Tables 1 to 3, and the report with everything else."""
     stages = split_stages(result.rows)
-    for (name, model), value in stages.used_lambdas.items():
-        console.print(f"{name}, {model}: lambda_select = [bold]{value:g}[/]")
     settings = alpha_settings(stages.alphas)
-    for _, row in settings[settings["chosen"]].iterrows() if len(settings) else ():
-        console.print(f"{row['task']}, {row['model']}: alpha = [bold]{row['alpha']:g}[/]")
+    for frame, name in ((stages.used, "lambda_select"), (settings[settings["chosen"]], "alpha")):
+        for label, (_, row) in zip(labels(frame), frame.iterrows(), strict=True):
+            console.print(f"{row['task']}, {label}: {name} = [bold]{number(row[name])}[/]")
     show_performance(result, tasks, store, console)
     path = f"{store.pictures_folder}/report.html"
-    _write("Report", path, report(store, rng=np.random.default_rng(RESAMPLING_SEED)).encode(), store, console)
+    _write("Report", path, report(store).encode(), store, console)
 
 
-def _settings_table(title: str, rows: pd.DataFrame, by: str, chosen: float, of: str) -> Table:
-    """One row a value of `by` and objective; `chosen` is marked among those of objective `of`."""
+def _settings_table(title: str, rows: pd.DataFrame, by: str, chosen: pd.DataFrame | None = None) -> Table:
+    """One row a setting, by objective and `by`; what a rule chose is marked, `chosen` being rows of its result."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
+    others = telling_columns(rows, but=[by])
+    for name in ("", *others):
+        table.add_column(name, no_wrap=True)
     for name in (by, "seeds", "dev loss", "dev ratio %", "test ratio %", "test accuracy"):
         table.add_column(name, justify="right", no_wrap=True)
-    for (objective, value), group in rows.groupby(["objective", by], sort=True):
+    keys = ["objective", *others, by, *setting_columns(rows, but=("objective", *others, by))]
+    marked = matching(rows, chosen, setting_columns(chosen)).index if chosen is not None else rows.index[:0]
+    for _, group in rows.groupby(keys, dropna=False, sort=True):
         ok = group[group["status"] == "ok"]
-        is_chosen = objective == of and value == chosen
+        first, is_chosen = group.iloc[0], group.index.isin(marked).all()
         table.add_row(
-            ("→ " if is_chosen else "  ") + OBJECTIVES[str(objective)],
-            f"{value:g}",
+            ("→ " if is_chosen else "  ") + OBJECTIVES[str(first["objective"])],
+            *("" if pd.isna(first[name]) else shown(name, first[name]) for name in others),
+            number(first[by]),
             str(len(ok)) if len(ok) == len(group) else f"{len(ok)} of {len(group)}",
             _mean_std(ok["dev_loss"], "{:.3f}"),
             _mean_std(100 * ok["dev_rationale_ratio"], "{:.1f}"),
@@ -135,6 +133,14 @@ def _settings_table(title: str, rows: pd.DataFrame, by: str, chosen: float, of: 
             style="bold" if is_chosen else "",
         )
     return table
+
+
+def _say_choices(console: Console, choices: pd.DataFrame, name: str) -> None:
+    """What a rule chose for a model, and why: a line a group."""
+    for variant, (_, row) in zip(variants(choices), choices.iterrows(), strict=True):
+        value = "none" if pd.isna(row[name]) else f"{name} = {number(row[name])}"
+        whom = f"{row['model']}, {variant}" if variant else row["model"]
+        console.print(f"Choice for {whom}: [bold]{value}[/]. {row['why']}")
 
 
 def _mean_std(values: pd.Series, form: str) -> str:
@@ -153,12 +159,12 @@ def _teacher_line(console: Console, task: Task, runs: pd.DataFrame, rekd: pd.Dat
 
 
 def _comparisons(console: Console, stages: Stages) -> None:
-    for _, row in tables.comparison_table(stages, rng=np.random.default_rng(RESAMPLING_SEED)).iterrows():
-        console.print(
-            f"{row['model']} on {row['task']}: REKD {row['rekd']:.3f}, RE {row['re']:.3f} in test accuracy; "
-            f"difference [bold]{row['difference']:+.3f}[/], 95 % interval {row['low']:+.3f} to {row['high']:+.3f}, "
-            f"ahead on {row['num_better']} of {row['num_seeds']} seeds."
-        )
+    table = tables.comparison_table(stages)
+    for variant, (_, row) in zip(variants(table), table.iterrows(), strict=True):
+        who = f"{row['model']} on {row['task']}" + (f", {variant}" if variant else "")
+        console.print(f"{who}: {tables.comparison_sentence(row)}")
+    for note in tables.notes_on(stages.finals):
+        console.print(note, style="dim")
 
 
 def _draw(
@@ -189,27 +195,34 @@ def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
     print_table(console, table)
 
 
-def show_search(path: Path) -> Callable[[SweepResult, list[Task], Store, Console], None]:
-    """The best settings of every study, those within the tolerance first."""
+def show_search(path: Path, studies: Callable[[], Sequence[Any]]) -> Callable[..., None]:
+    """Shows the best settings of the studies of a search, those within the tolerance first."""
 
     def show(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
-        import optuna
-
+        for study in studies():
+            ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+            console.print(f"{escape(study.study_name)}, best of {len(ended)}", soft_wrap=True)
+            print_table(console, _best_table(ended))
         if path.exists():
-            for name in optuna.get_all_study_names(f"sqlite:///{path}"):
-                print_table(console, _best_table(optuna.load_study(study_name=name, storage=f"sqlite:///{path}")))
             console.print(
-                f"Studies: {escape(str(path))} (`optuna-dashboard sqlite:///{escape(str(path))}`)", soft_wrap=True
+                f"Studies: {escape(str(path))} (`optuna-dashboard {escape(address_of(path))}`)", soft_wrap=True
             )
 
     return show
 
 
-def _best_table(study: Any, most: int = 10) -> Table:
-    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-    table = Table(title=f"{study.study_name}, best of {len(ended)}", title_justify="left")
+def address_of(path: Path) -> str:
+    """What Optuna and its dashboard open, whatever characters a path has."""
+    from sqlalchemy import URL
+
+    address = URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+    return address.replace("{", "%7B").replace("}", "%7D")  # Optuna fills in templates
+
+
+def _best_table(ended: Sequence[Any], most: int = 10) -> Table:
+    table = Table()
     names = sorted({name for trial in ended for name in trial.params})
-    for name in ("", *names, "dev loss", "dev ratio"):
+    for name in ("", *names, "seeds", "dev loss", "dev ratio"):
         table.add_column(name, justify="right", no_wrap=True)
     order = sorted(ended, key=lambda trial: (any(value > 0 for value in trial.constraints.values()), trial.value))
     for rank, trial in enumerate(order[:most]):
@@ -218,6 +231,7 @@ def _best_table(study: Any, most: int = 10) -> Table:
         table.add_row(
             "→" if rank == 0 and feasible else "" if feasible else "off",
             *(f"{trial.params[name]:.3g}" for name in names),
+            str(trial.user_attrs.get("num_seeds", "")),
             f"{trial.value:.4f}",
             f"{ratio:.1%}",
             style="" if feasible else "dim",

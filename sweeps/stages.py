@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import select_alpha, select_lambda_select, select_teacher
+from analysis.settings import with_settings
 from rekd.running.plan import Plan, Postponed
 from rekd.tasks.task import Task
 from rekd.trial import Objective, Trial
@@ -135,7 +136,8 @@ def _by_rule(
     rows, pending = _ended(results, candidates, what)
     if pending is not None:
         return pending
-    chosen = rule(rows).iloc[0]
+    # Candidates are of one setting but for what is chosen; each may have a teacher of its own seed.
+    chosen = rule(with_settings(rows, teachers=results)).iloc[0]
     value = chosen[column]
     plain = None if pd.isna(value) else str(value) if column == "digest" else float(value)
     return Choice(value=plain, what=what, why=str(chosen["why"]))

@@ -23,7 +23,7 @@ from rekd.store.files import Store
 from rekd.tasks.task import Task
 from rekd.trial import Trial
 from sweeps.options import RESULTS, Options
-from sweeps.planned import TOO_LONG, print_cost, print_plan, work_of
+from sweeps.planned import TOO_LONG, print_cost, print_plan, print_price, work_of
 
 Show = Callable[[SweepResult, list[Task], Store, Console], None]
 """Prints a sweep's results and writes its pictures."""
@@ -61,12 +61,12 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
         work = work_of(current, to_do, estimator)
         is_slow &= work.expected / (slots or 1) > TOO_LONG
     if options.dry_run:
-        print_plan(console, current, to_do, estimator, work, slots, store, price)
-        if to_do and (options.cluster or is_slow):
-            _print_cost(console, options, current, to_do, results, tasks)
+        print_plan(console, current, to_do, estimator, work, slots, store)
+        if to_do and (options.cluster or is_slow or price is not None):
+            _print_cost(console, options, current, to_do, results, tasks, price)
         return 0
     if to_do and is_slow and not options.yes:
-        print_plan(console, current, to_do, estimator, work, slots, store, price)
+        print_plan(console, current, to_do, estimator, work, slots, store)
         console.print(
             "\n[bold]Nothing was started:[/] this machine has no GPU, and there is no cluster. "
             "[bold]--task digits[/] is the size for this machine; [bold]--address[/] names a cluster; "
@@ -128,16 +128,24 @@ def _calibrated(
 
 
 def _print_cost(
-    console: Console, options: Options, plan: Plan, to_do: list[Trial], results: pd.DataFrame, tasks: list[Task]
+    console: Console,
+    options: Options,
+    plan: Plan,
+    to_do: list[Trial],
+    results: pd.DataFrame,
+    tasks: list[Task],
+    price: float | None,
 ) -> None:
-    """What it would take and cost on the machines of a cluster file."""
-    file = options.cluster or FILES[0]
-    if not options.cluster and not (ROOT / file).exists():
-        return
+    """What it would take and cost on the machines of a cluster file, and at a price of one's own."""
     on_gpus = Estimator(results, tasks, device="cuda")
-    basis = on_gpus.basis([*to_do, *(group.like for group in plan.postponed)])
-    gpus = options.gpus_per_trial if isinstance(options.gpus_per_trial, float) else 1.0
-    print_cost(console, file, read_cluster_file(file), work_of(plan, to_do, on_gpus), basis, gpus)
+    work = work_of(plan, to_do, on_gpus)
+    file = options.cluster or FILES[0]
+    if options.cluster or (ROOT / file).exists():
+        basis = on_gpus.basis([*to_do, *(group.like for group in plan.postponed)])
+        gpus = options.gpus_per_trial if isinstance(options.gpus_per_trial, float) else 1.0
+        print_cost(console, file, read_cluster_file(file), work, basis, gpus)
+    if price is not None:
+        print_price(console, work, price)
 
 
 def _run(

@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 KEYS = {
-    "AWS_ACCESS_KEY_ID": "AKIA"
-    + "DUMMY" * 3
-    + "0",  # in two pieces: no file of the project holds what looks like a key
+    "AWS_ACCESS_KEY_ID": "dummyAccessKeyIdThatNobodyMaySee",
     "AWS_SECRET_ACCESS_KEY": "dummySecretThatNobodyMaySee0123456789abc",
     "AWS_SESSION_TOKEN": "dummySessionTokenThatNobodyMaySee",
     "HF_TOKEN": "hf_dummyTokenThatNobodyMaySee",

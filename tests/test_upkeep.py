@@ -76,10 +76,13 @@ def with_checkpoints(store: Store, trials: dict[str, Trial]) -> set[str]:
 def test_tidy_says_what_it_removes_and_removes_it(store, trials):
     late, early = leave_temporary(store, age=7200), leave_temporary(store, age=60)
     store.write(store.failure_file(trials["ok"].digest), b"of a run that overlapped")
+    for name in ("0123456789abcdef", f"{trials['ok'].digest}-0123456789abcdef"):  # as 0.1.0 named them, and as today
+        store.write(f"{store.targets_folder}/{name}.safetensors", b"1234")
     said = run("tidy", store, "--dry-run")
     assert "1 checkpoints of trials that have a result (1," in said
     assert "1 checkpoints of failed trials, which will begin anew (1," in said
     assert "1 failures of trials that have a result (24 bytes)" in said
+    assert "1 targets of 0.1.0, which nothing reads (4 bytes)" in said
     assert "1 files of writers that were killed (4 bytes)" in said
     assert "model" not in said
     assert (with_checkpoints(store, trials), late.exists()) == ({"ok", "failed", "unfinished"}, True)

@@ -1,6 +1,9 @@
 """What a sweep says while it waits for machines, and when it gives up: from made-up answers of Ray's, and from a real Ray."""
 
+import time
+from dataclasses import dataclass
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from ray.autoscaler.v2.schema import ClusterStatus, LaunchRequest, NodeInfo, NodeUsage, ResourceUsage
@@ -12,6 +15,7 @@ from rekd.cluster.waiting import NEWS_FOR, Watch, machines_of
 from rekd.running.limits import Limits
 from rekd.running.progress import Progress
 from rekd.running.tune import _why_none_is_ordered
+from rekd.store.files import Store
 from rekd.tasks.task import load_task
 
 REFUSED = (
@@ -154,30 +158,53 @@ def test_a_sum_of_money_without_prices_is_refused():
         Limits(max_cost=5)
 
 
-def test_on_a_real_ray_without_a_machine_the_sweep_ends_by_itself_and_says_why(store, monkeypatch):
+@dataclass(frozen=True, kw_only=True)
+class OnceOneRuns(Limits):
+    """A limit that is reached when a trial has begun."""
+
+    mark: Path
+
+    def reached(self, watch, started) -> str:
+        return "one has begun" if self.mark.exists() else ""
+
+
+@pytest.fixture
+def sweep(store, monkeypatch):
+    """Runs five stub trials on a Ray of one CPU, for which a cluster file promises GPUs that never come."""
     from rekd.cluster.connect import connect, disconnect
     from rekd.running.tune import run_sweep
 
-    monkeypatch.setenv("REKD_MOST_GPUS", "2")  # the file of a rented cluster promises them; none comes
+    monkeypatch.setenv("REKD_MOST_GPUS", "2")
     monkeypatch.setattr("rekd.running.progress.LOOK_EVERY", 0.1)
     monkeypatch.setattr("rekd.running.progress.LINE_EVERY", 0.5)
     console = Console(file=StringIO(), width=300)
     cluster = connect(local=True, num_cpus=1)
-    try:
-        result = run_sweep(
-            trials(5),
-            store,
-            tasks=[load_task("digits")],
-            cluster=cluster,
-            progress=Progress(console),
-            trainable=stub,
-            limits=Limits(wait_minutes=0.05),
-        )
-    finally:
-        disconnect()
-    said = console.file.getvalue()
+
+    def run(**how):
+        progress, task = Progress(console), load_task("digits")
+        return run_sweep(
+            trials(5), store, tasks=[task], cluster=cluster, progress=progress, **how
+        ), console.file.getvalue()
+
+    yield run
+    disconnect()
+
+
+def test_on_a_real_ray_the_sweep_gives_up_waiting_and_at_a_limit_withdraws_what_waits(sweep, store):
+    result, said = sweep(trainable=stub, limits=Limits(wait_minutes=0.05))
     assert "0 of 5 trials" in said
     assert "no machine yet: none is ordered" in said
     assert result.held.startswith("there was no machine")
     assert len(result.missing) == 5
     assert not result.is_complete
+
+    def begins_and_lasts(config, *, store_uri, **shared) -> None:
+        Store(store_uri).write_once(f"{store_uri}/begun", b"")
+        time.sleep(1)
+        stub(config, store_uri=store_uri, **shared)
+
+    limits = OnceOneRuns(mark=Path(store.root) / "begun")
+    result, _ = sweep(trainable=begins_and_lasts, limits=limits, gpus_per_trial=0, max_concurrent=3)
+    assert result.held == "one has begun"
+    assert result.num_trained == len(result.rows) == 1  # it went on to its end; two had a place in the line
+    assert len(result.missing) == 4

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rekd.messages import duration
 from rekd.trial import Trial
 
 LINE_EVERY = 30.0
@@ -26,19 +27,6 @@ NOT_SHOWN = frozenset({"seed", "task_digest", "model_digest", "teacher_digest", 
 
 MOST_ROWS = 12
 """Running trials that are shown one by one."""
-
-
-def duration(seconds: float) -> str:
-    """A time for people: `42 s`, `3 min`, `2 h 05 min`, `33 h`, `12 days`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 10 * 3600:
-        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
-    if seconds < 3 * 86400:
-        return f"{seconds / 3600:.0f} h"
-    return f"{seconds / 86400:.0f} days"
 
 
 class Progress:

@@ -54,6 +54,7 @@ def find_rubbish(store: Store, *, keep_models: KeepModels = "all") -> list[Rubbi
         if _TEMPORARY.fullmatch(file.name) and now - file.written_at > UNDER_WAY
     }
     running = store.all_running_folder
+    loose = {"is_of_trials": False, "is_folders": False}
     found = [
         Rubbish(what="checkpoints of trials that have a result", sizes=_sizes(files, running, ended)),
         Rubbish(what="checkpoints of failed trials, which will begin anew", sizes=_sizes(files, running, failed)),
@@ -63,7 +64,8 @@ def find_rubbish(store: Store, *, keep_models: KeepModels = "all") -> list[Rubbi
             sizes=_sizes(files, store.failures_folder, ended),
             is_folders=False,
         ),
-        Rubbish(what="files of writers that were killed", sizes=temporary, is_of_trials=False, is_folders=False),
+        Rubbish(what="targets of 0.1.0, which nothing reads", sizes=_old_targets(files, store), **loose),
+        Rubbish(what="files of writers that were killed", sizes=temporary, **loose),
     ]
     return [rubbish for rubbish in found if rubbish.sizes]
 
@@ -116,6 +118,12 @@ def _sizes(files: Iterable[StoredFile], folder: str, digests: Collection[str]) -
         if _digest_of(path) in digests:
             sizes[path] = sizes.get(path, 0) + file.num_bytes
     return sizes
+
+
+def _old_targets(files: Iterable[StoredFile], store: Store) -> dict[str, int]:
+    """Bytes of targets by path, where their name does not begin with their teacher's digest."""
+    folder = f"{store.targets_folder}/"
+    return {file.path: file.num_bytes for file in files if file.path.startswith(folder) and "-" not in file.name}
 
 
 def _digest_of(path: str) -> str:

@@ -101,7 +101,8 @@ def paper_trials(seeds: Sequence[int] = SEEDS, task: str = "cifar10") -> list[Tr
     trials: list[Trial] = []
     for model in CAPACITY:
         base = trial(task=task, task_digest=(task * 16)[:16], model=model, model_digest=(model * 16)[:16])
-        trials += [trial(task=task, task_digest=base.task_digest, model=model, objective="cls", seed=s) for s in seeds]
+        named = {"task": task, "task_digest": base.task_digest, "model": model, "model_digest": base.model_digest}
+        trials += [trial(**named, objective="cls", seed=s) for s in seeds]
         trials += [replace(base, lambda_select=value, seed=s) for value in LAMBDAS for s in seeds]
         trials += [replace(base, p_target=value, seed=s) for value in P_TARGETS for s in seeds]
     teacher = trial(task=task, task_digest=(task * 16)[:16], model="vit-base", model_digest=("vit-base" * 16)[:16])
@@ -225,4 +226,51 @@ def fill_everything(store: Store) -> Ledger:
     fill(store, reviews)
     for trials, write in ((paper_trials(), write_images), (reviews, write_reviews)):
         write(store, trials[0].task_digest, [made.digest for made in trials if made.objective != "cls"])
+    return ledger
+
+
+NUM_MIXED_SEEDS = 3
+
+
+def mixed_trials() -> list[Trial]:
+    """What a store holds after a while: two learning rates, two batch sizes, two edits of a task, two teachers, and a try
+    of two epochs beside the real run; each with RE over lambda_select and REKD over alpha, three seeds."""
+    seeds = range(1, NUM_MIXED_SEEDS + 1)
+    base = trial(epochs=35)
+    teachers = [replace(base, model="vit-base", model_digest="b" * 16, seed=seed) for seed in seeds]
+    edited = [replace(teacher, task_digest="e" * 16) for teacher in teachers]
+    made = [*teachers, *edited]
+    for changes in ({}, {"learning_rate": 1e-4}, {"batch_size": 64}, {"task_digest": "e" * 16}, {"epochs": 2}):
+        re = replace(base, **changes)
+        made += [replace(re, lambda_select=value, seed=seed) for value in (1e-2, 5e-2) for seed in seeds]
+        for teacher in {"task_digest": [edited[0]]}.get(next(iter(changes), ""), teachers[: 1 if changes else 2]):
+            rekd = trial(**{"objective": "rekd", "teacher_digest": teacher.digest, "epochs": 35, **changes})
+            made += [replace(rekd, alpha=value, seed=seed) for value in (0.0, 0.3) for seed in seeds]
+    return made
+
+
+def setting_numbers(trials: Iterable[Trial]) -> dict[str, int]:
+    """By digest the number of the trial's setting: 1, 2 and so on, in the order of the trials."""
+    numbers: dict[str, int] = {}
+    settings = {made.digest: replace(made, seed=0).digest for made in trials}
+    order = {setting: number for number, setting in enumerate(dict.fromkeys(settings.values()), 1)}
+    numbers |= {digest: order[setting] for digest, setting in settings.items()}
+    return numbers
+
+
+def fill_mixed(store: Store | str) -> Ledger:
+    """A ledger of `mixed_trials` in which setting number n has a mean test accuracy of n / 100 and a dev loss of 1 + n / 100:
+    whatever is an average of two of them is told by its digits."""
+    ledger = Ledger(store)
+    made = mixed_trials()
+    numbers = setting_numbers(made)
+    for one in made:
+        shift = (one.seed - (NUM_MIXED_SEEDS + 1) / 2) / 1000
+        ended = replace(
+            outcome(one),
+            test_accuracy=numbers[one.digest] / 100 + shift,
+            dev_loss=1 + numbers[one.digest] / 100 + shift,
+            dev_rationale_ratio=one.p_target,
+        )
+        ledger.write(one, ended, epochs(one, ended))
     return ledger

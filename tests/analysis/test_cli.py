@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from analysis.cli import app
 from analysis.query import query
-from analysis.status import duration, status
+from analysis.status import status
 from rekd.command_line import PlainConsole
 from rekd.command_line import run as run_app
 from rekd.store.files import Store
@@ -42,7 +42,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
 def test_select_says_what_and_why(store: str) -> None:
     code, out, _ = run("select", store)
     assert code == 0
-    assert "vit-tiny\t15.0 %\t0.01\t0.2627" in out
+    assert "vit-tiny\t15 %\t0.01\t0.2627" in out
     assert "Not eligible: lambda_select 0.001 (ratio 17.96 %, 2.96 points from 15 %)" in out
     assert "# teacher" in out
 
@@ -237,16 +237,6 @@ def test_status_survives_any_file(tmp_path: Path, what: str) -> None:
     code, out, _ = run("status", tmp_path)
     assert code == 0
     assert digest in out
-
-
-def test_durations() -> None:
-    assert [duration(s) for s in (3, 600, 3 * 3600 + 120, 60 * 3600, np.nan)] == [
-        "3 s",
-        "10 min",
-        "3 h 02 min",
-        "2 d 12 h",
-        "",
-    ]
 
 
 HOSTILE = "=HYPERLINK(0)\x1b]0;owned\x07\x1b[31m"

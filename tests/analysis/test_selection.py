@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import alpha_settings, lambda_settings, paper, select_alpha, select_lambda_select, select_teacher
+from analysis.selection import SelectionRule, choices, judged
 
 
 def one_setting(ratio: float, dev_loss: float = 0.2, **columns: object) -> dict[str, object]:
@@ -165,10 +166,80 @@ def test_other_settings_are_never_averaged() -> None:
     choices = select_lambda_select(pd.DataFrame(runs))
     assert choices[["learning_rate", "dev_loss"]].to_numpy().tolist() == [[1e-5, 0.2], [1e-3, 0.4]]
     alike = select_lambda_select(pd.DataFrame(runs).assign(learning_rate=1e-5, seed=[1, 2]))
-    assert "learning_rate" not in alike
     assert alike["dev_loss"].item() == pytest.approx(0.3)
+    assert alike.columns.tolist() == choices.columns.tolist()  # whatever values there are
+    assert alike.columns.tolist()[:3] == ["model", "p_target", "lambda_select"]
+    assert alike.columns[-1] == "learning_rate"
     targets = pd.DataFrame([one_setting(0.15), one_setting(0.35, p_target=0.35)])
     assert select_lambda_select(targets)["p_target"].tolist() == [0.15, 0.35]
+
+
+def many_seeds(losses: dict[float, list[float]], **columns: object) -> pd.DataFrame:
+    rows = [
+        one_setting(0.15, loss, seed=seed, lambda_select=value, **columns)
+        for value, of_seeds in losses.items()
+        for seed, loss in enumerate(of_seeds)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_settings_that_a_paired_test_cannot_tell_from_the_choice_are_named() -> None:
+    near, noise = [0.20, 0.30, 0.40, 0.50], [0.01, -0.01, 0.015, -0.005]
+    runs = many_seeds(
+        {
+            1e-3: near,
+            1e-2: [loss + more + 0.002 for loss, more in zip(near, noise, strict=True)],
+            1e-1: [
+                loss + more / 10 + 0.05 for loss, more in zip(near, noise, strict=True)
+            ],  # far, though seeds spread more
+        }
+    )
+    settings = lambda_settings(runs).set_index("lambda_select")
+    assert settings["tied"].to_dict() == {1e-3: False, 1e-2: True, 1e-1: False}
+    assert settings.loc[1e-1, "tied_p"] < 0.05 < settings.loc[1e-2, "tied_p"]
+    assert settings["tied_pairs"].tolist() == [0, 4, 4]
+    choice = select_lambda_select(runs).iloc[0]
+    assert choice["num_tied"] == 1
+    assert "Not told apart from it by a paired test: lambda_select 0.01 (p 0.5 on 4 seeds)." in choice["why"]
+    two = select_lambda_select(runs[runs["seed"] < 2]).iloc[0]
+    assert two["num_tied"] == 2
+    assert "lambda_select 0.1 (2 shared seeds, too few to tell)" in two["why"]
+    means = runs.groupby(["model", "lambda_select", "p_target"], as_index=False).mean().drop(columns="seed")
+    assert select_lambda_select(means.assign(num_seeds=4))["num_tied"].item() == 0  # of means nobody can tell
+
+
+def test_a_choice_that_rests_on_fewer_than_half_of_the_seeds_is_marked() -> None:
+    runs = many_seeds({1e-3: [0.1] * 10, 1e-2: [0.2] * 10})
+    runs["status"] = np.where((runs["lambda_select"] == 1e-3) & (runs["seed"] > 3), "diverged", "ok")
+    choice = select_lambda_select(runs).iloc[0]
+    assert (choice["lambda_select"], choice["few_seeds"]) == (1e-3, True)
+    assert "It rests on 4 of 10 seeds, fewer than half." in choice["why"]
+    half = select_lambda_select(runs.assign(status=np.where(runs["seed"] > 4, "diverged", "ok"))).iloc[0]
+    assert not half["few_seeds"]
+
+
+def test_another_rule_is_one_instance_and_speaks_for_itself() -> None:
+    rule = SelectionRule(
+        name="select_by_accuracy",
+        chosen="epochs",
+        objective="re",
+        score="dev_accuracy",
+        highest=True,
+        says="Highest mean dev accuracy",
+    )
+    rows = [
+        {"model": "m", "epochs": epochs, "seed": seed, "dev_loss": 1.0, "dev_accuracy": accuracy, "learning_rate": rate}
+        for rate, shift in ((1e-3, 0.0), (1e-2, 0.1))
+        for epochs, accuracy in ((2, 0.5 - shift), (5, 0.7 - shift), (9, 0.6 + shift))
+        for seed in range(3)
+    ]
+    picked = choices(rule, pd.DataFrame(rows))
+    assert picked[["learning_rate", "epochs"]].to_numpy().tolist() == [[1e-3, 5], [1e-2, 9]]
+    assert picked["dev_accuracy"].tolist() == pytest.approx([0.7, 0.7])
+    assert picked["why"].str.startswith("Highest mean dev accuracy of 3 eligible.").all()
+    assert judged(rule, pd.DataFrame(rows))["chosen"].sum() == 2
+    with pytest.raises(ValueError, match="select_by_accuracy needs the columns dev_accuracy"):
+        choices(rule, pd.DataFrame(rows).drop(columns="dev_accuracy"))
 
 
 def test_only_rows_of_the_objective_count() -> None:

@@ -17,12 +17,14 @@ from analysis.tables import (
     all_tables,
     alpha_table,
     behaviour_table,
+    comparison_sentence,
     comparison_table,
     lambda_table,
     performance_table,
     printable,
     ratio_table,
     stopped_table,
+    telling,
     to_latex,
     to_markdown,
 )
@@ -39,8 +41,8 @@ def stages(trials: pd.DataFrame) -> Stages:
 
 
 def test_stages_of_a_ledger_that_holds_them_all(trials: pd.DataFrame, stages: Stages) -> None:
-    assert stages.p_targets == {"cifar10": 0.15}
-    assert set(stages.used_lambdas.values()) == {made_up.BEST_LAMBDA}
+    assert stages.used.groupby("model")["lambda_select"].unique().map(list).tolist() == [[made_up.BEST_LAMBDA]] * 3
+    assert set(stages.lambdas["p_target"]) == {0.15}
     assert set(stages.lambdas["lambda_select"]) == set(made_up.LAMBDAS)
     assert set(stages.alphas["alpha"]) == set(made_up.ALPHAS)
     assert set(stages.ratios["p_target"].dropna()) == {0.15, *made_up.P_TARGETS}
@@ -55,7 +57,7 @@ def test_what_later_stages_used_comes_before_the_rule(tmp_path: Path) -> None:
     overridden = [replace(made, lambda_select=5e-2) for made in made_up.paper_trials() if made.objective == "rekd"]
     kept = [made for made in made_up.paper_trials() if made.objective == "re"]
     stages = split_stages(load_trials(made_up.fill(str(tmp_path), [*kept, *overridden])))
-    assert stages.used_lambdas["cifar10", "vit-tiny"] == 5e-2
+    assert narrow(stages.used, model="vit-tiny")["lambda_select"].tolist() == [5e-2]
     assert set(narrow(stages.finals, model="vit-tiny", objective="re")["lambda_select"]) == {5e-2}
 
 
@@ -65,7 +67,7 @@ def test_final_runs_of_bert_small_aim_at_nine_and_a_half_percent(tmp_path: Path)
     made += [replace(base, seed=seed, lambda_select=5e-2) for seed in (1, 2)]
     made += [replace(base, model="bert-mini", seed=seed) for seed in (1, 2)]
     stages = split_stages(load_trials(made_up.fill(str(tmp_path), made)))
-    assert stages.p_targets == {"imdb": 0.10}
+    assert narrow(stages.lambdas, model="bert-small")["p_target"].unique().tolist() == [0.10]
     finals = stages.finals.groupby("model")["p_target"].unique()
     assert finals["bert-small"].tolist() == [0.095]
     assert finals["bert-mini"].tolist() == [0.10]
@@ -101,11 +103,43 @@ def test_sweep_tables_mark_the_choice(stages: Stages) -> None:
 
 
 def test_comparison_pairs_the_seeds(stages: Stages) -> None:
-    table = comparison_table(stages, rng=np.random.default_rng(0))
+    table = comparison_table(stages)
     assert table["model"].tolist() == ["vit-small", "vit-tiny"]
-    assert table["num_seeds"].tolist() == [3, 3]
+    assert table["num_pairs"].tolist() == [3, 3]
     assert (table["difference"] > 0).all()
-    assert table["p_value"].tolist() == [0.25, 0.25]
+    assert ((table["low"] > 0) == (table["p_value"] < 0.05)).all()
+    exact = comparison_table(stages, method="exact")
+    assert exact["p_value"].tolist() == [0.25, 0.25]
+    assert exact["low"].isna().all()
+    with pytest.raises(ValueError, match="baseline is one of same, chosen, got 'best'"):
+        comparison_table(stages, baseline="best")
+
+
+def test_re_at_its_own_choice_is_a_baseline_that_is_asked_for(tmp_path: Path) -> None:
+    """REKD at another lambda_select than the one that is best for RE."""
+    made = [one for one in made_up.paper_trials() if one.objective != "rekd"]
+    made += [replace(one, lambda_select=5e-2) for one in made_up.paper_trials() if one.objective == "rekd"]
+    stages = split_stages(load_trials(made_up.fill(str(tmp_path), made)))
+    same, chosen = (
+        narrow(comparison_table(stages, baseline=how), model="vit-tiny").iloc[0] for how in ("same", "chosen")
+    )
+    assert (same["lambda_select"], same["num_pairs"]) == (5e-2, 3)
+    assert (chosen["lambda_select"], chosen["baseline_lambda_select"]) == (5e-2, made_up.BEST_LAMBDA)
+    plain = narrow(stages.trials, objective="re", model="vit-tiny", p_target=0.15, lambda_select=made_up.BEST_LAMBDA)
+    assert chosen["re"] == pytest.approx(plain["test_accuracy"].mean())
+    assert chosen["note"] == ""
+    assert "RE at lambda_select 0.01, REKD at 0.05" in comparison_sentence(chosen)
+    # Where nothing is eligible it is the nearest, and that is said.
+    strict = comparison_table(split_stages(load_trials(str(tmp_path)), tolerance=0.0), baseline="chosen")
+    assert strict["note"].str.startswith("nothing of RE is eligible: its nearest").all()
+    assert narrow(strict, model="vit-tiny")["num_pairs"].item() == 3
+
+
+def test_change_is_what_the_comparison_says(stages: Stages) -> None:
+    performance = narrow(performance_table(stages), objective="rekd").set_index("model")
+    compared = comparison_table(stages).set_index("model")
+    assert performance["change"].to_dict() == compared["difference"].to_dict()
+    assert performance["num_pairs"].to_dict() == compared["num_pairs"].to_dict()
 
 
 def test_two_teachers_are_two_rows(tmp_path: Path) -> None:
@@ -114,13 +148,14 @@ def test_two_teachers_are_two_rows(tmp_path: Path) -> None:
     stages = split_stages(load_trials(made_up.fill(str(tmp_path), [*made, *again])))
     table = performance_table(stages)
     assert len(table[table["objective"] == "rekd"]) == 4
-    assert len(comparison_table(stages, rng=np.random.default_rng(0))) == 4
+    assert len(comparison_table(stages)) == 4
 
 
 def test_behaviour_takes_the_columns_that_are_there(trials: pd.DataFrame) -> None:
     with_columns = trials.assign(test_sufficiency=0.25, test_distinct_masks=np.nan)
     table = behaviour_table(split_stages(with_columns))
-    assert "test_distinct_masks" not in table
+    assert "test_distinct_masks" not in telling(table)
+    assert "test_comprehensiveness" not in behaviour_table(split_stages(trials.drop(columns="test_comprehensiveness")))
     assert table["test_sufficiency"].tolist() == [0.25] * 5
 
 
@@ -134,7 +169,7 @@ def test_stopped_trials_keep_their_reason(trials: pd.DataFrame) -> None:
 @pytest.mark.parametrize("objective", ["cls", "re", "rekd", "none"])
 def test_a_part_of_the_experiment_alone(trials: pd.DataFrame, objective: str, tmp_path: Path) -> None:
     stages = split_stages(narrow(trials, objective=objective))
-    for table in all_tables(stages, rng=np.random.default_rng(0)):
+    for table in all_tables(stages):
         assert to_markdown(table)
     assert isinstance(all_pictures(stages, load_epochs(tmp_path)), list)
 

@@ -1,24 +1,39 @@
 """Optuna's storage remembers what was asked, the ledger what came of it; the ratio is a constraint."""
 
+import io
+import re
+from dataclasses import replace
+
 import optuna
 import pandas as pd
 import pytest
+from rich.console import Console
 from test_plans import NOTHING, finished
 
 from rekd.running.plan import to_run
+from rekd.store.files import Store
 from sweeps import search
 from sweeps.options import Options
+from sweeps.search import storage_of
+from sweeps.show import address_of
 
 
 @pytest.fixture
-def plan_of(monkeypatch):
-    def plan_of(options, **how):
-        caught = {}
-        monkeypatch.setattr(search, "start", lambda plan, tasks, options, **_: caught.update(plan=plan) or 0)
-        assert search.search(options, **how) == 0
-        return caught["plan"]
+def started(monkeypatch):
+    """What a search starts: the plan, and what shows it in the end."""
 
-    return plan_of
+    def started(options, **how):
+        caught = {}
+        monkeypatch.setattr(search, "start", lambda plan, tasks, options, show: caught.update(it=(plan, show)) or 0)
+        assert search.search(options, **how) == 0
+        return caught["it"]
+
+    return started
+
+
+@pytest.fixture
+def plan_of(started):
+    return lambda options, **how: started(options, **how)[0]
 
 
 @pytest.fixture
@@ -70,8 +85,6 @@ def test_a_search_goes_on_where_it_stopped(plan_of, options):
 
 
 def test_a_dry_run_leaves_no_storage(plan_of, options, tmp_path):
-    from dataclasses import replace
-
     plan = plan_of(replace(options, dry_run=True), **HOW)(NOTHING)
     assert sum(group.num_trials for group in plan.postponed) == 6 * 2
     assert not (tmp_path / "store").exists()
@@ -88,3 +101,63 @@ def test_a_dry_run_leaves_no_storage(plan_of, options, tmp_path):
 def test_what_cannot_be_searched_is_refused(plan_of, options, how, message):
     with pytest.raises(ValueError, match=message):
         plan_of(options, **how)
+
+
+def names_of(store) -> list[str]:
+    return optuna.get_all_study_names(address_of(storage_of(Store(store))))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"epochs": 3}, {"seeds": (3, 4)}, {"fidelity": "authors"}, {"precision": "bfloat16"}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_differs_in_more_than_is_searched_is_another_study(plan_of, options, changes):
+    searched(plan_of(options, **HOW), rounds=1)
+    searched(plan_of(options, **HOW), rounds=1)
+    assert len(names_of(options.store)) == 1
+    other = searched(plan_of(replace(options, **changes), **HOW), rounds=1)
+    assert len(names_of(options.store)) == 2
+    for name in names_of(options.store):
+        found = optuna.load_study(study_name=name, storage=address_of(storage_of(Store(options.store))))
+        assert len(found.get_trials()) <= 4
+    assert len(other)
+
+
+def test_an_edited_task_is_another_study(plan_of, options, tmp_path):
+    searched(plan_of(options, **HOW), rounds=1)
+    (tmp_path / "digits.toml").write_text('extends = "digits"\nname = "digits"\ntest_fraction = 0.3\n')
+    searched(plan_of(replace(options, task=[str(tmp_path / "digits.toml")]), **HOW), rounds=1)
+    assert len(names_of(options.store)) == 2
+
+
+@pytest.mark.parametrize("folder", ["a%20b", "a?x=1", "a#b", "a b", "a{b}c", "ä"])
+def test_a_study_lies_in_its_store_whatever_the_path_is_called(plan_of, options, tmp_path, folder):
+    place = tmp_path / folder
+    searched(plan_of(replace(options, store=str(place)), **HOW), rounds=1)
+    assert (place / "search.db").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
+    assert len(names_of(place)) == 1
+
+
+def test_stores_with_a_uri_have_a_file_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, other = storage_of(Store("mock:///bucket/one")), storage_of(Store("mock:///bucket/two?anonymous=true"))
+    assert one != other
+    assert one == storage_of(Store("mock:///bucket/one"))
+    assert one.parent == tmp_path
+    assert one.name.startswith("search-mock-bucket-one-")
+    assert storage_of(Store(f"file://{tmp_path}/store")) == tmp_path / "store" / "search.db"
+
+
+def test_only_the_studies_of_this_search_are_shown(started, options):
+    shown = []
+    for changes in ({}, {"epochs": 3}):
+        plan, show = started(replace(options, **changes), **HOW)
+        searched(plan)
+        console = Console(width=200, record=True, file=io.StringIO())
+        show(None, [], Store(options.store), console)
+        shown.append(console.export_text())
+    (first, second) = (re.findall(r"over lambda_select \((\w+)\), best of 6", text) for text in shown)
+    assert len(first) == len(second) == 1
+    assert first != second

@@ -1,0 +1,31 @@
+"""Words that messages share."""
+
+import math
+
+import numpy as np
+import pytest
+
+from rekd.messages import duration, number
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.3, "0.3"),
+        (0.1 + 0.2, "0.30000000000000004"),
+        (np.float64(1e-5), "1e-05"),
+        (20260501, "20260501"),
+        (20260501.0, "20260501.0"),
+        (2.0, "2"),
+        (float("nan"), "nan"),
+    ],
+)
+def test_a_number_is_told_from_every_other(value, text):
+    assert number(value) == text
+    assert math.isnan(value) or float(text) == value
+
+
+def test_a_time_is_short_and_one_that_is_not_known_is_empty():
+    times = {3: "3 s", 600: "10 min", 3 * 3600 + 120: "3 h 02 min", 33 * 3600: "33 h", 12 * 86400: "12 days"}
+    assert {seconds: duration(seconds) for seconds in times} == times
+    assert duration(float("nan")) == ""
