@@ -96,7 +96,8 @@ def test_a_finished_trial_is_a_row_with_its_epochs_and_a_model(kind, tasks, taug
     for trial in (teacher, student):
         row = row_of(trial, store)
         assert (row["status"], row["error"], row["fidelity"]) == ("ok", "", "paper")
-        assert row["warning"] is None
+        # Two epochs are few: the text's student selects nothing yet, and that is said.
+        assert (row["warning"] is None) == (row["dev_argmax_ratio"] >= 0.1 * trial.p_target)
         epochs = Ledger(store).epochs([trial.digest]).to_pandas()
         assert epochs["epoch"].tolist() == [1, 2] == list(range(1, row["num_epochs"] + 1))
         assert row["best_epoch"] == epochs["dev_loss"].argmin() + 1
@@ -184,7 +185,8 @@ def test_a_family_of_one_class_trains_to_its_end_and_is_shown(family, tasks, sto
     trial = task.trial("re", name, seed=2026, epochs=1)
     run(trial, task, store)
     row = row_of(trial, store)
-    assert (row["status"], row["error"], row["warning"]) == ("ok", "", None)
+    assert (row["status"], row["error"]) == ("ok", "")
+    assert "could not be written" not in (row["warning"] or "")
     assert {len(each["mask"]) for each in pq.read_table(store.rationales_file(trial.digest)).to_pylist()} == {
         row["num_features"]
     }
