@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,8 @@ def test_three_cells_of_a_canvas_hold_handwriting_of_its_class_that_no_other_spl
 def test_three_words_of_a_review_say_its_label_and_no_other_word_says_either():
     deciding = set(planted_reviews.DECIDING[0]) | set(planted_reviews.DECIDING[1])
     for row in planted_reviews.make()["test"]:
-        words = [row["text"][start:end] for start, end in row["rationale"]]
+        spans: Any = row["rationale"]
+        words = [row["text"][start:end] for start, end in spans]
         label = planted_reviews.LABELS.index(row["label"])
         assert len(words) == 3
         assert set(words) <= set(planted_reviews.DECIDING[label])

@@ -152,7 +152,7 @@ def _pretrained(weights: _Weights, settings: PretrainedConfig, parts: dict[str, 
     # read by transformers with weights_only.
     with (
         weights.reading(),
-        _reading(f"The weights of {source} could not be loaded", "Fetch or save them anew, in float32."),
+        _reading(f"The weights of {source} could not be loaded", "Fetch or save them anew."),
     ):
         encoder, report = AutoModel.from_pretrained(
             source,
@@ -167,7 +167,7 @@ def _pretrained(weights: _Weights, settings: PretrainedConfig, parts: dict[str, 
     # What only pretraining uses may be absent, and a pooler from a masked language model; anything else means another
     # architecture.
     missing = [name for name in report["missing_keys"] if not name.startswith(_LEFT_OUT)]
-    mismatched = [str(name) for name in report["mismatched_keys"]]
+    mismatched = [name for name, *_ in report["mismatched_keys"]]
     unused = [name for name in report["unexpected_keys"] if _is_encoders(name, encoder)]
     if wrong := sorted(missing) + sorted(mismatched) + sorted(unused):
         raise ValueError(

@@ -117,37 +117,47 @@ class Data:
 def load_data(task: Task) -> Data:
     """The task's arrays. Raises ValueError where the dataset is not what the task says."""
     read = _READ_HERE.get(task.dataset, _read)(task)
-    splits, class_names, remarks = dict(read.splits), read.class_names, list(read.remarks)
-    for role, name in task.splits.items():
-        remarks += _absent_classes(task, splits[role], role, name, class_names)
-
-    pool = splits["train"]
-    test_texts = read.texts.get("test")
-    if task.test_fraction is not None:
-        test_indices = _held_out(task, pool, task.test_fraction, "test_fraction")
-        splits["test"] = pool.take(test_indices)
-        if "train" in read.texts:
-            test_texts = [read.texts["train"][index] for index in test_indices.tolist()]
-        pool = pool.take(np.setdiff1d(np.arange(len(pool)), test_indices, assume_unique=True))
-    dev_indices = None
-    if "dev" in splits:
-        dev_indices = len(pool) + np.arange(len(splits["dev"]))
-        arrays = {name: np.concatenate([pool.arrays[name], splits["dev"].arrays[name]]) for name in pool.arrays}
-        pool = Split(arrays, np.concatenate([pool.labels, splits["dev"].labels]))
-    else:
-        _held_out(task, pool, task.dev_fraction, "dev_fraction")
+    absent = [
+        remark
+        for role, name in task.splits.items()
+        for remark in _absent_classes(task, read.splits[role], role, name, read.class_names)
+    ]
+    pool, test, test_texts = _without_test(task, read)
+    pool, dev_indices = _with_dev(task, pool, read.splits.get("dev"))
     return Data(
         kind=task.kind,
         num_classes=task.num_classes,
-        class_names=class_names,
+        class_names=read.class_names,
         pool=pool,
-        test=splits["test"],
+        test=test,
         dev_indices=dev_indices,
         dev_fraction=task.dev_fraction,
-        fingerprint=_fingerprint(pool, splits["test"], dev_indices),
-        shown_texts=() if test_texts is None else read.as_tokens(task, test_texts, splits["test"]),
-        remarks=tuple(remarks),
+        fingerprint=_fingerprint(pool, test, dev_indices),
+        shown_texts=read.as_tokens(
+            task, [test_texts[row] for row in shown_samples(test.labels).tolist()] if test_texts else []
+        ),
+        remarks=(*read.remarks, *absent),
     )
+
+
+def _without_test(task: Task, read: "_Read") -> tuple[Split, Split, list[str]]:
+    """The training split without its share for testing, if any; the test split, and its texts."""
+    pool = read.splits["train"]
+    if task.test_fraction is None:
+        return pool, read.splits["test"], read.texts.get("test", [])
+    chosen = _held_out(task, pool, task.test_fraction, "test_fraction")
+    rest = np.setdiff1d(np.arange(len(pool)), chosen, assume_unique=True)
+    texts = read.texts.get("train", [])
+    return pool.take(rest), pool.take(chosen), [texts[row] for row in chosen.tolist()] if texts else []
+
+
+def _with_dev(task: Task, pool: Split, dev: Split | None) -> tuple[Split, Int64[np.ndarray, "dev"] | None]:
+    """The pool with the dataset's own dev split behind it, and where that is; else whether a share of it can be dev."""
+    if dev is None:
+        _held_out(task, pool, task.dev_fraction, "dev_fraction")
+        return pool, None
+    arrays = {name: np.concatenate([pool.arrays[name], dev.arrays[name]]) for name in pool.arrays}
+    return Split(arrays, np.concatenate([pool.labels, dev.labels])), len(pool) + np.arange(len(dev))
 
 
 def shown_samples(labels: Int64[np.ndarray, "sample"]) -> Int64[np.ndarray, "shown"]:
@@ -179,17 +189,15 @@ class _Read:
     splits: dict[str, Split]
     """By role."""
     class_names: tuple[str, ...] | None
-    texts: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    texts: Mapping[str, list[str]] = field(default_factory=dict)
     """By role, of a text task: as they were written."""
     tokenizer: Any = None
     remarks: Sequence[str] = ()
 
-    def as_tokens(self, task: Task, texts: Sequence[Any], test: Split) -> tuple[ReadText, ...]:
-        """The texts of the samples that are shown."""
-        assert task.max_length is not None
+    def as_tokens(self, task: Task, texts: Sequence[str]) -> tuple[ReadText, ...]:
+        """Some of the texts as the tokenizer reads them."""
         with quiet():
-            chosen = [texts[row] for row in shown_samples(test.labels).tolist()]
-            return tuple(read_text(self.tokenizer, text, max_length=task.max_length) for text in chosen)
+            return tuple(read_text(self.tokenizer, text, max_length=task.max_length or 0) for text in texts)
 
 
 def _read(task: Task) -> _Read:
@@ -197,25 +205,31 @@ def _read(task: Task) -> _Read:
 
     try:
         with quiet():
-            tables, not_read = read_tables(task)
-            labels, class_names = read_labels(task, tables)
-            remarks = []
-            if not_read:
-                listed = shortened(not_read)
-                remarks = [f"{task.name}: {len(not_read)} of what {task.dataset} holds is not read: {listed}."]
-            if task.kind == "image":
-                arrays, texts, tokenizer = read_images(task, tables), {}, None
-            else:
-                tokenizer = load_tokenizer(task)
-                arrays = read_texts(task, tables, tokenizer)
-                texts = {role: table[task.input_column] for role, table in tables.items()}
-                remarks += check_vocabularies(task, tokenizer, arrays)
+            return _read_tables(task)
     except Exception as error:
         if type(error) is ValueError:  # ours; those of libraries are of classes of their own
             raise
         raise ValueError(f"{task.name}: {task.dataset} cannot be read: {one_line(error)}") from error
-    splits = {role: Split(arrays[role], labels[role]) for role in tables}
-    return _Read(splits=splits, class_names=class_names, texts=texts, tokenizer=tokenizer, remarks=remarks)
+
+
+def _read_tables(task: Task) -> _Read:
+    tables, not_read = read_tables(task)
+    labels, class_names = read_labels(task, tables)
+    listed = f"{task.name}: {len(not_read)} of what {task.dataset} holds is not read: {shortened(not_read)}."
+    remarks = [listed] if not_read else []
+    if task.kind == "image":
+        images = read_images(task, tables)
+        splits = {role: Split(images[role], labels[role]) for role in tables}
+        return _Read(splits=splits, class_names=class_names, remarks=remarks)
+    tokenizer = load_tokenizer(task)
+    tokens = read_texts(task, tables, tokenizer)
+    return _Read(
+        splits={role: Split(tokens[role], labels[role]) for role in tables},
+        class_names=class_names,
+        texts={role: list(table[task.input_column]) for role, table in tables.items()},
+        tokenizer=tokenizer,
+        remarks=[*remarks, *check_vocabularies(task, tokenizer, tokens)],
+    )
 
 
 def _held_out(task: Task, pool: Split, fraction: float, key: str) -> np.ndarray:
