@@ -20,6 +20,7 @@ COLLAPSED_FEATURES = 0.05
 """A generator that selects fewer features a sample than this (or leaves fewer unselected) selects nothing (everything)."""
 
 _PLAIN = ("epoch", "step", "best_loss", "best_epoch", "diverged", "records", "made_with")
+"""Names of what is saved as JSON. Checkpoints of 0.1.0 lack `made_with`."""
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 """What Adam keeps of a parameter."""
@@ -84,7 +85,7 @@ class RunState:
 
 def misfit(tensors: Mapping[str, Tensor], plain: Mapping[str, Any], learner: Learner) -> str:
     """Why a checkpoint is not one of this learner; an empty text where it is."""
-    if wrong := sorted(set(plain) ^ set(_PLAIN)):
+    if wrong := sorted(set(plain) ^ set(_PLAIN) - ({"made_with"} - set(plain))):
         return f"its state {'has' if wrong[0] in plain else 'lacks'} {wrong[0]}"
     expected = _expected(tensors, learner)
     if wrong := sorted(set(tensors) ^ set(expected)):
