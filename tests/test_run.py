@@ -545,6 +545,19 @@ def test_the_authors_preset_runs_on_texts_and_counts_trainable_parameters(text_t
         assert row["num_parameters"] == sum(parameter.numel() for parameter in model.parameters()) - frozen
 
 
+def test_a_row_names_every_device_and_version_that_contributed(image_task, store, monkeypatch):
+    trial = image_task.trial("re", "vit-tiny", seed=2026)
+    supplies = Supplies(store, device=tiny.CPU)
+    next(run_trial(trial, task=image_task, store=store, supplies=supplies, commit="first"))
+    monkeypatch.setattr("platform.python_version", lambda: "9.9.9")
+    list(run_trial(trial, task=image_task, store=store, supplies=supplies, commit="second"))
+    row = row_of(trial, store)
+    assert row["device"] == "cpu"  # once, as it stayed the same
+    first, second = row["versions"].split("; ")
+    assert first.endswith("commit first")
+    assert second.endswith("python 9.9.9, commit second")
+
+
 def test_a_checkpoint_of_a_finished_trial_is_not_left_behind(image_task, store):
     trial = image_task.trial("re", "vit-tiny", seed=2026)
     steps = run_trial(trial, task=image_task, store=store, supplies=Supplies(store, device=tiny.CPU))

@@ -4,7 +4,7 @@ import importlib.metadata
 import math
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +56,7 @@ def run_trial(
     ledger = Ledger(store)
     checkpoints = Checkpoints(store, trial.digest)
     device = supplies.device
+    made_with = _made_with(device, commit)
     store.write(store.running_trial_file(trial.digest), canonical_json(asdict(trial)).encode())
     try:
         with one_thread(device):
@@ -70,6 +71,7 @@ def run_trial(
                 train_samples=DeviceSamples(data.pool, device, splits[0]),
                 dev_samples=DeviceSamples(data.pool, device, splits[1]),
                 checkpoints=checkpoints,
+                made_with=made_with,
             )
             outcome = _tested(trial, task, result, data, splits[1], streams, supplies)
             if not result.diverged:
@@ -80,9 +82,9 @@ def run_trial(
     except StoreUnavailableError:  # no fault of the trial: it goes on from its checkpoint when the store is back
         raise
     except Exception as error:
-        ledger.write(trial, _stamped(Outcome(status="failed", error=describe(error)), device, commit))
+        ledger.write(trial, _stamped(Outcome(status="failed", error=describe(error)), [made_with]))
         return
-    ledger.write(trial, _stamped(outcome, device, commit), result.records)
+    ledger.write(trial, _stamped(outcome, result.made_with), result.records)
     checkpoints.clear()
 
 
@@ -283,14 +285,19 @@ def _teacher_train_share(teacher_digest: str, data: Data, dev_indices: np.ndarra
     return float(np.isin(dev_indices, teacher_train).mean())
 
 
-def _stamped(outcome: Outcome, device: torch.device, commit: str) -> Outcome:
+def _made_with(device: torch.device, commit: str) -> dict[str, str]:
+    """The device and the versions that this process trains with."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("rekd", "torch", "transformers")]
     versions.append(f"python {platform.python_version()}")
     if commit:
         versions.append(f"commit {commit}")
-    return replace(
-        outcome,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=", ".join(versions),
-    )
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "versions": ", ".join(versions),
+    }
+
+
+def _stamped(outcome: Outcome, made_with: Sequence[Mapping[str, str]]) -> Outcome:
+    """The outcome with all that contributed to it, in order; a device or versions that stayed the same are named once."""
+    named = {key: "; ".join(dict.fromkeys(each[key] for each in made_with)) for key in ("device", "versions")}
+    return replace(outcome, **named, finished_at=datetime.now(UTC).isoformat(timespec="seconds"))
