@@ -1,11 +1,13 @@
 """Everything after training: frames, selection rules, statistics, tables, figures and the report."""
 
+from analysis.audits import load_audits
 from analysis.frames import load_epochs, load_predictions, load_trials, narrow
 from analysis.selection import alpha_settings, lambda_settings, select_alpha, select_lambda_select, select_teacher
 
 __all__ = [
     "alpha_settings",
     "lambda_settings",
+    "load_audits",
     "load_epochs",
     "load_predictions",
     "load_trials",

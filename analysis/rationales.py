@@ -25,11 +25,20 @@ from rekd.store.files import Store
 SHOWN = 3
 """Samples that the student gets right, and as many that it gets wrong, a student."""
 
-PICTURE_SIDE = 112
-"""Pixels; every patch of the paper's grid of 14 is 8 wide."""
+PICTURE_SIDE = 168
+"""Pixels: 12 a patch of the paper's grid of 14, 21 one of 8, 28 one of 6."""
 
-DIMMED = 0.15
-"""How much of a patch that is not selected stays, over light grey: visible, and clearly not kept."""
+DIMMED = 0.3
+"""How much contrast a patch that is not selected keeps, around light grey: visible, and clearly not kept."""
+
+BACKDROP = 205
+"""The grey that what is not selected fades to: neither the black nor the white of a selected patch."""
+
+CONTOUR = (230, 97, 1)
+"""Orange, around what is selected: a dark patch that is kept is no hole."""
+
+TRUTH = (30, 136, 229)
+"""Blue, around the evidence where it is known."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class View:
     ratio: float
     """Share of all L positions that is selected."""
     image: str = ""
-    """PNG as a data URI, the patches that are not selected dimmed."""
+    """PNG as a data URI: selected patches in full contrast within a contour, the others dimmed."""
     pieces: tuple[Piece, ...] = ()
     num_special: int = 0
     """Selected positions that stand for no text: special tokens and padding."""
@@ -140,8 +149,7 @@ def _examples(
         views = tuple(
             _view(who, sample, table.loc[[number]].iloc[0], names) for who, table in tables if number in table.index
         )
-        whole = _picture(sample["image"]) if isinstance(sample["image"], bytes) else None
-        shown = "" if whole is None else _data_uri(whole)
+        shown = _data_uri(_whole(sample)) if isinstance(sample["image"], bytes) else ""
         examples.append(Example(number, names.get(label, str(label)), views[-1].right, shown, views))
     return tuple(examples)
 
@@ -151,7 +159,7 @@ def _view(who: str, sample: pd.Series, rationale: pd.Series, names: dict[int, st
     prediction = int(rationale["prediction"])
     image, pieces, num_special = "", (), 0
     if isinstance(sample["image"], bytes):
-        image = _data_uri(_dimmed(sample["image"], mask, int(sample["rows"]), int(sample["columns"])))
+        image = _data_uri(_selected(sample["image"], mask, int(sample["rows"]), int(sample["columns"])))
     else:
         spans = [(int(start), int(end)) for start, end in sample["spans"]]
         pieces = text_pieces(sample["text"], spans, mask, read=_read_part(sample))
@@ -202,12 +210,33 @@ def _picture(content: bytes) -> Image.Image:
     return image.resize((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.NEAREST)
 
 
-def _dimmed(content: bytes, mask: np.ndarray, rows: int, columns: int) -> Image.Image:
-    image = np.asarray(_picture(content), dtype=float)
+def _whole(sample: pd.Series) -> Image.Image:
+    """The image, with a contour around the evidence where the samples say it."""
+    picture, truth = _picture(sample["image"]), sample.get("truth")
+    if truth is None:
+        return picture
+    marked = _by_pixel(np.asarray(truth, dtype=bool), int(sample["rows"]), int(sample["columns"]))
+    return _outlined(np.asarray(picture), marked, TRUTH)
+
+
+def _selected(content: bytes, mask: np.ndarray, rows: int, columns: int) -> Image.Image:
+    """Selected patches in full contrast within a contour; the others faded."""
+    image, kept = np.asarray(_picture(content), dtype=float), _by_pixel(mask, rows, columns)
+    faint = DIMMED * image + (1 - DIMMED) * BACKDROP
+    shown = np.where(kept[..., None], image, faint).round().astype(np.uint8)
+    return _outlined(shown, kept, CONTOUR)
+
+
+def _by_pixel(mask: np.ndarray, rows: int, columns: int) -> np.ndarray:
     edges = np.arange(PICTURE_SIDE)
-    kept = mask.reshape(rows, columns)[edges * rows // PICTURE_SIDE][:, edges * columns // PICTURE_SIDE]
-    faint = DIMMED * image + (1 - DIMMED) * 225
-    return Image.fromarray(np.where(kept[..., None], image, faint).round().astype(np.uint8))
+    return mask.reshape(rows, columns)[edges * rows // PICTURE_SIDE][:, edges * columns // PICTURE_SIDE]
+
+
+def _outlined(image: np.ndarray, kept: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
+    """A contour two pixels wide, just inside of what is kept."""
+    inside = np.pad(kept, 2)
+    core = inside[:-4, 2:-2] & inside[4:, 2:-2] & inside[2:-2, :-4] & inside[2:-2, 4:]
+    return Image.fromarray(np.where((kept & ~core)[..., None], np.array(colour, dtype=np.uint8), image).astype(np.uint8))
 
 
 def _data_uri(image: Image.Image) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from analysis import figures, tables
+from analysis.audits import audit_sentence, audit_table, load_audits
 from analysis.frames import as_ledger, load_epochs, load_trials
 from analysis.rationales import students_of
 from analysis.selection import lambda_rule, select_alpha, select_lambda_select, select_teacher
@@ -21,6 +22,21 @@ from analysis.stages import Stages, family_columns, split_stages
 from rekd.messages import number
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger
+
+AGREES = (
+    "F1, precision, recall, IoU and AUPRC compare rationales with a truth that the data brings along: more is better. "
+    "Where people marked it, agreement is no objective measure of a rationale (Section 3.4 of the paper): a model may have "
+    "other reasons than theirs, and good ones. Where whoever made the data planted the evidence, there are no others."
+)
+"""What is said beside numbers of agreement."""
+
+JUDGE_SAYS = (
+    "The judge is a classifier that was trained on random parts of inputs, at all ratios, so that no mask is strange to it. "
+    "Good rationales: it is right about them nearly as often as about whole inputs, far more often than about another "
+    "input's rationale, one mask for all or random features of the same number; and seldom about all but them. The swap shows "
+    "a model the content of one class under a mask that was made for another: above its control, it reads the mask."
+)
+"""How to read the table of audits."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,7 @@ def report(
         raise ValueError(f"The store {ledger.store} holds no finished trial, so that there is nothing to report.")
     stages = split_stages(trials, tolerance)
     epochs = load_epochs(ledger, stages.finals["digest"].tolist())
+    found = audit_table(stages.finals, load_audits(ledger))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -75,6 +92,9 @@ def report(
         notes=_notes(stages),
         parts=_parts(tables.all_tables(stages, baseline=baseline, method=method), figures.all_pictures(stages, epochs)),
         students=students_of(ledger.store, stages),
+        audited=[f"{row['task']}, {row['label']}: {audit_sentence(row)}." for _, row in found.iterrows()],
+        audit=sheet("", found, notes=(JUDGE_SAYS,)) if len(found) else None,
+        agrees=[AGREES] if stages.finals["test_rationale_f1"].notna().any() else [],
         made_with=sheet("", _made_with(trials), stacked=True),
         style=Markup((folder / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),

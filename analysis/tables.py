@@ -39,6 +39,14 @@ BEHAVIOUR = (
     "dev_teacher_overlap",
     "test_distinct_masks",
     "dev_teacher_train_share",
+    "test_rationale_f1",
+    "test_rationale_precision",
+    "test_rationale_recall",
+    "test_rationale_iou",
+    "test_rationale_auprc",
+    "test_eraser_sufficiency",
+    "test_eraser_comprehensiveness",
+    "test_expected_ratio",
 )
 """Columns of `trials` about what a model does with its rationales; a ledger need not have them."""
 
@@ -243,7 +251,7 @@ def behaviour_table(stages: Stages) -> pd.DataFrame:
     other columns of the setting.
     """
     final = stages.finals[stages.finals["objective"] != "cls"]
-    values = ["test_rationale_ratio", *(name for name in BEHAVIOUR if name in final)]
+    values = ["test_rationale_ratio", *(name for name in BEHAVIOUR if name in final and final[name].notna().any())]
     table = summarize(final, values).drop(columns=[f"{name}_std" for name in values])
     return _ordered(_arranged(table, []), stages.trials, by_objective=True)
 
@@ -455,6 +463,27 @@ _HEADERS: dict[str, tuple[str, Callable[..., str]]] = {
     "dev_teacher_overlap": ("overlap with teacher, dev", _percent),
     "test_distinct_masks": ("distinct masks", _percent),
     "dev_teacher_train_share": ("dev in teacher's train", _percent),
+    "test_expected_ratio": ("ratio as sampled", _percent),
+    "test_eraser_sufficiency": ("sufficiency, whole input's class", _signed),
+    "test_eraser_comprehensiveness": ("comprehensiveness, whole input's class", _signed),
+    "test_rationale_precision": ("precision", _share),
+    "test_rationale_recall": ("recall", _share),
+    "test_rationale_f1": ("F1 with the truth", _share),
+    "test_rationale_iou": ("IoU", _share),
+    "test_rationale_auprc": ("AUPRC", _share),
+    "label": ("model", str),
+    "num_follow": ("follow the input", number),
+    "num_sufficient": ("sufficient", number),
+    "num_leak": ("leak", number),
+    "judge_whole": ("judge: whole input", _share),
+    "judge_rationale": ("rationale", _share),
+    "judge_rest": ("all but it", _share),
+    "judge_dealt": ("another input's", _share),
+    "judge_fixed": ("best one mask", _share),
+    "judge_random": ("random", _share),
+    "judge_saliency": ("saliency", _share),
+    "swap_excess": ("swap, above control", _signed),
+    "rationale_f1": ("F1 with the truth", _share),
 }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ def write_rationales(store: Store, trial: Trial, model: RationaleModel, data: Da
     """Writes what a trained model selects and predicts on the chosen samples, and the samples where they are not there yet."""
     chosen = shown_samples(data.test.labels)
     samples_file = store.samples_file(trial.task_digest)
-    if not _is_there(store, samples_file):
+    if not _is_there(store, samples_file, with_truth=data.test.truth is not None):
         store.write(samples_file, _parquet(_samples(model, data, chosen)))
     if model.generator is None:
         return
@@ -30,12 +30,15 @@ def write_rationales(store: Store, trial: Trial, model: RationaleModel, data: Da
     store.write(store.rationales_file(trial.digest), _parquet(columns))
 
 
-def _is_there(store: Store, path: str) -> bool:
-    """Whether the samples are there, and whole: 0.1.0 wrote texts as their tokens spell them."""
+def _is_there(store: Store, path: str, *, with_truth: bool) -> bool:
+    """Whether the samples are there, and whole: 0.1.0 wrote texts as their tokens spell them, and no truth."""
     if not store.exists(path):
         return False
     try:
-        return "read" in pq.read_schema(pa.BufferReader(store.read(path))).names
+        table = pq.read_table(pa.BufferReader(store.read(path)))
+        return "read" in table.schema.names and not (
+            with_truth and ("truth" not in table.schema.names or table["truth"].null_count == len(table))
+        )
     except pa.ArrowException:  # damaged
         return False
 
@@ -45,6 +48,10 @@ def _samples(model: RationaleModel, data: Data, chosen: np.ndarray) -> dict[str,
     del columns["prediction"], columns["mask"]
     columns |= {"sample": chosen, "label": data.test.labels[chosen]}
     grid = model.predictor.backbone.grid
+    if (truth := data.test.truth) is not None:
+        marks = truth.take(chosen).of_features(model.num_features(data.test.arrays), grid)
+        known = truth.known[chosen]
+        columns["truth"] = [row if said else None for row, said in zip(marks.astype(np.uint8), known, strict=True)]
     if grid is not None:
         rows, columns_of_grid = grid
         columns["image"] = [_png(image) for image in data.test.arrays["image"][chosen]]
@@ -69,6 +76,7 @@ _SCHEMA = {
     "tokens": pa.list_(pa.string()),
     "spans": pa.list_(pa.list_(pa.int64())),
     "read": pa.list_(pa.int64()),
+    "truth": pa.list_(pa.uint8()),
     "rows": pa.int64(),
     "columns": pa.int64(),
     "prediction": pa.int64(),
