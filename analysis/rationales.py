@@ -236,7 +236,9 @@ def _outlined(image: np.ndarray, kept: np.ndarray, colour: tuple[int, int, int])
     """A contour two pixels wide, just inside of what is kept."""
     inside = np.pad(kept, 2)
     core = inside[:-4, 2:-2] & inside[4:, 2:-2] & inside[2:-2, :-4] & inside[2:-2, 4:]
-    return Image.fromarray(np.where((kept & ~core)[..., None], np.array(colour, dtype=np.uint8), image).astype(np.uint8))
+    return Image.fromarray(
+        np.where((kept & ~core)[..., None], np.array(colour, dtype=np.uint8), image).astype(np.uint8)
+    )
 
 
 def _data_uri(image: Image.Image) -> str:

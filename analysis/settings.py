@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import fields
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pandas as pd
@@ -150,9 +151,19 @@ def shown(name: str, value: object) -> str:
     return str(value) if isinstance(value, str) else number(value)
 
 
+MOST_PARTS = 1000
+"""Features up to which a fraction is told as a share of them, where its digits do not end."""
+
+LONGEST = 8
+"""Characters of a number in percent that are read at a glance."""
+
+
 def percent(fraction: float) -> str:
-    """A fraction in percent, to its last digit: `15 %`, `30.000000000000004 %`."""
+    """A fraction in percent, to its last digit: `15 %`, `30.000000000000004 %`; a share such as 3 of 36 as `8.33 % (1/12)`."""
     text = f"{Decimal(repr(float(fraction))) * 100:f}"
+    share = Fraction(float(fraction)).limit_denominator(MOST_PARTS)
+    if len(text) > LONGEST and float(share) == float(fraction):
+        return f"{float(fraction) * 100:.2f} % ({share})"
     return f"{text.rstrip('0').rstrip('.') if '.' in text else text} %"
 
 
