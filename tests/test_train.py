@@ -89,6 +89,51 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_changes_nothing(damage, store, 
     assert [record["attempt"] for record in resumed.records] == [1, 2, 2]
 
 
+def without(name):
+    return lambda tensors, state: tensors.pop(name)
+
+
+MISFITS = {
+    "it lacks model.": lambda tensors, state: tensors.pop(min(name for name in tensors if name.startswith("model."))),
+    "it lacks best.": lambda tensors, state: tensors.pop(min(name for name in tensors if name.startswith("best."))),
+    "it lacks optimizer.0.exp_avg": without("optimizer.0.exp_avg"),
+    "it lacks stream.global.cpu": without("stream.global.cpu"),
+    "it has model.other": lambda tensors, state: tensors.update({"model.other": torch.zeros(2)}),
+    "it has optimizer.9999.step": lambda tensors, state: tensors.update({"optimizer.9999.step": torch.zeros(())}),
+    "it has stream.global.cuda": lambda tensors, state: tensors.update(
+        {"stream.global.cuda": torch.zeros(16, dtype=torch.uint8)}
+    ),
+    "stream.student_noise is uint8 [16]": lambda tensors, state: tensors.update(
+        {"stream.student_noise": torch.zeros(16, dtype=torch.uint8)}
+    ),
+    "optimizer.0.exp_avg is float32 [1]": lambda tensors, state: tensors.update(
+        {"optimizer.0.exp_avg": torch.zeros(1)}
+    ),
+    "its state lacks step": lambda tensors, state: state.pop("step"),
+    "its state has other": lambda tensors, state: state.update(other=1),
+}
+
+
+@pytest.mark.parametrize("why", MISFITS)
+def test_a_checkpoint_that_does_not_fit_is_set_aside_and_the_run_begins_anew(why, store, caplog):
+    trial = tiny.trial(epochs=2)
+    whole, checkpoints = tiny.run(trial), Checkpoints(store, trial.digest)
+    tiny.run(trial, checkpoints=checkpoints, stop_after=1)
+    newest = checkpoints.latest()
+    assert newest is not None
+    tensors, state = newest
+    MISFITS[why](tensors, state)
+    checkpoints.save(1, tensors, state)
+
+    with caplog.at_level(logging.WARNING):
+        again = tiny.run(trial, checkpoints=checkpoints)
+    assert f"does not fit ({why}" in caplog.text
+    assert len(store.names_in(store.set_aside_folder)) == 1
+    assert [record["attempt"] for record in again.records] == [1, 1]
+    assert again.numbers == whole.numbers
+    assert tiny.same_tensors(again.weights, whole.weights)
+
+
 def test_a_run_beside_others_is_the_same_run(image_teacher):
     """Interleaved with another, epoch by epoch, and with a caller who draws random numbers of its own."""
     trials = [tiny.trial(seed=seed) for seed in (3, 4)]

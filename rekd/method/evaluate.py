@@ -1,5 +1,6 @@
 """What a model is worth on a split: its losses and accuracy, and what it does with its rationales."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
@@ -10,9 +11,11 @@ from torch import Tensor
 
 from rekd.method.equations import rationale_ratio, token_ratio
 from rekd.method.losses import re_terms
-from rekd.method.models import RationaleModel
+from rekd.method.models import Prediction, RationaleModel
 from rekd.method.samples import DeviceSamples, batches
 from rekd.method.streams import Streams, evaluation_noise
+from rekd.method.teacher import selection_difference
+from rekd.store.predictions import Predicted
 from rekd.trial import Trial
 
 
@@ -26,6 +29,25 @@ class Predictions:
     labels: Tensor
     valid: Float[Tensor, "sample feature"]
     """1 for real features, 0 for padding."""
+    selection_difference: Float[Tensor, "sample feature"]
+    """Z[selected] - Z[not selected]; infinity for cls."""
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """The rationale ratio in two ways: `expected`, the mean over samples as training draws them, and `argmax`.
+
+        A Gumbel sample selects a feature with the probability that a softmax gives it, whatever the temperature.
+        """
+        difference = self.selection_difference.double()
+        return {"expected": difference.sigmoid().mean().item(), "argmax": (difference > 0).double().mean().item()}
+
+    def kept(self) -> Predicted:
+        """As it is stored."""
+        return Predicted(
+            labels=self.labels.cpu().numpy(),
+            probabilities=self.logits.softmax(dim=-1).cpu().numpy(),
+            mask=self.mask.bool().cpu().numpy(),
+        )
 
     def split(self, size: int) -> Iterator["Predictions"]:
         """Those of `size` samples at a time, and of what is left."""
@@ -46,27 +68,51 @@ def predictions(
     """One pass over a split in evaluation mode; the training mode is given back as it was."""
     was_training = model.training
     model.eval()
-    logits, masks = [], []
+    logits, masks, differences = [], [], []
     for batch in samples.batches():
         prediction = model.predict(batch.inputs, sampled_by=sampled_by)
         logits.append(prediction.logits)
         masks.append(prediction.mask)
+        differences.append(_difference(prediction))
     model.train(was_training)
     mask = torch.cat(masks)
     valid = samples.inputs.get("valid", torch.ones_like(mask)).to(mask)
-    return Predictions(logits=torch.cat(logits), mask=mask, labels=samples.labels, valid=valid)
+    return Predictions(
+        logits=torch.cat(logits),
+        mask=mask,
+        labels=samples.labels,
+        valid=valid,
+        selection_difference=torch.cat(differences),
+    )
+
+
+def _difference(prediction: Prediction) -> Tensor:
+    if prediction.selection_logits is None:
+        return torch.full_like(prediction.mask, math.inf)
+    return selection_difference(prediction.selection_logits)
+
+
+def tested(model: RationaleModel, samples: DeviceSamples, trial: Trial, *, streams: Streams) -> Predictions:
+    """What the model says of a split as its trial evaluates: the mask by argmax, or by the same sample every time."""
+    generator = None if trial.evaluation_mask == "argmax" else streams.evaluation_noise()
+    return predictions(model, samples, sampled_by=generator)
 
 
 def evaluate(model: RationaleModel, samples: DeviceSamples, trial: Trial, *, streams: Streams) -> dict[str, float]:
+    """`measures` of what the model says of a split.
+
+    Leaves parameters, buffers, the training mode and every random stream as they were.
+    """
+    return measures(tested(model, samples, trial, streams=streams), trial)
+
+
+def measures(found: Predictions, trial: Trial) -> dict[str, float]:
     """Means over all samples: `loss` (L_RE; L_pred for cls), its parts, `accuracy`, `rationale_ratio`, `token_ratio`.
 
-    With `dev_means` over batches all but the accuracy are means of the batches' means, as in the authors' code. Leaves
-    parameters, buffers, the training mode and every random stream as they were.
+    With `dev_means` over batches all but the accuracy are means of the batches' means, as in the authors' code.
     """
-    generator = None if trial.evaluation_mask == "argmax" else streams.evaluation_noise()
-    found = predictions(model, samples, sampled_by=generator)
-    size = len(samples) if trial.dev_means == "over_samples" else trial.batch_size
-    each = [_means(trial, batch, selects=model.generator is not None) for batch in found.split(size)]
+    size = len(found.labels) if trial.dev_means == "over_samples" else trial.batch_size
+    each = [_means(trial, batch, selects=trial.objective != "cls") for batch in found.split(size)]
     means = {name: torch.stack([batch[name] for batch in each]).mean() for name in each[0]}
     means["accuracy"] = (found.logits.argmax(dim=-1) == found.labels).double().mean()
     return {name: value.item() for name, value in means.items()}

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,6 +33,8 @@ class TrainResult:
     diverged: str
     """Why the run ended early; empty where it did not."""
     seconds: float
+    made_with: list[dict[str, str]]
+    """What `train` was told of devices and versions, in order, by this attempt and by those that it went on from."""
 
 
 def train(
@@ -41,11 +43,13 @@ def train(
     train_samples: DeviceSamples,
     dev_samples: DeviceSamples,
     checkpoints: Checkpoints | None = None,
+    made_with: Mapping[str, str] | None = None,
 ) -> Generator[dict[str, Any], None, TrainResult]:
     """Trains the learner's model as its trial says and yields one record an epoch (columns: `EPOCHS_SCHEMA`).
 
-    The model lies on the samples' device. With `checkpoints` the run starts after the newest one and yields the records
-    up to it again, so that whoever collects them has all. Returns (as the generator's value) a `TrainResult`.
+    The model lies on the samples' device. With `checkpoints` the run starts after the newest one that fits and yields the
+    records up to it again, so that whoever collects them has all. `made_with` names device and versions. Returns (as the
+    generator's value) a `TrainResult`.
     """
     trial, model, streams, teacher = learner.trial, learner.model, learner.streams, learner.teacher
     if (trial.objective == "rekd") != (teacher is not None):
@@ -54,6 +58,8 @@ def train(
     num_steps = trial.epochs * num_batches
     num_features = model.num_features(dev_samples.inputs)
     state = RunState() if checkpoints is None else RunState.restored(checkpoints, learner)
+    if made_with is not None and dict(made_with) not in state.made_with:
+        state.made_with.append(dict(made_with))
     attempt = state.records[-1]["attempt"] + 1 if state.records else 1
     yield from state.records
 
@@ -94,7 +100,7 @@ def train(
     if state.best:
         model.load_state_dict(state.best)
     seconds = sum(record["seconds"] for record in state.records)
-    return TrainResult(model.eval(), state.records, state.best_epoch, state.diverged, seconds)
+    return TrainResult(model.eval(), state.records, state.best_epoch, state.diverged, seconds, state.made_with)
 
 
 @contextmanager

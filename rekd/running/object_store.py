@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Key = tuple[str, ...]
-"""Such as ("data", task digest) or ("targets", task digest, teacher digest)."""
+"""Such as ("data", name of a task's data) or ("targets", task digest, teacher digest)."""
 
 
 @ray.remote(num_cpus=0)
@@ -103,7 +103,7 @@ class Shelf:
 
     def data(self, task: Task) -> ray.ObjectRef:
         """The arrays of a task."""
-        return self._once(("data", task.digest), _fetch_data, self.store_uri, task)
+        return self._once(("data", task.data_name), _fetch_data, self.store_uri, task)
 
     def check(self, task: Task, trials: list[Trial]) -> list[str]:
         """Remarks on the data. Raises ValueError where it is not what the task says, or a trial's model cannot read it."""

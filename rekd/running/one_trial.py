@@ -1,9 +1,10 @@
 """One trial, from its supplies to its row in the ledger."""
 
 import importlib.metadata
+import math
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from rekd.method.evaluate import evaluate, faithfulness, masks_of, overlap, rationale_noise
+from rekd.method.evaluate import (
+    Predictions,
+    faithfulness,
+    masks_of,
+    measures,
+    overlap,
+    predictions,
+    rationale_noise,
+    tested,
+)
 from rekd.method.losses import Learner
 from rekd.method.models import RationaleModel
 from rekd.method.samples import DeviceSamples
@@ -28,7 +38,11 @@ from rekd.tasks.commits import as_text, commits, pinned
 from rekd.tasks.data import Data, remarks_on
 from rekd.tasks.task import Task
 from rekd.tasks.texts import load_tokenizer
+from rekd.tasks.truth import Truth, agreement, auprc
 from rekd.trial import Trial, canonical_json
+
+NOTHING = 0.1
+"""Share of `p_target` below which a rationale ratio is as good as none."""
 
 
 def run_trial(
@@ -42,6 +56,7 @@ def run_trial(
     ledger = Ledger(store)
     checkpoints = Checkpoints(store, trial.digest)
     device = supplies.device
+    made_with = _made_with(device, commit)
     store.write(store.running_trial_file(trial.digest), canonical_json(asdict(trial)).encode())
     try:
         with one_thread(device):
@@ -56,19 +71,20 @@ def run_trial(
                 train_samples=DeviceSamples(data.pool, device, splits[0]),
                 dev_samples=DeviceSamples(data.pool, device, splits[1]),
                 checkpoints=checkpoints,
+                made_with=made_with,
             )
             outcome = _tested(trial, task, result, data, splits[1], streams, supplies)
             if not result.diverged:
                 keep_model(trial, task, result.model, data, store)
                 warning = _shown(store, trial, result.model, data, device=device)
-                outcome = replace(outcome, warning=warning)
+                outcome = replace(outcome, warning=" ".join(filter(None, (outcome.warning, warning))) or None)
             outcome = replace(outcome, commits=as_text(commits(task, [trial.model])))
     except StoreUnavailableError:  # no fault of the trial: it goes on from its checkpoint when the store is back
         raise
     except Exception as error:
-        ledger.write(trial, _stamped(Outcome(status="failed", error=describe(error)), device, commit))
+        ledger.write(trial, _stamped(Outcome(status="failed", error=describe(error)), [made_with]))
         return
-    ledger.write(trial, _stamped(outcome, device, commit), result.records)
+    ledger.write(trial, _stamped(outcome, result.made_with), result.records)
     checkpoints.clear()
 
 
@@ -198,7 +214,9 @@ def _tested(
         return outcome
     device = supplies.device
     best = result.records[result.best_epoch - 1]
-    test = evaluate(result.model, DeviceSamples(data.test, device), trial, streams=streams)
+    found = tested(result.model, DeviceSamples(data.test, device), trial, streams=streams)
+    found.kept().save(supplies.store, trial.digest)
+    test = measures(found, trial)
     noise = rationale_noise(trial, device=device)
     measured = faithfulness(result.model, data.test.arrays, device=device, sampled_by=noise)
     outcome = replace(
@@ -208,6 +226,7 @@ def _tested(
         **{f"dev_{name}": best[f"dev_{name}"] for name in ("loss", "accuracy", "rationale_ratio", "token_ratio")},
         **{f"test_{name}": test[name] for name in ("loss", "accuracy", "rationale_ratio", "token_ratio")},
         **{f"test_{name}": value for name, value in measured.items()},
+        **_of_rationales(trial, result.model, found, data, dev_indices, device=device),
     )
     if trial.teacher_digest is None:
         return outcome
@@ -222,6 +241,41 @@ def _tested(
     )
 
 
+def _of_rationales(
+    trial: Trial,
+    model: RationaleModel,
+    found: Predictions,
+    data: Data,
+    dev_indices: np.ndarray,
+    *,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Both ratios on both splits, agreement with the truth where it is known, and a warning; nothing for cls."""
+    if trial.objective == "cls":
+        return {}
+    of_dev = predictions(model, DeviceSamples(data.pool, device, dev_indices))
+    values: dict[str, Any] = {f"test_{name}_ratio": value for name, value in found.ratios.items()}
+    values |= {f"dev_{name}_ratio": value for name, value in of_dev.ratios.items()}
+    if data.test.truth is not None:
+        values |= _agreement(model, found, data.test.truth)
+    assert trial.p_target is not None  # `Trial` asks re and rekd for it
+    if values["dev_argmax_ratio"] < NOTHING * trial.p_target:
+        values["warning"] = (
+            f"It selects (almost) nothing on dev: {values['dev_argmax_ratio']:.1%} of features by argmax, "
+            f"{values['dev_expected_ratio']:.1%} when sampled, of {trial.p_target:.1%} aimed at."
+        )
+    return values
+
+
+def _agreement(model: RationaleModel, found: Predictions, truth: Truth) -> dict[str, float]:
+    """The measures of `rekd.tasks.truth` on the test split."""
+    marks = truth.of_features(found.mask.shape[1], model.predictor.backbone.grid)[truth.known]
+    mask = found.mask.bool().cpu().numpy()[truth.known]
+    scores = found.selection_difference.cpu().numpy()[truth.known]
+    values = agreement(mask, marks) | {"auprc": auprc(scores, marks)}
+    return {f"test_rationale_{name}": value for name, value in values.items() if not math.isnan(value)}
+
+
 def _teacher_train_share(teacher_digest: str, data: Data, dev_indices: np.ndarray, store: Store) -> float | None:
     """Share of the dev split that the teacher was trained on; None where the ledger does not know the teacher."""
     rows = Ledger(store).trials([teacher_digest]).select(["split", "seed"]).to_pylist()
@@ -231,14 +285,19 @@ def _teacher_train_share(teacher_digest: str, data: Data, dev_indices: np.ndarra
     return float(np.isin(dev_indices, teacher_train).mean())
 
 
-def _stamped(outcome: Outcome, device: torch.device, commit: str) -> Outcome:
+def _made_with(device: torch.device, commit: str) -> dict[str, str]:
+    """The device and the versions that this process trains with."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("rekd", "torch", "transformers")]
     versions.append(f"python {platform.python_version()}")
     if commit:
         versions.append(f"commit {commit}")
-    return replace(
-        outcome,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=", ".join(versions),
-    )
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "versions": ", ".join(versions),
+    }
+
+
+def _stamped(outcome: Outcome, made_with: Sequence[Mapping[str, str]]) -> Outcome:
+    """The outcome with all that contributed to it, in order; a device or versions that stayed the same are named once."""
+    named = {key: "; ".join(dict.fromkeys(each[key] for each in made_with)) for key in ("device", "versions")}
+    return replace(outcome, **named, finished_at=datetime.now(UTC).isoformat(timespec="seconds"))

@@ -29,9 +29,9 @@ class Supplies:
 
     def data(self, task: Task) -> Data:
         """A task's arrays."""
-        if task.digest not in self._data:
-            self._data[task.digest] = self.fetch_data(task)
-        return self._data[task.digest]
+        if task.data_name not in self._data:
+            self._data[task.data_name] = self.fetch_data(task)
+        return self._data[task.data_name]
 
     def targets(self, task: Task, teacher_digest: str) -> Targets:
         """What a teacher says of a task's training pool: from the store, or computed now and stored."""
@@ -70,7 +70,7 @@ class Supplies:
 
     def keep(self, task: Task, data: Data, weights: Weights) -> None:
         """Takes over what somebody else has read already: a task's arrays, and a teacher."""
-        self._data[task.digest] = data
+        self._data[task.data_name] = data
         self._teachers[weights.sha256] = _model(weights)
 
     def fetch_data(self, task: Task) -> Data:

@@ -29,7 +29,7 @@ class SharedSupplies(Supplies):
         self.directory = directory
 
     def fetch_data(self, task: Task) -> Data:
-        return self._take(("data", task.digest)) or super().fetch_data(task)
+        return self._take(("data", task.data_name)) or super().fetch_data(task)
 
     def fetch_weights(self, digest: str) -> Weights:
         return self._take(("weights", digest)) or super().fetch_weights(digest)

@@ -200,6 +200,28 @@ class Store:
         """What a trial predicts and selects on its task's samples."""
         return f"{self.root}/rationales/{digest}.parquet"
 
+    @property
+    def predictions_folder(self) -> str:
+        """One Parquet file a trial, one row a sample of the test split."""
+        return f"{self.root}/predictions"
+
+    def predictions_file(self, digest: str) -> str:
+        """What a trial predicts and selects on the whole test split."""
+        return f"{self.predictions_folder}/{digest}.parquet"
+
+    def audit_file(self, digest: str) -> str:
+        """What was found in a trial's rationales by those who did not train it, one row."""
+        return f"{self.audits_folder}/{digest}.parquet"
+
+    @property
+    def audits_folder(self) -> str:
+        """One Parquet file a trial that was audited."""
+        return f"{self.root}/audits"
+
+    def judge_folder(self, name: str) -> str:
+        """The judge of a task's rationales, in the Hugging Face manner."""
+        return f"{self.root}/judges/{name}"
+
     def download_file(self, digest: str) -> str:
         """A model or dataset of the hub, as a tar file of what the libraries keep of it."""
         return f"{self.root}/downloads/{digest}.tar"

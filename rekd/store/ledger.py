@@ -74,6 +74,20 @@ class Outcome:
     """Versions of rekd, torch and transformers, and the commit where it is known."""
     commits: str | None = None
     """What names of the hub stood for: commits as JSON, by what was asked for; None where nothing was of the hub."""
+    dev_expected_ratio: float | None = None
+    """Share of all positions that is selected on average, over the samples of the mask that training draws."""
+    dev_argmax_ratio: float | None = None
+    """Share of all positions that is selected by argmax: the more probable half of each."""
+    test_expected_ratio: float | None = None
+    test_argmax_ratio: float | None = None
+    test_rationale_precision: float | None = None
+    """Of what is selected, the share that is evidence by the task's `rationale_column`; a mean over samples, as are the
+    next three (`rekd.tasks.truth`)."""
+    test_rationale_recall: float | None = None
+    test_rationale_f1: float | None = None
+    test_rationale_iou: float | None = None
+    test_rationale_auprc: float | None = None
+    """Mean area under the precision-recall curve of the selection logits."""
     warning: str | None = None
     """What went wrong beside the result, in one line: such as samples to look at that could not be written."""
 

@@ -10,7 +10,14 @@ import pyarrow.parquet as pq
 from rekd.tasks.local_files import TABLE_SUFFIXES
 from rekd.tasks.task import Task
 
-POOLS = {"digits": 1_797, "uoft-cs/cifar10": 50_000, "uoft-cs/cifar100": 50_000, "stanfordnlp/imdb": 25_000}
+POOLS = {
+    "digits": 1_797,
+    "hidden-digits": 4_296,
+    "planted-reviews": 3_000,
+    "uoft-cs/cifar10": 50_000,
+    "uoft-cs/cifar100": 50_000,
+    "stanfordnlp/imdb": 25_000,
+}
 """Samples of the training split, before dev and test are taken from it, of datasets that are known (Section 3.2)."""
 
 UNKNOWN = 12_500

@@ -19,6 +19,7 @@ from rekd.tasks.tables import read_tables
 from rekd.tasks.task import Task
 from rekd.tasks.task_file import Kind
 from rekd.tasks.texts import check_vocabularies, load_tokenizer, read_texts
+from rekd.tasks.truth import Truth, read_truth
 from rekd.trial import Trial
 
 SHOWN_PER_CLASS = 4
@@ -40,13 +41,16 @@ class Split:
     `valid`, uint8 of the same shape, 1 where there is a token and 0 where there is padding."""
     labels: Int64[np.ndarray, "sample"]
     """Class of each sample."""
+    truth: Truth | None = None
+    """Where the evidence stands, if that is known: for tests alone."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: Int64[np.ndarray, "index"]) -> "Split":
         """The samples at `indices`, in that order."""
-        return Split({name: array[indices] for name, array in self.arrays.items()}, self.labels[indices])
+        truth = None if self.truth is None else self.truth.take(indices)
+        return Split({name: array[indices] for name, array in self.arrays.items()}, self.labels[indices], truth)
 
     def contents(self) -> np.ndarray:
         """A digest of 8 bytes of what each sample holds, without its label."""
@@ -219,12 +223,14 @@ def _read_tables(task: Task) -> _Read:
     remarks = [listed] if not_read else []
     if task.kind == "image":
         images = read_images(task, tables)
-        splits = {role: Split(images[role], labels[role]) for role in tables}
+        truth = read_truth(task, tables, images, None)
+        splits = {role: Split(images[role], labels[role], truth.get(role)) for role in tables}
         return _Read(splits=splits, class_names=class_names, remarks=remarks)
     tokenizer = load_tokenizer(task)
     tokens = read_texts(task, tables, tokenizer)
+    truth = read_truth(task, tables, tokens, tokenizer)
     return _Read(
-        splits={role: Split(tokens[role], labels[role]) for role in tables},
+        splits={role: Split(tokens[role], labels[role], truth.get(role)) for role in tables},
         class_names=class_names,
         texts={role: list(table[task.input_column]) for role, table in tables.items()},
         tokenizer=tokenizer,
@@ -297,7 +303,10 @@ def _read_digits(task: Task) -> _Read:
 
 
 def _read_hidden_digits(task: Task) -> _Read:
-    splits = {name: Split({"image": one.images}, one.labels) for name, one in hidden_digits.make().items()}
+    splits = {
+        name: Split({"image": one.images}, one.labels, Truth(one.truth, np.ones(len(one.labels), dtype=bool)))
+        for name, one in hidden_digits.make().items()
+    }
     return _Read(splits=splits, class_names=task.class_names)
 
 

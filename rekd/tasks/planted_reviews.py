@@ -4,6 +4,8 @@ A text has 20 to 30 words. Three at random places say liking or dislike, which i
 are drawn alike for both labels. It is made when it is first used, the same on every machine.
 """
 
+from typing import Any
+
 import numpy as np
 
 from rekd.tasks.draws import Draws
@@ -47,7 +49,7 @@ _SHORTEST, _LONGEST = 20, 30
 CHECKSUM = "de5365c3d59a4fda127b9a572aa06d9aa54a2223605cd6ca5e562452d7712876"
 """SHA-256 of all that `make` returns, which a test holds and a task's digest contains."""
 
-Row = dict[str, object]
+Row = dict[str, Any]
 """`text`, `label` (its name), and `rationale`: the deciding words' places, each the first character and the one after
 the last."""
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def read_tables(task: Task) -> "tuple[dict[str, datasets.Dataset], list[str]]":
-    """The task's splits by role, input and label columns only; and what the dataset holds that is not read.
+    """The task's splits by role, columns of inputs, labels and truth only; and what the dataset holds that is not read.
 
     Raises ValueError where they are not as the task says.
     """
@@ -35,7 +35,15 @@ def read_tables(task: Task) -> "tuple[dict[str, datasets.Dataset], list[str]]":
                     f"{task.name}: split {name!r} of {task.dataset} has no column {column!r}, "
                     f"but {shortened(tables[role].column_names)}. Set input_column and label_column."
                 )
-        tables[role] = _undecoded(task, tables[role].select_columns(wanted))
+        truth = [name for name in tables[role].column_names if name == task.rationale_column and name not in wanted]
+        tables[role] = _undecoded(task, tables[role].select_columns([*wanted, *truth]))
+    if task.rationale_column is not None and not any(
+        task.rationale_column in table.column_names for table in tables.values()
+    ):
+        raise ValueError(
+            f"{task.name}: no split of {task.dataset} has the rationale_column {task.rationale_column!r}. Correct it, or "
+            "leave it out: it is only for comparing rationales with what people marked."
+        )
     return tables, not_read
 
 

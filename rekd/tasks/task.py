@@ -190,6 +190,11 @@ class Task:
         return self.dataset in EMBEDDED_DATASETS and all(model.source is None for model in self.models.values())
 
     @property
+    def data_name(self) -> str:
+        """What names the task's arrays, those that nothing is trained on too."""
+        return self.digest if self.rationale_column is None else f"{self.digest}-{self.rationale_column}"
+
+    @property
     def splits(self) -> dict[str, str]:
         """Names of the splits that are read, by role: `train`; `dev` and `test`, where they are not shares of it."""
         splits = {"train": self.train_split}
