@@ -110,6 +110,31 @@ def _print_epoch(console: Console, trial: Trial, record: dict[str, Any]) -> None
 
 
 @app.command()
+def audit(
+    task: Annotated[str, typer.Option(metavar="NAME|FILE.toml", help="The task whose trials are audited.")],
+    store: Annotated[str, typer.Option(metavar="URI", help="Where results are.")] = "results",
+    again: Annotated[bool, typer.Option("--again", help="Also those that were audited before.")] = False,
+) -> None:
+    """Asks of every model of a task: do its rationales follow the input, do they suffice, do they leak the label?"""
+    from rekd.running.audit import audit_task
+    from rekd.running.supplies import Supplies, default_device
+
+    console = PlainConsole(highlight=False)
+    try:
+        chosen, num_audited = load_task(task), 0
+        chosen = pinned(chosen, [chosen.teacher])
+        supplies = Supplies(_existing(store), device=default_device())
+        for trial, found in audit_task(chosen, supplies, again=again):
+            num_audited += 1
+            accuracy = f"judge {found.judge_rationale:.3f} of {found.judge_whole:.3f}"
+            line = f"{trial.digest} {trial}: {accuracy}; {found.verdict}"
+            console.print(line, markup=False, soft_wrap=True)
+        console.print(f"{num_audited} trials audited; `python -m analysis report {store}` shows what was found.")
+    except (ValueError, OSError) as error:
+        raise _bad_input(error) from error
+
+
+@app.command()
 def explain(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that a finished trial wrote.")],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Texts, or paths of image files.")],

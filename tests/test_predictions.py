@@ -11,6 +11,7 @@ from analysis import load_predictions, load_trials
 from rekd.method.evaluate import predictions
 from rekd.method.models import load_model
 from rekd.method.samples import DeviceSamples
+from rekd.running.audit import audit_task, judge_name, judge_of
 from rekd.running.one_trial import run_trial
 from rekd.running.supplies import Supplies
 from rekd.store.files import Store
@@ -118,3 +119,29 @@ def test_masks_are_packed_and_a_damaged_file_is_none(tmp_path, caplog):
     store.write(path, store.read(path)[:-100])
     assert Predicted.load(store, "0" * 16) is None
     assert "could not be read" in caplog.text
+
+
+def test_an_audit_needs_no_training_but_the_judges_and_what_is_missing_comes_from_the_model(trained, task, caplog):
+    store, trials = trained
+    before = Predicted.load(store, trials["re"].digest)
+    store.remove_file(store.predictions_file(trials["re"].digest))  # as of a trial of 0.1.0
+    supplies = Supplies(store, device=tiny.CPU)
+    ((trial, found),) = audit_task(task, supplies)  # cls has no rationale
+    assert trial == trials["re"]
+    assert np.array_equal(Predicted.load(store, trial.digest).mask, before.mask)
+    row = load_trials(store, [trial.digest]).iloc[0]
+    assert found.rationale_f1 == pytest.approx(row["test_rationale_f1"])
+    assert found.leaks is not None
+    assert list(audit_task(task, supplies)) == []
+
+    kept = judge_of(task, supplies).state_dict()
+    path = store.judge_file(judge_name(task))
+    store.write(path, store.read(path)[:-1])
+    assert tiny.same_tensors(judge_of(task, supplies).state_dict(), kept)  # trained again, to the bit
+    assert "the judge is trained again" in caplog.text
+    ((_, again),) = audit_task(task, supplies, again=True)
+    assert again == found
+
+    store.remove_folder(store.model_folder(trial.digest))
+    ((_, without),) = audit_task(task, supplies, again=True)
+    assert (without.leaks, without.judge_rationale) == (None, found.judge_rationale)

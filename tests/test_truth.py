@@ -1,5 +1,7 @@
 """The truth of a rationale: read from a column in any of its forms, and how a mask agrees with it."""
 
+import json
+
 import datasets
 import numpy as np
 import pytest
@@ -94,3 +96,49 @@ def test_spans_that_are_not_in_the_text_are_refused_with_their_row(tmp_path):
         ValueError, match=r"row 7: column 'where' holds .*the span 2 to 60 is not inside of a text of 11"
     ):
         load_data(load_task(file))
+
+
+def eraser_folder(folder):
+    """Eight reviews a split, as ERASER's files are: a document each, and annotations that name tokens of it."""
+    (folder / "data" / "docs").mkdir(parents=True)
+    for split, count in (("train", 8), ("val", 8), ("test", 8)):
+        lines = []
+        for number in range(count):
+            name, word = f"{split}_{number}.txt", ("awful", "lovely")[number % 2]
+            (folder / "data" / "docs" / name).write_text(f"the film was\nvery {word} in parts .")
+            evidence = {"docid": name, "start_token": 3, "end_token": 5, "text": f"very {word}"}
+            label = ("NEG", "POS")[number % 2]
+            row = {"annotation_id": name, "query": "?", "classification": label, "evidences": [[evidence]]}
+            lines.append(json.dumps(row))
+        (folder / "data" / f"{split}.jsonl").write_text("\n".join(lines))
+    file = folder / "movies.toml"
+    columns = 'label_column = "classification"\nrationale_column = "evidences"\ndev_split = "val"\n'
+    file.write_text(f'extends = "planted-reviews"\ndataset = "data"\nclass_names = ["NEG", "POS"]\n{columns}')
+    return file
+
+
+def test_a_folder_of_erasers_json_files_is_read_with_its_evidence(tmp_path):
+    task = load_task(eraser_folder(tmp_path))
+    data = load_data(task)
+    assert data.class_names == ("NEG", "POS")
+    assert data.test.labels.tolist() == [0, 1] * 4
+    marks = data.test.truth.of_features(32, None)
+    assert marks.tolist() == [[place in (4, 5) for place in range(32)]] * 8  # [CLS] the film was very lovely
+    before = task.digest
+    (tmp_path / "data" / "docs" / "test_0.txt").write_text("the film was\nvery boring in parts .")
+    assert load_task(tmp_path / "movies.toml").digest != before
+
+
+def test_evidence_that_is_not_in_its_document_is_refused_with_its_line(tmp_path):
+    file = eraser_folder(tmp_path)
+    annotations = tmp_path / "data" / "test.jsonl"
+    good = annotations.read_text()
+    for wrong, why in (
+        (good.replace('"end_token": 5', '"end_token": 50', 1), "tokens 3 to 49 are not among the 8 of document"),
+        (good.replace('"classification"', '"class"', 1), "it lacks 'classification'"),
+        (good.replace('"docid": "test_0.txt"', '"docid": "../test_0.txt"', 1), r"the document .* is outside of docs"),
+    ):
+        annotations.write_text(wrong)
+        with pytest.raises(ValueError, match=rf"test\.jsonl, line 1 is no annotation of ERASER: {why}") as caught:
+            load_data(load_task(file))
+        assert "\n" not in str(caught.value)

@@ -139,29 +139,42 @@ def faithfulness(
 ) -> dict[str, float]:
     """ERASER's measures and the variety of masks, over all samples.
 
-    `sufficiency`: probability of the predicted class from the whole input minus that from the rationale; at or below 0
-    the rationale suffices. `comprehensiveness`: from the whole input minus that from everything but the rationale; high
-    where the rationale holds what the prediction needs. `distinct_masks`: number of different masks a sample; 1 / samples
-    where one mask serves every input (collapse).
+    `eraser_sufficiency`: probability of a class from the whole input minus that from the rationale; at or below 0 the
+    rationale suffices. `eraser_comprehensiveness`: from the whole input minus that from everything but the rationale; high
+    where the rationale holds what the prediction needs. The class is the one that the model predicts from the whole input,
+    as in ERASER's own code. `sufficiency` and `comprehensiveness`, which 0.1.0 had, follow the class that the model
+    predicts from its rationale, and their signs may be the other way round.
+
+    All four ask the model's own predictor about inputs that it never saw in training, which was of rationales: a predictor
+    may well do worse on the whole. What a rationale holds is asked of the judge (`rekd.method.judge`).
+
+    `distinct_masks`: number of different masks a sample; 1 / samples where one mask serves every input (collapse).
     """
     if model.generator is None:
         return {}
-    sums = {"sufficiency": 0.0, "comprehensiveness": 0.0}
+    sums: dict[str, float] = {}
     masks = []
     for batch in batches(inputs, device=device):
         prediction = model.predict(batch, sampled_by=sampled_by)
-        chosen = prediction.logits.argmax(dim=-1, keepdim=True)
-
-        def probability(logits: Tensor, chosen: Tensor = chosen) -> Float[Tensor, "batch 1"]:
-            return logits.softmax(dim=-1).gather(-1, chosen)
-
-        whole = probability(model.predictor(batch))
-        sums["sufficiency"] += (whole - probability(prediction.logits)).sum().item()
-        sums["comprehensiveness"] += (whole - probability(model.predictor(batch, 1 - prediction.mask))).sum().item()
+        whole, rest = model.predictor(batch), model.predictor(batch, 1 - prediction.mask)
+        for prefix, decides in (("", prediction.logits), ("eraser_", whole)):
+            for name, value in _faithful(decides.argmax(dim=-1), whole, prediction.logits, rest).items():
+                sums[prefix + name] = sums.get(prefix + name, 0.0) + value
         masks.append(prediction.mask.bool().cpu().numpy())
     mask = np.concatenate(masks)
     num_distinct = len(np.unique(np.packbits(mask, axis=1), axis=0))
     return {name: total / len(mask) for name, total in sums.items()} | {"distinct_masks": num_distinct / len(mask)}
+
+
+def _faithful(chosen: Tensor, whole: Tensor, rationale: Tensor, rest: Tensor) -> dict[str, float]:
+    """Sums over a batch of what the chosen classes lose in probability, from logits on the whole, the rationale, the rest."""
+    of_whole, of_rationale, of_rest = (
+        logits.softmax(dim=-1).gather(-1, chosen[:, None]) for logits in (whole, rationale, rest)
+    )
+    return {
+        "sufficiency": (of_whole - of_rationale).sum().item(),
+        "comprehensiveness": (of_whole - of_rest).sum().item(),
+    }
 
 
 def overlap(first: Bool[np.ndarray, "sample feature"], second: Bool[np.ndarray, "sample feature"]) -> float:

@@ -3,6 +3,7 @@
 What a library raises here becomes one line that says what was being read; what cannot be read as it was meant is refused.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -13,13 +14,18 @@ from typing import Any
 import torch
 from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import load
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from rekd.messages import one_line
 from rekd.method.backbones import BACKBONES, Backbone
+from rekd.store.saved_model import check
 from rekd.tasks.hub import find, quiet
 from rekd.tasks.normalisation import PROCESSOR_FILES
+
+_OF_BACKBONE = "predictor.backbone."
+"""What the names of a saved classifier's weights begin with, but for those of its head."""
 
 _LEFT_OUT = ("pooler.", "embeddings.mask_token", "embeddings.position_ids", "embeddings.token_type_ids")
 """Weights of an encoder that are not needed: of parts that only pretraining uses, and counts that are made anew."""
@@ -34,7 +40,8 @@ def load_backbone(
 ) -> Backbone:
     """A backbone with the weights of `source` (hub name or local folder), or freshly initialised from `config`.
 
-    `config` is a Hugging Face configuration as a dictionary, with its `model_type`. Not `for_classifier` it does without
+    `config` is a Hugging Face configuration as a dictionary, with its `model_type`. A source may also be the folder of a cls
+    trial that has ended: then it is that classifier's backbone. Not `for_classifier` it does without
     the parts that only a classifier uses. Raises ValueError where the source is not there, is of an unknown family, or
     is not what its configuration says.
     """
@@ -45,6 +52,8 @@ def load_backbone(
             parts = family.parts(for_classifier=for_classifier)
             encoder = AutoModel.from_config(settings, trust_remote_code=False, **parts)
         return family.made_of(encoder, None)
+    if (trained := _trained_here(source)) is not None:
+        return _of_classifier(Path(source), trained, for_classifier=for_classifier)
     weights = _find_weights(source, revision)
     settings = _stored_config(weights)
     family = BACKBONES[settings.model_type]
@@ -56,7 +65,38 @@ def read_config(
     source: str | None = None, *, config: Mapping[str, Any] | None = None, revision: str | None = None
 ) -> PretrainedConfig:
     """The Hugging Face configuration behind a source or a dictionary. Raises ValueError as `load_backbone` does."""
-    return _made_config(config) if source is None else _stored_config(_find_weights(source, revision))
+    if source is None:
+        return _made_config(config)
+    trained = _trained_here(source)
+    return _stored_config(_find_weights(source, revision)) if trained is None else _made_config(trained["backbone"])
+
+
+def _trained_here(source: str) -> dict[str, Any] | None:
+    """The config.json of a folder that a finished trial wrote; None of any other source."""
+    file = Path(source) / "config.json"
+    if not file.is_file():
+        return None
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # which whoever reads it as another model says
+        return None
+    return config if isinstance(config, dict) and config.get("model_type") == "rekd" else None
+
+
+def _of_classifier(folder: Path, config: Mapping[str, Any], *, for_classifier: bool) -> Backbone:
+    """The backbone of a classifier that was trained here, its head left behind."""
+    if config.get("objective") != "cls":
+        raise ValueError(
+            f"The model {folder} is of a trial of {config.get('objective')}, whose predictor knows rationales alone. Give that "
+            "of a cls trial, or pretrained weights."
+        )
+    with _reading(f"The weights of {folder} could not be loaded", "Train the trial again."):
+        content = (folder / "model.safetensors").read_bytes()
+        check(config, content)
+        backbone = load_backbone(config=config["backbone"], for_classifier=for_classifier)
+        own = {name.removeprefix(_OF_BACKBONE): value for name, value in load(content).items()}
+        backbone.load_state_dict({name: own[name] for name in backbone.state_dict()})
+    return backbone
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -218,9 +218,9 @@ class Store:
         """One Parquet file a trial that was audited."""
         return f"{self.root}/audits"
 
-    def judge_folder(self, name: str) -> str:
-        """The judge of a task's rationales, in the Hugging Face manner."""
-        return f"{self.root}/judges/{name}"
+    def judge_file(self, name: str) -> str:
+        """The weights of the judge of a task's rationales."""
+        return f"{self.root}/judges/{name}.safetensors"
 
     def download_file(self, digest: str) -> str:
         """A model or dataset of the hub, as a tar file of what the libraries keep of it."""

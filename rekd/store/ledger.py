@@ -48,9 +48,9 @@ class Outcome:
     test_token_ratio: float | None = None
 
     test_sufficiency: float | None = None
-    """Probability of the predicted class from the whole input minus that from the rationale (ERASER)."""
+    """Probability of the class that is predicted from the rationale: from the whole input minus from the rationale."""
     test_comprehensiveness: float | None = None
-    """Probability of the predicted class from the whole input minus that from all but the rationale (ERASER)."""
+    """Probability of the same class: from the whole input minus from all but the rationale."""
     test_distinct_masks: float | None = None
     """Different masks a sample; 1 / samples where one mask serves every input (collapse)."""
     dev_teacher_overlap: float | None = None
@@ -74,6 +74,11 @@ class Outcome:
     """Versions of rekd, torch and transformers, and the commit where it is known."""
     commits: str | None = None
     """What names of the hub stood for: commits as JSON, by what was asked for; None where nothing was of the hub."""
+    test_eraser_sufficiency: float | None = None
+    """Probability of the class that is predicted from the whole input: from that minus from the rationale (ERASER). The
+    model's own predictor says so, which never saw whole inputs in training; the audit has a judge that did."""
+    test_eraser_comprehensiveness: float | None = None
+    """Probability of the same class: from the whole input minus from all but the rationale."""
     dev_expected_ratio: float | None = None
     """Share of all positions that is selected on average, over the samples of the mask that training draws."""
     dev_argmax_ratio: float | None = None

@@ -223,7 +223,7 @@ def _read_tables(task: Task) -> _Read:
     remarks = [listed] if not_read else []
     if task.kind == "image":
         images = read_images(task, tables)
-        truth = read_truth(task, tables, images, None)
+        truth = read_truth(task, tables, images)
         splits = {role: Split(images[role], labels[role], truth.get(role)) for role in tables}
         return _Read(splits=splits, class_names=class_names, remarks=remarks)
     tokenizer = load_tokenizer(task)

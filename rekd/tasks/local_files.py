@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rekd.messages import one_line, shortened
+from rekd.tasks.eraser import documents
 from rekd.tasks.quoting import is_quoted
 from rekd.trial import digest_of
 
@@ -24,7 +25,7 @@ USUAL_SPLITS = ("train", "dev", "val", "valid", "validation", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class LocalDataset:
-    """Any of: a folder of `save_to_disk`; Parquet, CSV or JSON; `split/class/image` folders."""
+    """Any of: a folder of `save_to_disk`; Parquet, CSV or JSON; `split/class/image` folders; a folder of ERASER's."""
 
     task: str
     """Name of the task, for messages."""
@@ -114,7 +115,15 @@ class LocalDataset:
                 content[role] = [
                     [self.class_folder(file, name), sha] for file, sha in zip(files, content[role], strict=True)
                 ]
+        if named := self.documents():
+            content["documents"] = [[file.name, sha256_of(file)] for file in named]
         return content
+
+    def documents(self) -> list[Path]:
+        """The documents that annotations in the form of ERASER name; none where the dataset is of another form."""
+        if self.is_saved or self.path.is_file() or self.files()["train"][0].suffix.lower() != ".jsonl":
+            return []
+        return documents(self.path)
 
     def _saved_splits(self) -> list[str]:
         if not (self.path / "dataset_dict.json").is_file():

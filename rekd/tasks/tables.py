@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rekd.messages import one_line, shortened, shown
 from rekd.tasks import planted_reviews
 from rekd.tasks.embedded import EMBEDDED_DATASETS
+from rekd.tasks.eraser import read_annotations
 from rekd.tasks.hub import hub
 from rekd.tasks.local_files import TABLE_SUFFIXES, LocalDataset, check_split
 from rekd.tasks.table_files import read_table
@@ -106,6 +107,10 @@ def _read_local(task: Task, local: LocalDataset) -> "dict[str, datasets.Dataset]
             raise ValueError(
                 f"{task.name}: {local.path} cannot be read as a folder of save_to_disk: {one_line(error)}"
             ) from error
+    if local.documents():
+        return {
+            role: datasets.Dataset.from_list(read_annotations(local.path, of_role)) for role, of_role in files.items()
+        }
     if files["train"][0].suffix.lower() in TABLE_SUFFIXES:
         return {role: _read_tables(task, of_role) for role, of_role in files.items()}
 
