@@ -13,11 +13,12 @@ from rekd.store.upkeep import clear_ended, run_again
 from rekd.trial import Trial
 
 TRIAL = Trial(task="t", task_digest="x", model="m", model_digest="y", objective="cls", seed=0, epochs=3)
-TRIALS = FINISHED, COMPACT, REDONE, OVERLAPPING, DAMAGED = [replace(TRIAL, seed=seed) for seed in range(5)]
-"""What the sweeps want. `FINISHED` and `COMPACT` have ended before; `REDONE` too, and it is asked for again meanwhile.
+TRIALS = NEW, FINISHED, COMPACT, REDONE, OVERLAPPING, DAMAGED = [replace(TRIAL, seed=seed) for seed in range(6)]
+"""What the sweeps want. `NEW` nobody has run; `FINISHED` and `COMPACT` have ended before; `REDONE` too, and it is asked for
+again meanwhile.
 `OVERLAPPING` has failed, and two run it without a claim, as where a node was given up too early; of `DAMAGED` there is
-half a file."""
-WITHDRAWN = replace(TRIAL, seed=5)
+half a file, and one runs it so."""
+WITHDRAWN = replace(TRIAL, seed=6)
 """It has ended before, is asked for again meanwhile, and no sweep wants it."""
 OK = Outcome(status="ok", num_epochs=3)
 EPOCHS = [{"attempt": 1, "epoch": epoch, "step": epoch} for epoch in (1, 2, 3)]
@@ -53,6 +54,7 @@ class Explored:
             schedule.add("compaction", self.compact)
             schedule.add("reader", self.read)
             schedule.add("redo", self.redo)
+            schedule.add("late, ok", lambda: self.ledger().write(DAMAGED, OK, EPOCHS))
             schedule.add("overlapping, ok", lambda: self.ledger().write(OVERLAPPING, OK, EPOCHS))
             schedule.add("overlapping, fails", self.overlap)
             schedule.run()
@@ -79,7 +81,7 @@ class Explored:
         while left:
             self.beat(claims)
             claims.check()
-            trial = self.schedule.chance.choice(left)
+            trial = self.schedule.chance.choice(left[:2])
             if trial.digest not in claims.elsewhere() and claims.take(trial.digest):
                 self.train(ledger, claims, trial)
                 if self.is_finished(ledger, trial):
@@ -147,8 +149,10 @@ class Explored:
         """An actor runs the trial; no other may, but for one that stalled for so long that it counts as dead."""
         actor = self.schedule.actor()
         assert actor is not None
-        others = {other for other in self.inside[trial.digest] if not (other.is_dead or self.is_given_up(other))}
-        self.schedule.check(not others, f"{[other.name for other in others]} and {actor.name} run the same trial")
+        if not self.is_given_up(actor):  # it will learn of it at its next epoch
+            others = {other for other in self.inside[trial.digest] if not (other.is_dead or self.is_given_up(other))}
+            names = ", ".join(sorted(other.name for other in others))
+            self.schedule.check(not others, f"{names} and {actor.name} run the same trial")
         self.inside[trial.digest].add(actor)
 
     def leave(self, trial: Trial) -> None:

@@ -78,10 +78,17 @@ LOST = "gone for a reader|finished row|without its epochs"
 
 WRONG: dict[str, tuple[type, str, Callable, str]] = {
     "a failure that looks and then writes": (Ledger, "write", look_then_write, LOST),
-    "what lies at a path is set aside": (Store, "keep_aside", set_aside_by_path, LOST),
     "a copy that is trusted": (Table, "_copied_and_missing", trust_the_copy, "what was withdrawn is ok again"),
     "a claim without a second look": (Claims, "take", take_without_looking, "run the same trial"),
 }
+
+
+@pytest.mark.slow
+def test_setting_aside_by_path_is_found(monkeypatch):
+    """The good row has to be written between a look at the damaged one and the next operation."""
+    monkeypatch.setattr(Store, "keep_aside", set_aside_by_path)
+    with pytest.raises(AssertionError, match=LOST):
+        explore(2000)
 
 
 @pytest.mark.parametrize("what", WRONG)

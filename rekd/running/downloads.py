@@ -52,9 +52,8 @@ def repositories(task: Task) -> list[Repository]:
         for name, revision in found
         if name is not None and not Path(name).is_absolute()
     ]
-    is_embedded = task.dataset == "digits" or task.local_dataset is not None
-    dataset = [] if is_embedded else [Repository(repo_type="dataset", name=task.dataset, revision=task.revision)]
-    return list(dict.fromkeys([*models, *dataset]))
+    on_hub = [Repository(repo_type="dataset", name=task.dataset, revision=task.revision)] if task.is_on_hub else []
+    return list(dict.fromkeys([*models, *on_hub]))
 
 
 def fetch(spec: str, store: Store) -> list[str]:
