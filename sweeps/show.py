@@ -109,17 +109,24 @@ def show_reproduction(result: SweepResult, tasks: list[Task], store: Store, cons
 
 
 def _settings_table(title: str, rows: pd.DataFrame, by: str, chosen: pd.DataFrame | None = None) -> Table:
-    """One row a setting, by objective and `by`; what a rule chose is marked, `chosen` being rows of its result."""
+    """One row a setting, by objective and `by`; what a rule chose is marked, `chosen` being rows of its result.
+
+    Where the truth of rationales is known, their F1 with it stands beside the accuracy, in the place of the test ratio.
+    """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     others = telling_columns(rows, but=[by])
     for name in ("", *others):
         table.add_column(name, no_wrap=True)
-    for name in (by, "seeds", "dev loss", "dev ratio %", "test ratio %", "test accuracy"):
+    has_truth = "test_rationale_f1" in rows and rows["test_rationale_f1"].notna().any()
+    last = ("test accuracy", "rationale F1") if has_truth else ("test ratio %", "test accuracy")
+    for name in (by, "seeds", "dev loss", "dev ratio %", *last):
         table.add_column(name, justify="right", no_wrap=True)
     keys = ["objective", *others, by, *setting_columns(rows, but=("objective", *others, by))]
     marked = matching(rows, chosen, setting_columns(chosen)).index if chosen is not None else rows.index[:0]
     for _, group in rows.groupby(keys, dropna=False, sort=True):
         ok = group[group["status"] == "ok"]
+        accuracy = _mean_std(ok["test_accuracy"], "{:.3f}")
+        ratio = _mean_std(100 * ok["test_rationale_ratio"], "{:.1f}")
         first, is_chosen = group.iloc[0], group.index.isin(marked).all()
         table.add_row(
             ("→ " if is_chosen else "  ") + OBJECTIVES[str(first["objective"])],
@@ -128,8 +135,7 @@ def _settings_table(title: str, rows: pd.DataFrame, by: str, chosen: pd.DataFram
             str(len(ok)) if len(ok) == len(group) else f"{len(ok)} of {len(group)}",
             _mean_std(ok["dev_loss"], "{:.3f}"),
             _mean_std(100 * ok["dev_rationale_ratio"], "{:.1f}"),
-            _mean_std(100 * ok["test_rationale_ratio"], "{:.1f}"),
-            _mean_std(ok["test_accuracy"], "{:.3f}"),
+            *((accuracy, _mean_std(ok["test_rationale_f1"], "{:.3f}")) if has_truth else (ratio, accuracy)),
             style="bold" if is_chosen else "",
         )
     return table

@@ -15,6 +15,7 @@ from analysis.report import report
 from analysis.settings import percent
 from rekd.store.audits import Audit, Audits
 from rekd.store.files import Store
+from sweeps.show import _settings_table
 
 GOOD = {
     "judge": "j",
@@ -109,3 +110,12 @@ def test_a_share_whose_digits_do_not_end_is_told_as_one_and_no_other_number_pass
     assert percent(0.15) == "15 %"
     assert percent(0.1 + 0.2) == "30.000000000000004 %"
     assert percent(0.0833333333) == "8.33333333 %"
+
+
+def test_the_terminals_table_has_f1_beside_accuracy_where_the_truth_is_known(store):
+    rows = load_trials(store)
+    plain = _settings_table("", rows, "alpha").columns
+    known = _settings_table("", rows.assign(test_rationale_f1=[0.8, 0.9, 1.0]), "alpha").columns
+    assert [column.header for column in plain][-2:] == ["test ratio %", "test accuracy"]
+    assert [column.header for column in known][-2:] == ["test accuracy", "rationale F1"]
+    assert list(known[-1].cells) == ["0.900 ± 0.100"]

@@ -8,8 +8,10 @@ import pytest
 from analysis import load_trials
 from rekd.running.plan import Plan, to_run
 from rekd.store.ledger import TRIALS_SCHEMA
+from rekd.tasks.task import load_task
 from sweeps import alpha_sweep, lambda_sweep, p_target_sweep, reproduce, seed_sweep
 from sweeps.options import Options
+from sweeps.stages import Stage, add_teacher
 
 SWEEPS = {
     "alpha": (alpha_sweep, alpha_sweep.alpha_sweep),
@@ -190,3 +192,14 @@ def test_bad_choices_are_refused(plan_of, given, message):
 def test_two_tasks_of_one_name_are_refused():
     with pytest.raises(ValueError, match="told apart by name, got digits, digits"):
         Options(task=["digits", "digits"]).tasks(())
+
+
+def test_the_teacher_may_be_chosen_among_seeds_of_its_own(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('extends = "digits"\nteacher_seeds = "1-3"\n')
+    task = load_task(file)
+    stage = Stage(task=task, options=Options(), results=NOTHING)
+    assert add_teacher(stage).pending
+    assert [trial.seed for trial in stage.plan.trials] == [1, 2, 3]
+    assert [trial.seed for trial in stage.trials("re", "vit-student")] == list(task.seeds)
+    assert task.digest == load_task("digits").digest
