@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+from rekd.messages import number
+
 Objective = Literal["cls", "re", "rekd"]
 
 SCHEMA_VERSION = 1
@@ -196,7 +198,7 @@ class Trial:
         parts = [self.task, self.model, self.objective]
         for name in ("p_target", "lambda_select", "alpha"):
             if (value := getattr(self, name)) is not None:
-                parts.append(f"{name}={value:g}")
+                parts.append(f"{name}={number(value)}")
         return " ".join([*parts, f"seed={self.seed}"])
 
 

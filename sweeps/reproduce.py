@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
+from rekd.messages import number
 from rekd.running.plan import Plan
 from rekd.tasks.task import Task
 from rekd.trial import Trial
@@ -126,7 +127,7 @@ class _Branch:
         grid = lambda_grid(self.task)
         # At the tuning stage's own p_target these runs are that stage's, whichever value is chosen.
         shared = tuned_here and "lambda" in self.stages and trials(grid[0]) == lambda_trials(stage, model, grid[0])
-        what = f"RE of {model}" if p_target is None else f"RE of {model} at p_target {p_target:g}"
+        what = f"RE of {model}" if p_target is None else f"RE of {model} at p_target {number(p_target)}"
         stage.add(what, [choice], trials, stand_ins=[grid[0]], shared=shared)
 
     def _teacher(self, stage: Stage, lambda_select: Choice) -> Choice:
@@ -150,7 +151,7 @@ class _Branch:
         tuning: list[Trial] = []
         if tunes_alpha(self.task) and student not in self.given["alpha"]:
             for alpha in ALPHAS if "alpha" in self.stages else ():
-                what = f"REKD of {student} at alpha {alpha:g}"
+                what = f"REKD of {student} at alpha {number(alpha)}"
                 tuning += stage.add(what, needs, lambda v, t, a=alpha: trials(v, t, a), stand_ins=stand_ins)
             if "rekd" in self.stages:
                 if not tuning and all(choice.is_made for choice in needs):

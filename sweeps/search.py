@@ -177,6 +177,7 @@ class _Study:
         trial = optuna.trial.Trial(study, asked._trial_id)
         trial.set_constraint(CONSTRAINT, int(RULE.beyond_tolerance(setting).iloc[0]))
         trial.set_user_attr("dev_rationale_ratio", float(setting["dev_rationale_ratio"].iloc[0]))
+        trial.set_user_attr("num_seeds", len(rows))
         study.tell(asked.number, float(setting["dev_loss"].iloc[0]))
 
 

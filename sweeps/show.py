@@ -163,6 +163,8 @@ def _comparisons(console: Console, stages: Stages) -> None:
     for variant, (_, row) in zip(variants(table), table.iterrows(), strict=True):
         who = f"{row['model']} on {row['task']}" + (f", {variant}" if variant else "")
         console.print(f"{who}: {tables.comparison_sentence(row)}")
+    for note in tables.notes_on(stages.finals):
+        console.print(note, style="dim")
 
 
 def _draw(
@@ -212,7 +214,7 @@ def address_of(path: Path) -> str:
 def _best_table(ended: Sequence[Any], most: int = 10) -> Table:
     table = Table()
     names = sorted({name for trial in ended for name in trial.params})
-    for name in ("", *names, "dev loss", "dev ratio"):
+    for name in ("", *names, "seeds", "dev loss", "dev ratio"):
         table.add_column(name, justify="right", no_wrap=True)
     order = sorted(ended, key=lambda trial: (any(value > 0 for value in trial.constraints.values()), trial.value))
     for rank, trial in enumerate(order[:most]):
@@ -221,6 +223,7 @@ def _best_table(ended: Sequence[Any], most: int = 10) -> Table:
         table.add_row(
             "→" if rank == 0 and feasible else "" if feasible else "off",
             *(f"{trial.params[name]:.3g}" for name in names),
+            str(trial.user_attrs.get("num_seeds", "")),
             f"{trial.value:.4f}",
             f"{ratio:.1%}",
             style="" if feasible else "dim",
