@@ -1,9 +1,9 @@
 # Everything runs in .venv, which the first command makes. Needs python3 (3.11 or newer) and make.
 PYTHON ?= python3
 BIN := .venv/bin
-OF_NUMBERS := $(addprefix tests/test_,backbones.py evaluate.py fidelity.py method.py models.py streams.py teacher.py train.py views.py)
+OF_NUMBERS := $(addprefix tests/test_,backbones.py evaluate.py fidelity.py method.py models.py parity.py streams.py teacher.py train.py views.py)
 
-.PHONY: demo test lint types tests elsewhere slow whole faults cluster-test bench audit oldest
+.PHONY: demo test lint types tests elsewhere slow whole faults cluster-test cluster-smoke bench audit oldest
 
 demo: .venv/installed
 	$(BIN)/python sweeps/alpha_sweep.py --task digits
@@ -37,9 +37,18 @@ faults: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[faults]'
 	REKD_FAULT_REPORT=faults.md $(BIN)/pytest -s tests/faults
 
-# Three hosts of this machine, `ray up`, faults and intruders: ten minutes. Needs root, iproute2, openssh-server and rsync.
-cluster-test: .venv/installed
+# Three hosts of this machine, and a pretended AWS: `ray up`, faults and intruders: half an hour. Needs root, iproute2,
+# openssh-server, rsync and sudo.
+cluster-test: .venv/cluster
 	$(BIN)/pytest -s tests/cluster
+
+# `ray up cluster.yaml`, one trial and down: two minutes.
+cluster-smoke: .venv/cluster
+	$(BIN)/pytest -s tests/cluster/test_smoke.py
+
+.venv/cluster: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cluster-test]'
+	touch $@
 
 # The lowest versions that pyproject.toml admits, in an environment of their own, and the fast tests with them.
 oldest:

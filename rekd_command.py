@@ -34,7 +34,8 @@ def main() -> NoReturn:
     if name in ("--help", "-h"):
         Console(highlight=False).print(_overview())
         sys.exit(0)
-    for module in OTHERS:
+    # `status` is a command of both: of the cluster, and of a store.
+    for module in reversed(OTHERS) if name == "status" and "--cluster" not in arguments else OTHERS:
         app = importlib.import_module(module).app
         if name in _summaries(app):
             run(app, [name, *arguments], prog_name="rekd")

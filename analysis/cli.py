@@ -15,7 +15,6 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -27,8 +26,8 @@ from analysis.selection import select_alpha, select_lambda_select, select_teache
 from analysis.settings import labels
 from analysis.stages import Stages, split_stages
 from analysis.status import status as status_of
-from rekd.command_line import print_error
-from rekd.messages import duration
+from rekd.command_line import PlainConsole, print_error
+from rekd.messages import cell, duration, plain
 from rekd.store.files import Store
 
 MOST_ROWS = 100
@@ -41,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False, markup=False)
+console = PlainConsole(highlight=False, markup=False)
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Folder or URI with the results.")]
 ToleranceOption = Annotated[
@@ -123,7 +122,7 @@ def tables_command(
                 elif layout is Layout.latex:
                     _write(out / f"{table.name}.tex", tables.to_latex(table).encode())
                 else:
-                    _write(out / f"{table.name}.csv", table.frame.to_csv(index=False).encode())
+                    _write(out / f"{table.name}.csv", table.frame.map(cell).to_csv(index=False).encode())
         console.print(f"{len(made)} tables are in {out}.")
 
 
@@ -184,7 +183,10 @@ def query_command(
         answer = run_query(store, sql)
         if out is not None:
             sink = pa.BufferOutputStream()
-            (pacsv.write_csv if out.suffix == ".csv" else pq.write_table)(answer, sink)
+            if out.suffix == ".csv":
+                pacsv.write_csv(_harmless(answer), sink)
+            else:
+                pq.write_table(answer, sink)
             _write(out, sink.getvalue().to_pybytes())
             console.print(f"{answer.num_rows} rows are in {out}.", soft_wrap=True)
         elif console.is_terminal:
@@ -195,7 +197,8 @@ def query_command(
         else:
             writer = csv.writer(sys.stdout, lineterminator="\n")
             writer.writerow(answer.column_names)
-            writer.writerows(zip(*(column.to_pylist() for column in answer.columns), strict=True))
+            for row in zip(*(column.to_pylist() for column in _harmless(answer).columns), strict=True):
+                writer.writerow([plain(each) if isinstance(each, str) else each for each in row])
 
 
 @app.command("status")
@@ -224,6 +227,15 @@ def status_command(store: StoreArgument) -> None:
         if len(now.running):
             left = duration(now.seconds_left)
             console.print(f"Left for what is running: {left}." if left else "Left for what is running: not known yet.")
+
+
+def _harmless(answer: pa.Table) -> pa.Table:
+    """Texts that a spreadsheet would compute begin with an apostrophe."""
+    for number, field in enumerate(answer.schema):
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            texts = pa.array([cell(text) for text in answer.column(number).to_pylist()], field.type)
+            answer = answer.set_column(number, field.name, texts)
+    return answer
 
 
 def _stages(store: str, tolerance: float, tasks: list[str] | None) -> Stages:
@@ -265,9 +277,9 @@ def _show(title: str, text: pd.DataFrame, notes: Sequence[str] = ()) -> None:
         if title:
             print(f"# {title}")
         for row in [list(text.columns), *text.to_numpy().tolist()]:
-            print("\t".join(re.sub(r"\s+", " ", str(cell)) for cell in row))
+            print("\t".join(plain(re.sub(r"\s+", " ", str(each))) for each in row))
         for note in notes:
-            print(f"# {note}")
+            print(f"# {plain(note)}")
         print()
         return
     if title:

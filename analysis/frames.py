@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.settings import with_neutral_values
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger, Outcome
+from rekd.store.predictions import Predicted
 from rekd.trial import Trial, plain_type
 
 # float64 with NaN would print epoch 7 as 7.0.
@@ -18,7 +19,7 @@ _OPTIONAL_INTEGERS = [
     for kind in (Trial, Outcome)
     for field in fields(kind)
     if plain_type(field.type) is int and type(None) in get_args(field.type)
-]
+] + ["format"]
 
 
 def as_ledger(store: Ledger | Store | str | Path) -> Ledger:
@@ -45,6 +46,28 @@ def load_epochs(store: Ledger | Store | str | Path, digests: Sequence[str] | Non
     A row is an epoch of a trial, sorted by `digest` and `epoch`. Columns are those of `rekd.store.ledger.EPOCHS_SCHEMA`.
     """
     return as_ledger(store).epochs(digests).to_pandas()
+
+
+def load_predictions(store: Ledger | Store | str | Path, digests: Sequence[str] | None = None) -> pd.DataFrame:
+    """What finished trials say of the whole test split, all or those of the given digests.
+
+    A row is a sample of a trial, sorted by `digest` and `sample`. Columns: `digest`, `sample` (its place in the test split),
+    `label`, `prediction`, `probabilities` (an array, a number a class) and `mask` (an array of truth values, one a
+    feature; all True for cls). Trials whose predictions are not in the store are left out: `python -m rekd audit` writes
+    them of a saved model.
+    """
+    place = as_ledger(store).store
+    names = place.names_in(place.predictions_folder) if digests is None else [f"{digest}.parquet" for digest in digests]
+    found = [(name, Predicted.load(place, name)) for name in sorted(name.removesuffix(".parquet") for name in names)]
+    frames = [_rows_of(digest, predicted) for digest, predicted in found if predicted is not None]
+    columns = ["digest", "sample", "label", "prediction", "probabilities", "mask"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def _rows_of(digest: str, predicted: Predicted) -> pd.DataFrame:
+    columns = {"digest": digest, "sample": range(len(predicted.labels)), "label": predicted.labels}
+    columns |= {"prediction": predicted.classes, "probabilities": list(predicted.probabilities)}
+    return pd.DataFrame(columns | {"mask": list(predicted.mask)})
 
 
 def narrow(frame: pd.DataFrame, *, digests: Iterable[str] | None = None, **equals: Any) -> pd.DataFrame:

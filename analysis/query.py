@@ -6,6 +6,7 @@ import duckdb
 import pyarrow as pa
 
 from analysis.frames import as_ledger
+from rekd.messages import one_line
 from rekd.store.files import Store
 from rekd.store.ledger import EPOCHS_SCHEMA, TRIALS_SCHEMA, Ledger
 
@@ -21,14 +22,22 @@ def query(store: Ledger | Store | str, sql: str) -> pa.Table:
         "trials": ledger.trials() if re.search(r"\btrials\b", sql, re.IGNORECASE) else TRIALS_SCHEMA.empty_table(),
         "epochs": ledger.epochs() if re.search(r"\bepochs\b", sql, re.IGNORECASE) else EPOCHS_SCHEMA.empty_table(),
     }
-    with duckdb.connect(config={"enable_external_access": "false"}) as connection:
+    # Locked, because what a statement switches on (a log in a file, say) could end the process.
+    closed: dict[str, str | bool | int | float | list[str]] = {
+        "enable_external_access": "false",
+        "lock_configuration": "true",
+    }
+    with duckdb.connect(config=closed) as connection:
         for name, table in tables.items():
             connection.register(name, table)
         try:
             answer = connection.sql(sql)
-        except duckdb.Error as error:
-            columns = "; ".join(f"{name}: {', '.join(table.column_names)}" for name, table in tables.items())
-            raise ValueError(f"The query cannot be answered: {error}\nTables and their columns: {columns}.") from error
-        if answer is None:
+            rows = None if answer is None else answer.to_arrow_table()
+        except (duckdb.Error, pa.ArrowException) as error:
+            reason = one_line(str(error).partition("\n\nLINE ")[0]).rstrip(".")
+            raise ValueError(
+                f"The query cannot be answered: {reason}. `DESCRIBE trials` and `DESCRIBE epochs` list the columns."
+            ) from error
+        if rows is None:
             raise ValueError("The query returns no rows: give a SELECT over the tables trials and epochs.")
-        return answer.to_arrow_table()
+        return rows

@@ -38,6 +38,8 @@ class Piece:
 
     text: str
     selected: bool
+    read: bool = True
+    """Whether the model read it: not what lies beyond its maximum length."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def _view(who: str, sample: pd.Series, rationale: pd.Series, names: dict[int, st
         image = _data_uri(_dimmed(sample["image"], mask, int(sample["rows"]), int(sample["columns"])))
     else:
         spans = [(int(start), int(end)) for start, end in sample["spans"]]
-        pieces = text_pieces(sample["text"], spans, mask)
+        pieces = text_pieces(sample["text"], spans, mask, read=_read_part(sample))
         num_special = sum(bool(kept) and start == end for kept, (start, end) in zip(mask, spans, strict=True))
     return View(
         who=who,
@@ -165,8 +167,16 @@ def _view(who: str, sample: pd.Series, rationale: pd.Series, names: dict[int, st
     )
 
 
-def text_pieces(text: str, spans: list[tuple[int, int]], mask: np.ndarray) -> tuple[Piece, ...]:
-    """The text cut where selection begins and ends; white space between two selected tokens is taken as selected."""
+def _read_part(sample: pd.Series) -> tuple[int, int] | None:
+    """What of a text was read, where the file says it: 0.1.0 did not."""
+    part = sample.get("read")
+    return None if part is None else (int(part[0]), int(part[1]))
+
+
+def text_pieces(
+    text: str, spans: list[tuple[int, int]], mask: np.ndarray, *, read: tuple[int, int] | None = None
+) -> tuple[Piece, ...]:
+    """The text cut where selection or reading begins and ends; white space between two selected tokens is taken as selected."""
     selected = np.zeros(len(text), dtype=bool)
     for kept, (start, end) in zip(mask, spans, strict=True):
         if kept:
@@ -177,10 +187,13 @@ def text_pieces(text: str, spans: list[tuple[int, int]], mask: np.ndarray) -> tu
             while following < len(text) and text[following].isspace():
                 following += 1
             selected[index:following] = following < len(text) and selected[following]
+    first, last = read or (0, len(text))
     pieces = []
-    for kept, positions in itertools.groupby(range(len(text)), key=lambda index: bool(selected[index])):
+    for (kept, is_read), positions in itertools.groupby(
+        range(len(text)), key=lambda index: (bool(selected[index]), first <= index < last)
+    ):
         place = list(positions)
-        pieces.append(Piece(text[place[0] : place[-1] + 1], kept))
+        pieces.append(Piece(text[place[0] : place[-1] + 1], kept, is_read))
     return tuple(pieces)
 
 

@@ -153,7 +153,7 @@ def _notes(stages: Stages) -> list[str]:
         notes.append(f"{row['task']}: the teacher is {label}, seed {row['seed']} ({row['digest']}), {agrees}.")
     if unknown := sorted(serving - set(stages.trials["digest"])):
         notes.append(f"Teachers that are not in this store: {', '.join(unknown)}.")
-    notes += _warnings(stages.finals)
+    notes += [*_warnings(stages.finals), *_shared_samples(stages.finals)]
     for task, rows in stages.lambdas.groupby("task"):
         targets = ", ".join(percent(target) for target in sorted(rows["p_target"].unique()))
         notes.append(f"{task}: the table of lambda_select is about p_target {targets}.")
@@ -201,6 +201,20 @@ def _warnings(finals: pd.DataFrame) -> list[str]:
                 mean = rows[column].mean() * 100
                 warnings.append(f"{where}: {num_bad} of {len(rows)} final trials {what} (mean {mean:.3g} %).")
     return warnings
+
+
+def _shared_samples(finals: pd.DataFrame) -> list[str]:
+    """Samples that stand in train and in dev or test, where the ledger has counted them; the most of a task's trials."""
+    notes = []
+    for task, rows in finals.groupby("task"):
+        shown = []
+        for name in ("dev", "test"):
+            counts = rows.get(f"num_{name}_in_train", pd.Series(dtype=float)).dropna()
+            if len(counts) and counts.max() > 0:
+                shown.append(f"{counts.max():.0f} samples of {name}")
+        if shown:
+            notes.append(f"{task}: {' and '.join(shown)} stand in train too, with the same content.")
+    return notes
 
 
 def _parts(sheets: list[tables.Table], pictures: list[figures.Picture]) -> list[dict[str, Any]]:

@@ -1,17 +1,22 @@
 """What is done, running and stopped in a store, and how long what runs will take."""
 
 import json
+import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.frames import as_ledger, load_trials
-from rekd.store.files import Store
+from rekd.store.files import Store, StoredFile
 from rekd.store.ledger import Ledger
 
 IDLE_AFTER = 3.0
 """A trial that has not written a checkpoint for so many of its kind's epochs has probably been stopped."""
+
+_DESCRIPTION: dict[str, type] = {"task": str, "objective": str, "model": str, "seed": int, "epochs": int}
+_CHECKPOINT = re.compile(r"epoch-(\d{1,9})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -59,34 +64,43 @@ def status(store: Ledger | Store | str, *, now: pd.Timestamp | None = None) -> S
 
 def _running(store: Store, trials: pd.DataFrame, pace: pd.Series, now: pd.Timestamp) -> pd.DataFrame:
     done = set(trials.loc[trials["status"] != "failed", "digest"])
-    folder = store.running_folder("x").removesuffix("/x")
-    rows = []
-    for digest in store.names_in(folder):
-        if digest in done:
-            continue
-        path = store.running_folder(digest)
-        checkpoints = [name for name in store.names_in(path) if name.startswith("epoch-")]
-        row = {"digest": digest, "task": None, "objective": None, "model": None, "seed": None, "epochs": None}
-        row |= _described(store, f"{path}/trial.json", list(row)[1:])
-        epoch = int(checkpoints[-1].removeprefix("epoch-").split(".")[0]) if checkpoints else 0
-        written = store.file_system.get_file_info(f"{path}/{checkpoints[-1]}" if checkpoints else path).mtime
-        idle = np.nan if written is None else (now - pd.Timestamp(written)).total_seconds()
-        seconds_an_epoch = pace.get((row["task"], row["objective"], row["model"]), np.nan)
-        left = np.nan if row["epochs"] is None else (row["epochs"] - epoch) * seconds_an_epoch
-        # Without a measured pace, an hour.
-        limit = IDLE_AFTER * seconds_an_epoch + 60 if np.isfinite(seconds_an_epoch) else 3600
-        rows.append(row | {"epoch": epoch, "idle_seconds": idle, "is_idle": bool(idle > limit), "seconds_left": left})
-    columns = ["digest", "task", "objective", "model", "seed", "epochs", "epoch", "idle_seconds", "is_idle"]
-    frame = pd.DataFrame(rows, columns=[*columns, "seconds_left"])
+    files: dict[str, list[StoredFile]] = {}
+    for file in store.files_under(store.all_running_folder):
+        digest, _, name = file.path.removeprefix(f"{store.all_running_folder}/").partition("/")
+        if name and digest not in done:
+            files.setdefault(digest, []).append(file)
+    rows = [_running_row(store, digest, left, pace, now) for digest, left in files.items()]
+    columns = ["digest", *_DESCRIPTION, "epoch", "idle_seconds", "is_idle", "seconds_left"]
+    frame = pd.DataFrame(rows, columns=columns)
     return frame.astype({"seed": "Int64", "epochs": "Int64", "is_idle": "bool", "seconds_left": float})
 
 
-def _described(store: Store, path: str, names: list[str]) -> dict[str, str | int | None]:
-    """Fields of the trial that a running folder names, as far as it does."""
-    if not store.exists(path):
-        return {}
+def _running_row(
+    store: Store, digest: str, files: list[StoredFile], pace: pd.Series, now: pd.Timestamp
+) -> dict[str, Any]:
+    described = _described(store, store.running_trial_file(digest))
+    checkpoints = {int(match[1]): file for file in files if (match := _CHECKPOINT.fullmatch(file.name))}
+    epoch = max(checkpoints, default=0)
+    newest = checkpoints.get(epoch) or max(files, key=lambda file: file.written_at)
+    idle = now.timestamp() - newest.written_at
+    seconds_an_epoch = pace.get((described["task"], described["objective"], described["model"]), np.nan)
+    left = np.nan if described["epochs"] is None else (described["epochs"] - epoch) * seconds_an_epoch
+    # Without a measured pace, an hour.
+    limit = IDLE_AFTER * seconds_an_epoch + 60 if np.isfinite(seconds_an_epoch) else 3600
+    counts = {"epoch": epoch, "idle_seconds": idle, "is_idle": bool(idle > limit), "seconds_left": left}
+    return {"digest": digest, **described, **counts}
+
+
+def _described(store: Store, path: str) -> dict[str, Any]:
+    """What a running folder says of its trial, None where it does not: another version, or anybody, may have put it there."""
     try:
-        trial = json.loads(store.read(path))
-    except ValueError:  # half a file of somebody who copied the store while it was in use
-        return {}
-    return {name: trial.get(name) for name in names}
+        said = json.loads(store.read(path))
+    except (FileNotFoundError, PermissionError, ValueError, RecursionError):
+        said = None
+    found = said if isinstance(said, dict) else {}
+    return {name: _of_type(found.get(name), kind) for name, kind in _DESCRIPTION.items()}
+
+
+def _of_type(value: Any, kind: type) -> Any:
+    fits = type(value) is kind and (kind is str or 0 <= value < 2**63)  # what a column of pandas holds
+    return value if fits else None

@@ -81,7 +81,7 @@ def grown(num_workers: int, how: str, folder: str, store: str, digest: str) -> t
     """Megabytes that all workers together take more than before they had the teacher, and seconds."""
     from rekd.running.object_store import _fetch_weights
 
-    workers = [Worker.remote() for _ in range(num_workers)]
+    workers: list[Any] = [Worker.remote() for _ in range(num_workers)]
     pids = [*ray.get([worker.pid.remote() for worker in workers]), *store_pids()]
     before = sum(proportional_bytes(pid) for pid in pids)
     started = time.perf_counter()

@@ -166,10 +166,10 @@ def again(count: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         ledger = Ledger(scratch)
         task = load_task("digits")
-        values = {"dev_loss": 1.0, "dev_rationale_ratio": 0.25, "test_accuracy": 0.9, "test_rationale_ratio": 0.25}
+        ok = Outcome(status="ok", dev_loss=1.0, dev_rationale_ratio=0.25, test_accuracy=0.9, test_rationale_ratio=0.25)
         for seed in range(count):
             trial = task.trial("re", "vit-student", seed=seed, lambda_select=0.01)
-            ledger.write(trial, Outcome(status="ok", **values), [])
+            ledger.write(trial, ok, [])
         command = [sys.executable, "sweeps/lambda_sweep.py", "--task", "digits", "--models", "vit-student"]
         command += ["--lambdas", "0.01", "--seeds", f"0-{count - 1}", "--store", scratch]
         for label in ("files of single trials", "compact"):

@@ -4,19 +4,24 @@ import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from rekd.command_line import print_error
-from rekd.store.claims import Claims
+from rekd.command_line import PlainConsole, print_error
+from rekd.store.claims import LEASE, Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger
+from rekd.store.upkeep import KeepModels, Rubbish, find_rubbish, remove, run_again
+from rekd.tasks.commits import commits, moved, pinned
 from rekd.tasks.task import load_task
 from rekd.trial import Objective, Trial
+
+if TYPE_CHECKING:
+    from rekd.method.explain import Explanation
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 
@@ -36,7 +41,7 @@ def train(
     store: Annotated[str, typer.Option(metavar="URI", help="Where results are.")] = "results",
 ) -> None:
     """Trains one trial without Ray, a line an epoch, and writes its row to the ledger."""
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     try:
         given = {"teacher_digest": teacher, "alpha": alpha, "lambda_select": lambda_select, "p_target": p_target}
         given |= {"epochs": epochs}
@@ -44,25 +49,33 @@ def train(
         overrides = {name: value for name, value in given.items() if value is not None}
         trial = chosen.trial(objective, model, seed=seed, fidelity=fidelity, **overrides)
         place = Store(store)
-    except ValueError as error:
+        ledger = Ledger(place)
+        has_ended = _has_ended(ledger, trial)
+    except (ValueError, OSError) as error:
         raise _bad_input(error) from error
-    ledger = Ledger(place)
-    if trial.digest not in ledger.done():
+    if not has_ended:
         from rekd.running.one_trial import check_trial, run_trial
         from rekd.running.supplies import Supplies, default_device
 
         supplies = Supplies(place, device=default_device())
         try:
-            check_trial(trial, task=chosen, supplies=supplies)
+            chosen = pinned(chosen, [model])
+            remarks = moved(commits(chosen, [model]), ledger.trials()["commits"].to_pylist())
+            for remark in [*remarks, *check_trial(trial, task=chosen, supplies=supplies)]:
+                console.print(remark, style="yellow", markup=False, soft_wrap=True)
             console.print(f"Training {trial} (digest {trial.digest})")
             with Claims(place) as claims:
                 if not claims.take(trial.digest):
                     raise ValueError(f"The trial {trial.digest} is being run by a sweep on {place}. Wait for its end.")
-                for record in run_trial(trial, task=chosen, store=place, supplies=supplies):
-                    _print_epoch(console, trial, record)
-        except ValueError as error:
+                if not _has_ended(ledger, trial):  # a sweep may have run it since the first look
+                    for record in run_trial(trial, task=chosen, store=place, supplies=supplies):
+                        _print_epoch(console, trial, record)
+                        _check_held(claims, trial)
+            ledger.compact()
+        except (ValueError, OSError) as error:
             raise _bad_input(error) from error
-    row = ledger.trials([trial.digest]).to_pylist()[0]
+    row = ledger.row(trial.digest)
+    assert row is not None
     if row["status"] == "ok":
         console.print(
             f"Best epoch {row['best_epoch']}: dev loss {row['dev_loss']:.4f}, test accuracy {row['test_accuracy']:.3f}, "
@@ -71,6 +84,21 @@ def train(
         return
     console.print(f"[red]{row['status']}:[/] {escape(row['error'])}")
     raise typer.Exit(1)
+
+
+def _has_ended(ledger: Ledger, trial: Trial) -> bool:
+    row = ledger.row(trial.digest)
+    return row is not None and row["status"] != "failed"
+
+
+def _check_held(claims: Claims, trial: Trial) -> None:
+    """Raises ValueError where this process stood still for so long that another one runs the trial now."""
+    claims.check()
+    if trial.digest in claims.lost:
+        raise ValueError(
+            f"A sweep on {claims.store} has taken the trial {trial.digest} over, because nothing was heard of this process "
+            f"for {LEASE:.0f} s. Wait for its end."
+        )
 
 
 def _print_epoch(console: Console, trial: Trial, record: dict[str, Any]) -> None:
@@ -82,17 +110,42 @@ def _print_epoch(console: Console, trial: Trial, record: dict[str, Any]) -> None
 
 
 @app.command()
+def audit(
+    task: Annotated[str, typer.Option(metavar="NAME|FILE.toml", help="The task whose trials are audited.")],
+    store: Annotated[str, typer.Option(metavar="URI", help="Where results are.")] = "results",
+    again: Annotated[bool, typer.Option("--again", help="Also those that were audited before.")] = False,
+) -> None:
+    """Asks of every model of a task: do its rationales follow the input, do they suffice, do they leak the label?"""
+    from rekd.running.audit import audit_task
+    from rekd.running.supplies import Supplies, default_device
+
+    console = PlainConsole(highlight=False)
+    try:
+        chosen, num_audited = load_task(task), 0
+        chosen = pinned(chosen, [chosen.teacher])
+        supplies = Supplies(_existing(store), device=default_device())
+        for trial, found in audit_task(chosen, supplies, again=again):
+            num_audited += 1
+            accuracy = f"judge {found.judge_rationale:.3f} of {found.judge_whole:.3f}"
+            line = f"{trial.digest} {trial}: {accuracy}; {found.verdict}"
+            console.print(line, markup=False, soft_wrap=True)
+        console.print(f"{num_audited} trials audited; `python -m analysis report {store}` shows what was found.")
+    except (ValueError, OSError) as error:
+        raise _bad_input(error) from error
+
+
+@app.command()
 def explain(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A folder that a finished trial wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that a finished trial wrote.")],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Texts, or paths of image files.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Prediction and rationale of new inputs: words marked in a text, patches drawn of an image."""
     from rekd.method.explain import Explainer
 
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     try:
-        explanations = Explainer(checkpoint)(inputs)
+        explanations = Explainer(folder)(inputs)
     except ValueError as error:
         raise _bad_input(error) from error
     for explanation in explanations:
@@ -103,19 +156,72 @@ def explain(
             print(json.dumps({name: value for name, value in content.items() if value is not None}))
             continue
         console.print(
-            f"{explanation.label} ({explanation.probability:.1%}), from {explanation.rationale_ratio:.1%} of the features"
+            f"{explanation.label} ({explanation.probability:.1%}), from {explanation.rationale_ratio:.1%} of the features",
+            markup=False,
         )
         if explanation.words is not None:
-            text = Text(explanation.source, style="dim")
-            for word in explanation.words:
-                if word.selected:
-                    text.stylize("bold reverse not dim", word.start, word.end)
-            console.print(text)
-            selected = [f"{word.text} [{word.start}:{word.end}]" for word in explanation.words if word.selected]
-            console.print("Rationale: " + (", ".join(selected) or "nothing"), markup=False)
+            _print_text(console, explanation)
         if explanation.patches is not None:
             for row in explanation.patches:
                 console.print("".join("██" if kept else "··" for kept in row))
+
+
+def _print_text(console: Console, explanation: "Explanation") -> None:
+    assert explanation.words is not None
+    assert explanation.read is not None
+    text, (start, end) = Text(explanation.source, style="dim"), explanation.read
+    for word in explanation.words:
+        if word.selected:
+            text.stylize("bold reverse not dim", word.start, word.end)
+    for beyond in ((0, start), (end, len(text))):
+        text.stylize("strike", *beyond)
+    console.print(text)
+    selected = [f"{word.text} [{word.start}:{word.end}]" for word in explanation.words if word.selected]
+    console.print("Rationale: " + (", ".join(selected) or "nothing"), markup=False)
+    if (start, end) != (0, len(text)):
+        console.print(f"Read: [{start}:{end}] of {len(text)} characters; the model takes no more.", markup=False)
+
+
+@app.command()
+def status(
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Of the cluster. A store's: `python -m analysis status STORE`.")
+    ] = False,
+) -> None:
+    """With --cluster, shows what runs on the cluster that `ray up` started, and what it costs an hour."""
+    from rekd.cluster.bill import ask, lines
+    from rekd.cluster.launched import FILES, find
+
+    try:
+        if not cluster:
+            raise ValueError("The status of what? --cluster, or `python -m analysis status STORE` for a store.")
+        found = find()
+        told = [f"No cluster was started from {' or '.join(FILES)}, as far as this machine knows."]
+        for line in lines(found, ask(found)) if found is not None else told:
+            PlainConsole(highlight=False).print(escape(line), soft_wrap=True)
+    except ValueError as error:
+        raise _bad_input(error) from error
+
+
+@app.command()
+def fetch(
+    tasks: Annotated[
+        list[str], typer.Option("--task", metavar="NAME|FILE.toml", help="A task; as often as there are.")
+    ],
+    store: Annotated[str, typer.Option(metavar="URI", help="Where results are.")] = "results",
+) -> None:
+    """Puts the weights and datasets that tasks name on the hub into the store, where all machines look before they ask it."""
+    from rekd.running.downloads import fetch as fetch_task
+
+    console = PlainConsole(highlight=False)
+    try:
+        place = Store(store)
+        place.check_writable()
+        for task in tasks:
+            names = fetch_task(task, place)
+            console.print(f"{escape(task)}: {escape(', '.join(names)) or 'all of it is there'}", soft_wrap=True)
+    except ValueError as error:
+        raise _bad_input(error) from error
 
 
 @app.command()
@@ -125,7 +231,8 @@ def down(
     """Ends the cluster that `ray up FILE` started, and what `ray down` leaves on machines that stay. Results stay too."""
     from rekd.cluster.launched import take_down
 
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
+    _say_what_runs(file, console)
     try:
         is_gone = take_down(file, partial(console.print, soft_wrap=True))
     except ValueError as error:
@@ -137,6 +244,69 @@ def down(
     )
 
 
-def _bad_input(error: ValueError) -> typer.Exit:
+StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Folder or URI with the results.")]
+
+
+@app.command()
+def tidy(
+    store: StoreArgument,
+    keep_models: Annotated[
+        KeepModels, typer.Option(help="Models that stay: all, the best seed of each setting, or teachers' only (none).")
+    ] = "all",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Removes what nothing in a store needs any more, and says what. What is running keeps what it needs."""
+    try:
+        place = _existing(store)
+        found = find_rubbish(place, keep_models=keep_models)
+        print("\n".join(map(_described, found)) or "There is nothing to remove.")
+        if found and not dry_run:
+            with Claims(place) as claims:
+                if keep_models != "all":
+                    claims.check_alone()
+                num_bytes = sum(remove(place, rubbish, claims) for rubbish in found)
+            print(f"{num_bytes:,} bytes were removed. What belongs to trials that are running stays.")
+    except (ValueError, OSError) as error:
+        raise _bad_input(error) from error
+
+
+def _described(rubbish: Rubbish) -> str:
+    return f"{len(rubbish.sizes)} {rubbish.what} ({rubbish.num_bytes:,} bytes)"
+
+
+@app.command()
+def redo(
+    store: StoreArgument,
+    digests: Annotated[list[str], typer.Argument(metavar="DIGEST...", help="Trials that have ended.")],
+) -> None:
+    """Trials count as failed from now on: the next sweep that asks for them runs them from the start."""
+    try:
+        run_again(_existing(store), digests)
+    except (ValueError, OSError) as error:
+        raise _bad_input(error) from error
+    print(f"To be run again: {', '.join(digests)}. Type the command of their sweep.")
+
+
+def _existing(uri: str) -> Store:
+    place = Store(uri)
+    if not place.exists(place.root):
+        raise ValueError(f"There is no store at {uri}. Give the folder or URI that the sweep's --store named.")
+    return place
+
+
+def _say_what_runs(file: str, console: Console) -> None:
+    """What is about to end and what it has cost an hour, where its head still answers."""
+    from rekd.cluster.bill import ask, lines
+    from rekd.cluster.launched import launched_from
+
+    try:
+        if (cluster := launched_from(file)) is not None and not cluster.stays:
+            for line in lines(cluster, ask(cluster)):
+                console.print(escape(line), soft_wrap=True)
+    except ValueError:  # taking it down says what is wrong
+        return
+
+
+def _bad_input(error: Exception) -> typer.Exit:
     print_error(error)
     return typer.Exit(2)

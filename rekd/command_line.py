@@ -1,16 +1,38 @@
-"""What all command lines share: bad input, a wrong option too, is one line on standard error and exit status 2."""
+"""What all command lines share: bad input, a wrong option too, is one line on standard error and exit status 2; tables whose
+numbers are whole; output that is not UTF-8."""
 
+import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
+
+from rekd.messages import plain
+
+WIDEST = 1000
+"""Columns that a table may take where there is no terminal to be too narrow for it."""
+
+
+class PlainConsole(Console):
+    """A console on which only rich itself commands the terminal: not a name or an error that a store brought along."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(plain(segment.text), segment.style)
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, prog_name: str | None = None) -> NoReturn:
     """Runs the command that was typed, or `arguments`, and ends the process with its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="replace"
+            )  # a sign that the output's encoding lacks is no reason to lose the rest
     try:
         status = app(arguments, prog_name=prog_name, standalone_mode=False)
     except typer.TyperException as error:  # Typer's own display of it is four lines
@@ -33,4 +55,14 @@ def _sentence(error: typer.TyperException) -> str:
 def print_error(error: object) -> None:
     """One line on standard error, however long: a terminal breaks it by itself, and a log file has it whole."""
     line = Text.assemble(("Error:", "red"), " ", " ".join(str(error).split()))
-    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+    PlainConsole(stderr=True, highlight=False).print(line, soft_wrap=True)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """A table as wide as a terminal is, and as wide as it needs to be elsewhere: a log has its numbers whole."""
+    width = console.width
+    if not console.is_terminal:
+        options = console.options.update(width=WIDEST)
+        console.width = max(width, console.measure(table, options=options).maximum)
+    console.print(table)
+    console.width = width

@@ -1,7 +1,9 @@
-"""Words that messages share: valid names, lists and values that stay short, another's error in one line, numbers, times."""
+"""Words that messages share: valid names, lists and values that stay short, another's error in one line, numbers, times; and
+texts of others that are harmless where they are shown."""
 
 import difflib
 import math
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -13,7 +15,11 @@ def check_one_of(what: str, value: Any, choices: Collection[str], where: str) ->
 
 
 def valid_names(name: str, choices: Collection[str]) -> str:
-    """Sentences that name the choices, the one that was probably meant first."""
+    """Sentences that name the choices, the one that was probably meant first.
+
+    >>> valid_names("vit-tinny", ["vit-small", "vit-tiny"])
+    'Did you mean vit-tiny? Valid: vit-small, vit-tiny.'
+    """
     near = difflib.get_close_matches(name, choices, 1)
     return (f"Did you mean {near[0]}? " if near else "") + f"Valid: {', '.join(choices)}."
 
@@ -33,6 +39,19 @@ def one_line(error: object) -> str:
     """What an error says, in one line of 200 characters at most; its name where it says nothing."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]} ..."
+
+
+_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def plain(text: str) -> str:
+    """A text in which nothing is a command to a terminal: control characters are spelled, such as `\\x1b`."""
+    return _COMMANDS.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+def cell(value: Any) -> Any:
+    """A value for a CSV file: a text that a spreadsheet would compute begins with an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def number(value: Any) -> str:

@@ -25,8 +25,32 @@ FIDELITY: dict[str, dict[str, Any]] = {
         "augmentation": "none",
         "best_epoch_rule": "lowest",
         "random_streams": "named",
+        "predictor_reads": "pooler",
+        "temperature_step": "from_0",
+        "dev_means": "over_samples",
+        "head_initialisation": "backbone",
+        "image_statistics": "pretrained",
     },
     "authors": {
+        "evaluation_mask": "sampled_everywhere",
+        "selection_loss_form": "batch_mean",
+        "teacher_sees": "student_mask",
+        "heads": "authors",
+        "split": "stratified_by_seed",
+        "augmentation": "crop_flip",
+        "best_epoch_rule": "logged_latest",
+        "random_streams": "order_apart",
+        "predictor_reads": "first_token",
+        "temperature_step": "from_1",
+        "dev_means": "over_batches",
+        "head_initialisation": "xavier_uniform",
+        "image_statistics": "imagenet",
+    },
+}
+"""What the paper leaves open, settled twice: by its text (`paper`) and by the authors' public code (`authors`)."""
+
+PRESETS = FIDELITY | {
+    "authors of 0.1.0": {
         "evaluation_mask": "sampled",
         "selection_loss_form": "batch_mean",
         "teacher_sees": "student_mask",
@@ -35,9 +59,14 @@ FIDELITY: dict[str, dict[str, Any]] = {
         "augmentation": "crop_flip",
         "best_epoch_rule": "rounded_latest",
         "random_streams": "single",
-    },
+        "predictor_reads": "pooler",
+        "temperature_step": "from_0",
+        "dev_means": "over_samples",
+        "head_initialisation": "backbone",
+        "image_statistics": "pretrained",
+    }
 }
-"""What the paper leaves open, settled twice: by its text (`paper`) and by the authors' public code (`authors`)."""
+"""The presets by which a row is known: those that make trials, and what 0.1.0 took for the authors' code."""
 
 RE_FIELDS = ("p_target", "lambda_select", "temperature_initial", "temperature_final", "temperature_every")
 REKD_FIELDS = ("alpha", "lambda_rationale", "teacher_digest")
@@ -46,12 +75,34 @@ USED_FIELDS: dict[str, tuple[str, ...]] = {"cls": (), "re": RE_FIELDS, "rekd": R
 """The fields that an objective reads, of those that are not read by every one."""
 
 
+def grown(*, default: Any, neutral: Any) -> Any:
+    """A field of a hashed dataclass that was born after 0.1.0: what `dataclasses.field` returns for it.
+
+    `neutral` is the value that means "as before there was this field". It is part of no digest, so that results from
+    before keep their names, and it stays what it is for ever. `default` may change; then the digests of trials that
+    take the default change with it, as they must.
+    """
+    return field(default=default, metadata={"neutral": neutral})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """One training run. A variant is `dataclasses.replace(trial, seed=3)`; `Task.trial` fills in a task's defaults.
 
     Fields that an objective does not use are None, so that no two trials differ in a number that nothing reads.
     Raises ValueError on a value that is out of range, of another type, or missing.
+
+    >>> from dataclasses import replace
+    >>> trial = Trial(
+    ...     task="mine", task_digest="0", model="tiny", model_digest="0", objective="cls", seed=2026, epochs=20
+    ... )
+    >>> print(replace(trial, seed=3))
+    mine tiny cls seed=3
+    >>> replace(trial, seed=3).digest == trial.digest
+    False
+    >>> replace(trial, alpha=0.3)
+    Traceback (most recent call last):
+    ValueError: alpha is not used by objective 'cls', got 0.3. Leave it None.
     """
 
     task: str
@@ -98,8 +149,9 @@ class Trial:
     teacher_digest: str | None = None
     """Digest of the teacher's own RE trial."""
 
-    evaluation_mask: Literal["argmax", "sampled"] = "argmax"
-    """The mask on dev and test: argmax of the logits, or a Gumbel sample as in training."""
+    evaluation_mask: Literal["argmax", "sampled", "sampled_everywhere"] = "argmax"
+    """The mask on dev and test: argmax of the logits, or a Gumbel sample as in training; `everywhere`: also where
+    rationales are measured (sufficiency, overlap) and shown."""
     selection_loss_form: Literal["per_sample", "batch_mean"] = "per_sample"
     """Eq. 3 over a batch: mean of the squared differences, or square of the mean difference."""
     teacher_sees: Literal["teacher_mask", "student_mask"] = "teacher_mask"
@@ -107,21 +159,40 @@ class Trial:
     heads: Literal["linear", "authors"] = "linear"
     """One linear map a head; or the authors' MLP on a BERT generator with frozen word embeddings, and no final
     LayerNorm in a ViT predictor."""
-    split: Literal["fixed", "by_seed"] = "fixed"
-    """Train and dev: one stratified split for all runs, or a random one drawn with the run's seed."""
+    split: Literal["fixed", "by_seed", "stratified_by_seed"] = "fixed"
+    """Train and dev: one stratified split for all runs; or one drawn with the run's seed, at random (0.1.0 took that for
+    what the authors do) or stratified (what they do)."""
     augmentation: Literal["none", "crop_flip", "crop_flip_seeded"] = "none"
     """Of training images: none, or a random crop (padding of an eighth of the side: 4 of 32) and a horizontal flip;
     `seeded` draws them by sample and epoch, alike in all runs, so that what a teacher says of them can be stored."""
-    best_epoch_rule: Literal["lowest", "rounded_latest"] = "lowest"
-    """Lowest dev loss and the earliest on a tie, or lowest dev loss rounded to 3 decimals and the latest on a tie."""
-    random_streams: Literal["named", "single"] = "named"
-    """A stream each for initialisation, data order, student noise, teacher noise and dropout; or one for all."""
+    best_epoch_rule: Literal["lowest", "rounded_latest", "logged_latest"] = "lowest"
+    """Lowest dev loss and the earliest on a tie; or the latest on a tie of dev losses that are rounded to 3 decimals, all
+    of them or, as in the authors' log (`logged`), all but those of cls."""
+    random_streams: Literal["named", "single", "order_apart"] = "named"
+    """A stream each for initialisation, data order, student noise, teacher noise and dropout; or one for all; or one for
+    all but the data order, which is that of torch's `DataLoader` with a generator of its own."""
+    predictor_reads: Literal["pooler", "first_token"] = grown(default="pooler", neutral="pooler")
+    """What a BERT's predictor classifies by: the pretrained pooler, or the last layer's first token."""
+    temperature_step: Literal["from_0", "from_1"] = grown(default="from_0", neutral="from_0")
+    """k of Eq. 10 in the first step: from 0, tau(100) is that of the 101st step; from 1, that of the 100th."""
+    dev_means: Literal["over_samples", "over_batches"] = grown(default="over_samples", neutral="over_samples")
+    """Losses and ratios of dev and test: means over all samples, or over batches of the mean of each (a smaller last
+    batch weighs as much as another)."""
+    head_initialisation: Literal["backbone", "xavier_uniform"] = grown(default="backbone", neutral="backbone")
+    """Weights of heads at the start: normal, as the backbone's family draws its own; or uniform after Xavier Glorot."""
+    image_statistics: Literal["pretrained", "imagenet"] = grown(default="pretrained", neutral="pretrained")
+    """Mean and deviation by which pixels are normalised: the pretrained weights' own, or ImageNet's."""
+    downscaling: Literal["antialiased"] | None = grown(default=None, neutral=None)
+    """How images that are larger than the model's are scaled down: by weighted means of all their pixels. None where none
+    is larger; trials from before this field was left pixels out there."""
 
     def __post_init__(self) -> None:
         for own in fields(self):
             object.__setattr__(self, own.name, _as_declared(own.name, own.type, getattr(self, own.name)))
         _one_of("objective", self.objective, get_args(Objective))
         _one_of("precision", self.precision, ("float32", "bfloat16"))
+        if self.downscaling is not None:
+            _one_of("downscaling", self.downscaling, ("antialiased",))
         for point in (point for point in fields(self) if point.name in FIDELITY["paper"]):
             _one_of(point.name, getattr(self, point.name), get_args(point.type))
 
@@ -188,8 +259,8 @@ class Trial:
 
     @property
     def fidelity(self) -> str:
-        """`paper` or `authors` where every open point is settled as that preset does, else `mixed`."""
-        for name, preset in FIDELITY.items():
+        """The preset of `PRESETS` that settles every open point as this trial does, else `mixed`."""
+        for name, preset in PRESETS.items():
             if all(getattr(self, field) == value for field, value in preset.items()):
                 return name
         return "mixed"
@@ -200,16 +271,6 @@ class Trial:
             if (value := getattr(self, name)) is not None:
                 parts.append(f"{name}={number(value)}")
         return " ".join([*parts, f"seed={self.seed}"])
-
-
-def grown(*, default: Any, neutral: Any) -> Any:
-    """A field of a hashed dataclass that was born after 0.1.0: what `dataclasses.field` returns for it.
-
-    `neutral` is the value that means "as before there was this field". It is part of no digest, so that results from
-    before keep their names, and it stays what it is for ever. `default` may change; then the digests of trials that
-    take the default change with it, as they must.
-    """
-    return field(default=default, metadata={"neutral": neutral})
 
 
 def neutral_values(hashed: Any) -> dict[str, Any]:
@@ -243,6 +304,9 @@ def canonical_json(value: Any) -> str:
 
     Raises ValueError on what could be written in two ways (sets, arrays, NumPy scalars, keys that are not text) or
     in none (NaN, infinity).
+
+    >>> canonical_json({"b": 0.30000000000000004, "a": [1, None]})
+    '{"a":[1,null],"b":0.30000000000000004}'
     """
     _refuse_ambiguous(value, "value")
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
@@ -291,6 +355,10 @@ def _as_declared(name: str, annotation: Any, value: Any) -> Any:
     if value is None or isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise ValueError(f"{name} is of type {kind.__name__}, got {value!r} of type {type(value).__name__}.")
     value = kind(value)
+    if kind is int and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} is a whole number that 64 bits hold, below {2**63}, got {value}.")
+    if kind is str and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError(f"{name} is text that UTF-8 can hold, got {value!r}.")
     if kind is float:
         if not math.isfinite(value):
             raise ValueError(f"{name} is a finite number, got {value}.")

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from rekd.cluster.prices import handed_prices
 from rekd.command_line import print_error, run
+from rekd.running.limits import WAIT_MINUTES, Limits
 from rekd.tasks.task import Task, load_task
 from rekd.tasks.task_file import seeds_in
 
@@ -115,7 +117,28 @@ class Options:
     log: Annotated[
         list[LoggerName] | None, typer.Option(help="Log epochs there too, beside the ledger; repeatable.")
     ] = None
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and start nothing.")] = False
+    wait_minutes: Annotated[
+        float, typer.Option(min=0, help="Minutes without any machine after which the sweep ends.")
+    ] = WAIT_MINUTES
+    max_hours: Annotated[
+        float | None, typer.Option(min=0, help="Hours after which no trial is started any more; what runs ends.")
+    ] = None
+    max_cost: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Cost of the machines, at on-demand prices, from which on no trial is started any more."
+        ),
+    ] = None
+    autodown: Annotated[
+        bool, typer.Option("--autodown", help="A rented cluster ends itself, its head too, when the sweep has ended.")
+    ] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, and what it costs, and start nothing.")
+    ] = False
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="With --dry-run: what it costs on this cluster file's machines."),
+    ] = None
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Time a few steps of each model here, for the estimate.")
     ] = False
@@ -132,6 +155,10 @@ class Options:
     def seeds_of(self, task: Task) -> tuple[int, ...]:
         return self.seeds or task.seeds
 
+    def teacher_seeds_of(self, task: Task) -> tuple[int, ...]:
+        """Of the trials among which the teacher is chosen: the task's own, else those of all."""
+        return task.teacher_seeds or self.seeds_of(task)
+
     def students_of(self, task: Task) -> tuple[str, ...]:
         """The task's students, or those of them that were named."""
         return self._named(task, task.students)
@@ -144,6 +171,12 @@ class Options:
         """Fields of `Trial` that were set for all trials."""
         given = {"epochs": self.epochs, "precision": self.precision, "augmentation": self.augmentation}
         return {name: value for name, value in given.items() if value is not None}
+
+    def limits(self) -> Limits:
+        """When no more trials are started. Raises ValueError on a sum of money where machines have no known price."""
+        return Limits(
+            wait_minutes=self.wait_minutes, max_hours=self.max_hours, max_cost=self.max_cost, prices=handed_prices()
+        )
 
     def _named(self, task: Task, choices: tuple[str, ...]) -> tuple[str, ...]:
         for name in self.models or ():
@@ -163,7 +196,7 @@ def run_command(sweep: Callable[..., int], *, prog_name: str | None = None) -> N
         options = Options(**{field.name: arguments.pop(field.name) for field in fields})
         try:
             status = sweep(options, **arguments)
-        except ValueError as error:
+        except (ValueError, OSError) as error:  # of a store too: it cannot be read, or refuses
             print_error(error)
             status = 2
         raise typer.Exit(status)

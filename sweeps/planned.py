@@ -1,16 +1,19 @@
 """What a sweep would do, before it does it: trials, time, money, and how students hear their teacher."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from itertools import groupby
+from typing import Any
 
-import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rekd.cluster.prices import dollars, kind_for, kinds_of, read_prices
+from rekd.command_line import print_table
 from rekd.messages import duration
-from rekd.running.estimate import COLUMNS as ESTIMATOR_COLUMNS
 from rekd.running.estimate import Estimator, Seconds
 from rekd.running.plan import Plan
 from rekd.store.files import Store
@@ -43,7 +46,6 @@ def print_plan(
     work: Seconds,
     slots: int | None,
     store: Store,
-    price: float | None,
 ) -> None:
     """Trials by task, model and objective, what is done of them, and what the rest will take."""
     undone = {trial.digest for trial in to_do}
@@ -63,7 +65,7 @@ def print_plan(
         for (_, model, objective), group, num_trials, num_done, style in (row for row in rows if row[0][0] == task):
             numbers = (str(num_trials), str(num_done), str(num_trials - num_done))
             table.add_row(f"  {objective} {model}", _grid(group), *numbers, _about(estimator, group[0]), style=style)
-    console.print(table)
+    print_table(console, table)
 
     num_later = sum(group.num_trials for group in plan.postponed)
     num_unique = len(plan.unique_trials()) + num_later
@@ -87,15 +89,53 @@ def print_plan(
     source = BASES[basis]
     wall = f", {duration(work.expected / slots)} with {slots} at a time" if slots else ""
     console.print(f"Time: {_span(work)}{wall}; {source}.")
-    if basis == "arithmetic" and estimator.device == "cpu" and work.expected > TOO_LONG:
-        gpu = Estimator(pd.DataFrame(columns=ESTIMATOR_COLUMNS), estimator.tasks.values(), device="cuda")
-        work = work_of(plan, to_do, gpu)
-        console.print(
-            f"On L40S GPUs: {_gpu_hours(work)}, {duration(work.expected / 120)} with 120 of them; a guess too."
+
+
+def print_price(console: Console, work: Seconds, price: float) -> None:
+    """What work on GPUs costs at a price of one's own."""
+    low, expected, high = (value / 3600 * price for value in (work.low, work.expected, work.high))
+    console.print(f"Price: {expected:,.0f} ({low:,.0f} to {high:,.0f}) at {price:g} a GPU-hour.")
+
+
+def print_cost(
+    console: Console, file: str, config: Mapping[str, Any], work: Seconds, basis: str, gpus_per_trial: float
+) -> None:
+    """GPU-hours and money of work on the machines of a cluster file, before any of them is ordered."""
+    kinds, prices = kinds_of(config), read_prices()
+    kind = kind_for(kinds, gpus_per_trial)
+    if kind is None:
+        console.print(f"{escape(file)} has no machine with {gpus_per_trial:g} GPUs.")
+        return
+    gpus = work * gpus_per_trial
+    num_gpus = kind.gpus * kind.most
+    wall = gpus.expected / num_gpus if num_gpus else 0.0
+    console.print(
+        f"On {escape(file)}: {_gpu_hours(gpus)}, {duration(wall)} with all {num_gpus:g} GPUs "
+        f"({kind.machine or kind.name}); {BASES[basis].partition(';')[0]}.",
+        soft_wrap=True,
+    )
+    if kind.on_demand is None:
+        reason = (
+            f"the table of prices ({prices.date}) does not have {kind.machine}" if kind.machine else "it rents nothing"
         )
-    if price is not None:
-        low, expected, high = (value / 3600 * price for value in (work.low, work.expected, work.high))
-        console.print(f"Price: {expected:,.0f} ({low:,.0f} to {high:,.0f}) at {price:g} a GPU-hour.")
+        console.print(f"Cost: not known, {reason}.")
+        return
+    head = sum(other.on_demand or 0.0 for other in kinds if other.is_head) * wall / 3600
+    parts = [f"{_money(gpus, kind.on_demand / kind.gpus, head)} on demand"]
+    if kind.spot is not None:
+        parts.append(f"about {_money(gpus, kind.spot / kind.gpus, head)} on the spot market")
+    region = (config.get("provider") or {}).get("region", prices.region)
+    elsewhere = f", which differ in {region}" if region != prices.region else ""
+    console.print(
+        f"Cost: {', '.join(parts)}, the head included; disks, traffic and idle minutes are not. Prices of {prices.region}"
+        f"{elsewhere}, {prices.date}.",
+        soft_wrap=True,
+    )
+
+
+def _money(gpus: Seconds, price: float, head: float) -> str:
+    low, expected, high = (value / 3600 * price + head for value in (gpus.low, gpus.expected, gpus.high))
+    return f"{dollars(expected, expected)} ({dollars(low, high)})"
 
 
 def _span(work: Seconds) -> str:
@@ -115,11 +155,21 @@ def _by_model(trials: Iterable[Trial]) -> list[tuple[tuple[str, str, str], list[
 
 
 def _grid(trials: list[Trial]) -> str:
-    """What varies among trials, such as `6 lambda_select x 10 seeds`."""
-    counts = {name: len({getattr(trial, name) for trial in trials}) for name in ("p_target", "lambda_select", "alpha")}
-    counts["seed"] = len({trial.seed for trial in trials})
-    parts = [f"{count} {name.removesuffix('_select')}s" for name, count in counts.items() if count > 1]
-    return " x ".join(parts)
+    """What varies among trials, such as `6 lambdas x 10 seeds`: whichever fields of a trial that are, the seed last."""
+    values: dict[str, set[Any]] = {}
+    for trial in trials:
+        for name, value in asdict(trial).items():
+            values.setdefault(name, set()).add(value)
+    values["seed"] = values.pop("seed", set())
+    counts = {name: len(found) for name, found in values.items() if name not in ("task_digest", "model_digest")}
+    varied = {name: count for name, count in counts.items() if count > 1}
+    parts = [f"{count} {_plural(name)}" for name, count in varied.items()]
+    return (" x " if math.prod(varied.values()) == len(trials) else ", ").join(parts)
+
+
+def _plural(name: str) -> str:
+    name = name.removesuffix("_select").removesuffix("_digest").replace("_", " ")
+    return name if name.endswith("s") else f"{name}s"
 
 
 def _about(estimator: Estimator, trial: Trial) -> str:

@@ -119,7 +119,7 @@ class _Branch:
     def _add_re(
         self, stage: Stage, model: str, choice: Choice, *, tuned_here: bool, p_target: float | None = None
     ) -> None:
-        overrides = {} if p_target is None else {"p_target": p_target}
+        overrides: dict[str, Any] = {} if p_target is None else {"p_target": p_target}
 
         def trials(lambda_select: float) -> list[Trial]:
             return stage.trials("re", model, lambda_select=lambda_select, **overrides)
@@ -134,7 +134,8 @@ class _Branch:
         what = f"teacher of {self.task.name}"
         if not lambda_select.is_made:
             return Choice(pending=lambda_select.pending, what=what, why=f"It has no lambda_select. {lambda_select.why}")
-        candidates = stage.trials("re", self.task.teacher, lambda_select=lambda_select.value)
+        seeds = self.options.teacher_seeds_of(self.task)
+        candidates = stage.trials("re", self.task.teacher, seeds=seeds, lambda_select=lambda_select.value)
         if "re" not in self.stages:  # else the stage asks for them
             stage.plan.trials += candidates
         return choose_teacher(self.results, candidates, task=self.task.name, seed=self.options.teacher_seed)

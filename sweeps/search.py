@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import optuna
 import pandas as pd
@@ -143,9 +143,11 @@ class _Study:
             stage.plan.postponed.append(postponed)
 
     def _trials(self, stage: Stage, params: Mapping[str, float], teacher_digest: str) -> list[Trial]:
-        overrides = {"teacher_digest": teacher_digest} if self.objective == "rekd" else {}
+        overrides: dict[str, Any] = dict(params)
+        if self.objective == "rekd":
+            overrides["teacher_digest"] = teacher_digest
         objective = "rekd" if self.objective == "rekd" else "re"
-        return stage.trials(objective, self.model, **overrides, **params)
+        return stage.trials(objective, self.model, **overrides)
 
     def _open(self, stage: Stage, teacher: Choice) -> optuna.Study:
         if self.study is None:

@@ -24,7 +24,8 @@ from analysis.settings import (
     with_settings,
 )
 from analysis.stages import Stages, split_stages
-from rekd.messages import number
+from rekd.command_line import print_table
+from rekd.messages import number, one_line
 from rekd.running.plan import SweepResult
 from rekd.store.files import Store
 from rekd.tasks.task import Task
@@ -45,7 +46,7 @@ def show_alpha(result: SweepResult, tasks: list[Task], store: Store, console: Co
         for student in dict.fromkeys(runs.loc[runs["model"] != task.teacher, "model"]):
             rows = runs[runs["model"] == student].fillna({"alpha": 1.0})
             chosen = choices[choices["model"] == student]
-            console.print(_settings_table(f"{student} on {task.name}", rows, "alpha", chosen))
+            print_table(console, _settings_table(f"{student} on {task.name}", rows, "alpha", chosen))
             _say_choices(console, chosen, "alpha")
         if len(rekd):
             stages = split_stages(runs)
@@ -63,7 +64,7 @@ def show_lambda(result: SweepResult, tasks: list[Task], store: Store, console: C
         for model in dict.fromkeys(runs["model"]):
             chosen = choices[choices["model"] == model]
             title = f"{model} on {task.name}, p_target {', '.join(map(percent, chosen['p_target'].unique()))}"
-            console.print(_settings_table(title, runs[runs["model"] == model], "lambda_select", chosen))
+            print_table(console, _settings_table(title, runs[runs["model"] == model], "lambda_select", chosen))
             _say_choices(console, chosen, "lambda_select")
             console.print()
         _draw(figures.lambda_picture, split_stages(runs), task, store, console)
@@ -75,7 +76,7 @@ def show_p_target(result: SweepResult, tasks: list[Task], store: Store, console:
         runs = with_settings(result.rows[result.rows["task"] == task.name])
         for model in dict.fromkeys(runs["model"]):
             rows = runs[runs["model"] == model].fillna({"p_target": 1.0})
-            console.print(_settings_table(f"{model} on {task.name}", rows, "p_target"))
+            print_table(console, _settings_table(f"{model} on {task.name}", rows, "p_target"))
         if len(runs):
             _draw(figures.ratio_picture, split_stages(runs), task, store, console)
 
@@ -104,8 +105,7 @@ def show_reproduction(result: SweepResult, tasks: list[Task], store: Store, cons
             console.print(f"{row['task']}, {label}: {name} = [bold]{number(row[name])}[/]")
     show_performance(result, tasks, store, console)
     path = f"{store.pictures_folder}/report.html"
-    store.write(path, report(store).encode())
-    console.print(f"Report: {escape(str(path))}", soft_wrap=True)
+    _write("Report", path, report(store).encode(), store, console)
 
 
 def _settings_table(title: str, rows: pd.DataFrame, by: str, chosen: pd.DataFrame | None = None) -> Table:
@@ -172,9 +172,17 @@ def _draw(
 ) -> None:
     picture = draw(stages, task.name)
     if picture is not None:
-        path = f"{store.pictures_folder}/{picture.name}.png"
-        store.write(path, picture.render("png"))
-        console.print(f"Picture: {escape(str(path))}\n", soft_wrap=True)
+        _write("Picture", f"{store.pictures_folder}/{picture.name}.png", picture.render("png"), store, console)
+
+
+def _write(what: str, path: str, content: bytes, store: Store, console: Console) -> None:
+    """Writes a file of the store that shows results. Without it the results are what they are, so failing is a word."""
+    try:
+        store.write_once(path, content)  # not patiently: whoever waits is a person, and can type the command again
+    except OSError as error:
+        console.print(f"{what} not written: {escape(one_line(error))}", soft_wrap=True)
+    else:
+        console.print(f"{what}: {escape(path)}", soft_wrap=True)
 
 
 def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
@@ -184,7 +192,7 @@ def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
         table.add_column(str(name))
     for row in text.to_numpy().tolist():
         table.add_row(*row)
-    console.print(table)
+    print_table(console, table)
 
 
 def show_search(path: Path, studies: Callable[[], Sequence[Any]]) -> Callable[..., None]:
@@ -194,7 +202,7 @@ def show_search(path: Path, studies: Callable[[], Sequence[Any]]) -> Callable[..
         for study in studies():
             ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
             console.print(f"{escape(study.study_name)}, best of {len(ended)}", soft_wrap=True)
-            console.print(_best_table(ended))
+            print_table(console, _best_table(ended))
         if path.exists():
             console.print(
                 f"Studies: {escape(str(path))} (`optuna-dashboard {escape(address_of(path))}`)", soft_wrap=True

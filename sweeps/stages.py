@@ -39,13 +39,15 @@ class Stage:
     results: pd.DataFrame
     plan: Plan = field(default_factory=Plan)
 
-    def trials(self, objective: Objective, model: str, **overrides: Any) -> list[Trial]:
-        """One setting, a trial a seed."""
+    def trials(
+        self, objective: Objective, model: str, *, seeds: Sequence[int] | None = None, **overrides: Any
+    ) -> list[Trial]:
+        """One setting, a trial a seed; `seeds` take the place of the sweep's own."""
         return [
             self.task.trial(
                 objective, model, seed=seed, fidelity=self.options.fidelity, **{**self.options.overrides(), **overrides}
             )
-            for seed in self.options.seeds_of(self.task)
+            for seed in seeds or self.options.seeds_of(self.task)
         ]
 
     def add(
@@ -65,7 +67,7 @@ class Stage:
         refused = [choice for choice in choices if not choice.is_made and not choice.pending]
         pending = [choice for choice in choices if choice.pending]
         if refused:
-            reason = f"{what} on {self.task.name}: no {refused[0].what}. {refused[0].why}"
+            reason = f"{what} on {self.task.name}: no {refused[0].what}. {refused[0].why}{self._too_short()}"
             if reason not in self.plan.stopped:
                 self.plan.stopped.append(reason)
             return []
@@ -88,6 +90,16 @@ class Stage:
         named = trials(*(choice.value for choice in choices))
         self.plan.trials += named
         return named
+
+    def _too_short(self) -> str:
+        """A word where the reason that nothing can be chosen may be that the trials were too short."""
+        own = self.task.trial("re", self.task.teacher, seed=0, fidelity=self.options.fidelity).epochs
+        if self.options.epochs is None or self.options.epochs >= own:
+            return ""
+        return (
+            f" These trials have {self.options.epochs} of the task's {own} epochs (--epochs), which may be too few to learn "
+            "what to select at all."
+        )
 
 
 def rows_of(results: pd.DataFrame, trials: Iterable[Trial]) -> pd.DataFrame:
@@ -162,7 +174,8 @@ def lambda_trials(stage: Stage, model: str, lambda_select: float) -> list[Trial]
 
 def add_teacher(stage: Stage, **overrides: Any) -> Choice:
     """Adds RE of the teacher's model, a trial a seed, and chooses among them."""
-    candidates = stage.trials("re", stage.task.teacher, **overrides)
+    seeds = stage.options.teacher_seeds_of(stage.task)
+    candidates = stage.trials("re", stage.task.teacher, seeds=seeds, **overrides)
     stage.plan.trials += candidates
     return choose_teacher(stage.results, candidates, task=stage.task.name, seed=stage.options.teacher_seed)
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, GPT2Config, GPT2Model
 
-from rekd.method.backbones import BACKBONES, Backbone, load_backbone, read_config
+from rekd.method.backbones import BACKBONES, Backbone
 from rekd.method.models import RationaleModel
+from rekd.method.pretrained import load_backbone, read_config
 
 
 def backbone_of(family: str, **config) -> Backbone:
@@ -34,7 +35,7 @@ def library_forward(backbone: Backbone, inputs: dict[str, torch.Tensor]) -> torc
 
 
 def test_every_family_is_tested_here():
-    assert set(tiny.FAMILIES) == set(BACKBONES) == {"vit", "deit", "bert", "roberta", "distilbert", "electra"}
+    assert set(tiny.FAMILIES) == set(BACKBONES)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -44,10 +45,11 @@ def test_embed_and_contextualise_are_the_librarys_own_forward(family):
     contextual = backbone.contextualise(backbone.embed(inputs), inputs)
     expected = library_forward(backbone, inputs)
 
-    num_prefix = {"vit": 1, "deit": 2}.get(family, 0)
+    num_prefix = {"vit": 1, "deit": 2, "dinov2": 1}.get(family, 0)
     torch.testing.assert_close(contextual.features, expected[:, num_prefix:])  # padding too: it may be selected
-    if family == "bert":
-        pooled = torch.tanh(backbone.encoder.pooler.dense(expected[:, 0]))
+    if family in ("bert", "albert"):
+        pooler = backbone.encoder.pooler
+        pooled = torch.tanh((pooler if family == "albert" else pooler.dense)(expected[:, 0]))
         torch.testing.assert_close(contextual.summary, pooled)
     else:
         torch.testing.assert_close(contextual.summary, expected[:, 0])
@@ -70,10 +72,30 @@ def test_electras_embeddings_are_masked_before_they_are_widened():
     assert backbone.embed(inputs).shape[-1] == 8 != backbone.hidden_size
 
 
-def test_a_bert_of_a_generator_has_no_pooler():
-    config = tiny.CONFIGS["bert"]
-    assert load_backbone(config=config, pooler=False).encoder.pooler is None
-    assert load_backbone(config=config, pooler=True).encoder.pooler is not None
+@pytest.mark.parametrize("family", ["bert", "albert"])
+def test_the_backbone_of_a_generator_has_no_pooler(family):
+    config = tiny.CONFIGS[family]
+    assert load_backbone(config=config, for_classifier=False).encoder.pooler is None
+    assert load_backbone(config=config).encoder.pooler is not None
+
+
+@pytest.mark.parametrize("heads", ["linear", "authors"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_every_trainable_parameter_gets_a_gradient(family, heads):
+    model, inputs = tiny.build(family, heads=heads), tiny.tensors(family)
+    assert model.generator is not None
+    mask = model.generator(inputs).softmax(-1)[..., 1]
+    model.predictor(inputs, mask).square().sum().backward()
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    without = {name for name, parameter in trainable.items() if parameter.grad is None or not parameter.grad.any()}
+    assert without == set()
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_rationale_of_an_image_has_rows_and_columns(family):
+    backbone = backbone_of(family)
+    assert backbone.grid == ((4, 4) if backbone.kind == "image" else None)
+    assert (backbone.processor() is None) == (backbone.kind == "text")
 
 
 # --- Faithfulness ---------------------------------------------------------------------------------------------------
@@ -183,9 +205,54 @@ def test_images_are_normalised_and_scaled_on_the_device_from_8_bits():
     torch.testing.assert_close(scaled, expected)
 
 
-def test_a_checkpoints_own_mean_and_deviation_are_used(tmp_path):
-    import json
+def sides(size: int, side: int, *, seed: int = 0) -> np.ndarray:
+    """A photograph, as far as scaling is concerned: smooth shapes of all sizes. uint8 [side, side]."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:side, :side] / side
+    waves = [rng.normal() * np.sin(2 * np.pi * (f * rows + g * columns)) for f in range(size) for g in range(size)]
+    values = np.sum(waves, axis=0)
+    return np.rint(255 * (values - values.min()) / (values.max() - values.min())).astype(np.uint8)
 
+
+def scaled(image: np.ndarray, downscaling: str | None) -> np.ndarray:
+    """An image as the encoder of 32 x 32 pixels sees it, in 0..255."""
+    backbone = backbone_of("vit", image_size=32, patch_size=8)
+    backbone.downscaling = downscaling
+    pixels = backbone.pixel_values(torch.from_numpy(image)[None, None])[0, 0]
+    return (pixels.numpy() + 1) * 127.5
+
+
+def test_images_that_are_larger_are_scaled_down_as_pillow_does():
+    from PIL import Image
+
+    lines = np.zeros((256, 256), np.uint8)
+    lines[::8] = 255  # one white line in eight
+    for image in (lines, sides(40, 256)):
+        expected = np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR), dtype=float)
+        assert np.abs(scaled(image, "antialiased") - expected).mean() < 0.5
+        assert np.abs(scaled(image, None) - expected).mean() > 5  # as 0.1.0 did
+    assert scaled(lines, "antialiased").mean() == pytest.approx(255 / 8, abs=0.5)
+    assert scaled(lines, None).mean() == 0
+
+
+def test_images_that_are_smaller_are_scaled_up_as_ever():
+    small = sides(3, 8)
+    assert np.array_equal(scaled(small, "antialiased"), scaled(small, None))
+
+
+def test_images_that_are_larger_are_refused_where_the_trial_does_not_say_how_they_are_scaled():
+    backbone = backbone_of("vit")
+    larger = {"image": np.zeros((1, 1, 4, 9), np.uint8)}
+    with pytest.raises(
+        ValueError,
+        match=r"reads images of 4 x 4 pixels, the task's have 9 x 4 pixels\. Set image_size = 4 in the task, or",
+    ):
+        backbone.check(larger)
+    backbone.downscaling = "antialiased"
+    backbone.check(larger)
+
+
+def test_the_mean_and_deviation_of_pretrained_weights_are_used(tmp_path):
     import stand_ins
 
     folder = stand_ins.save_vit(tmp_path)
@@ -198,13 +265,20 @@ def test_a_checkpoints_own_mean_and_deviation_are_used(tmp_path):
     assert load_backbone(str(folder)).pixel_values(black).unique().tolist() == [-1]
 
 
+def save_backbone(backbone: Backbone, folder: Path) -> None:
+    """As pretrained weights are published: with what prepares an image."""
+    backbone.encoder.save_pretrained(folder)
+    if (processor := backbone.processor()) is not None:
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+
+
 # --- Loading --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_backbone_has_the_weights_of_its_folder(family, tmp_path):
     original = backbone_of(family)
-    original.encoder.save_pretrained(tmp_path)
+    save_backbone(original, tmp_path)
     loaded = load_backbone(str(tmp_path)).eval()
     inputs = tiny.tensors(family)
     pairs = [backbone.contextualise(backbone.embed(inputs), inputs).features for backbone in (original, loaded)]
@@ -215,7 +289,7 @@ def test_a_backbone_has_the_weights_of_its_folder(family, tmp_path):
 
 def test_an_unknown_family_lists_those_that_have_an_adapter(tmp_path):
     GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=8, n_positions=8)).save_pretrained(tmp_path)
-    listed = re.escape("Families: bert, deit, distilbert, electra, roberta, vit.")
+    listed = re.escape(f"Families: {', '.join(sorted(BACKBONES))}.")
     with pytest.raises(ValueError, match=f"is of the family 'gpt2', which has no adapter here. {listed}"):
         load_backbone(str(tmp_path))
     with pytest.raises(ValueError, match=f"is of the family 'llama'.*{listed}"):
@@ -240,10 +314,74 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
         load_backbone(str(tmp_path))
     encoder.config.num_hidden_layers, encoder.config.intermediate_size = 2, 48
     encoder.config.save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"could not be loaded|do not fit its own config: 0 missing, \d+ of another shape"
-    ):
+    with pytest.raises(ValueError, match=r"do not fit its own config: 0 missing, \d+ of another shape"):
         load_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_weights_without_a_place_in_the_encoder_are_refused_and_those_of_heads_are_left_behind(family, tmp_path):
+    backbone = backbone_of(family)
+    save_backbone(backbone, tmp_path)
+    prefix = backbone.encoder.base_model_prefix
+    weights = load_file(tmp_path / "model.safetensors")
+    harmless = {"classifier.weight": torch.zeros(2), f"{prefix}.embeddings.position_ids": torch.arange(3)[None]}
+
+    def load_with(more: dict[str, torch.Tensor]) -> Backbone:
+        named = {f"{prefix}.{name}": value for name, value in weights.items()}
+        save_file({**named, **more}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        return load_backbone(str(tmp_path))
+
+    assert tiny.same_tensors(load_with(harmless).state_dict(), backbone.state_dict())
+    first = next(name for name in weights if ".attention" in name or ".attn" in name)
+    for name in (f"{prefix}.embeddings.distances.weight", f"{prefix}.{first}.more"):
+        with pytest.raises(
+            ValueError, match="do not fit its own config: 0 missing, 0 of another shape, 1 without a use"
+        ):
+            load_with({**harmless, name: torch.zeros(2)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"position_embedding_type": "relative_key"},
+            "has position_embedding_type = 'relative_key', which its library",
+        ),
+        ({"is_decoder": True}, "has is_decoder = true: its tokens do not see those behind them. Choose an encoder"),
+        ({"add_cross_attention": True}, "has add_cross_attention = true"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "is quantised, and so cannot be trained"),
+        ({"num_hidden_layers": 1}, r"0 missing, 0 of another shape, \d+ without a use, such as encoder.layer.1"),
+        ({"hidden_act": "nonsense"}, "The weights of .* could not be loaded: KeyError: 'nonsense'"),
+        ({"attn_implementation": "flash_attention_2"}, "The weights of .* could not be loaded: ImportError: Flash"),
+        ({"dtype": "nonsense"}, "The configuration of the model .* could not be read: AttributeError: module 'torch'"),
+        ({"id2label": 3}, "The configuration of the model .* could not be read: AttributeError"),
+    ],
+)
+def test_what_a_configuration_asks_for_in_vain_is_refused_in_one_line(changes, message, tmp_path):
+    backbone_of("bert").encoder.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_backbone(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_of_a_task_is_refused_as_one_of_a_folder_is():
+    with pytest.raises(
+        ValueError, match=r"The config of a 'bert' is not valid: KeyError: 'nonsense'\. Correct its values"
+    ):
+        backbone_of("bert", hidden_act="nonsense")
+    with pytest.raises(ValueError, match="The model config has is_decoder = true"):
+        backbone_of("bert", is_decoder=True)
+
+
+def test_too_little_memory_is_nothing_wrong_with_a_model(monkeypatch):
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("rekd.method.pretrained.AutoModel.from_config", full)
+    with pytest.raises(MemoryError):
+        backbone_of("bert")
 
 
 def test_a_missing_pooler_is_no_reason_to_refuse(tmp_path):

@@ -65,8 +65,8 @@ def test_the_newest_is_found_and_only_the_last_two_are_kept(store):
     assert checkpoints.latest() is None
     for epoch in range(1, 13):
         checkpoints.save(epoch, {"epoch": torch.tensor(epoch)}, {"epoch": epoch})
-        tensors, state = checkpoints.latest()
-        assert (tensors["epoch"].item(), state) == (epoch, {"epoch": epoch})
+        newest = checkpoints.latest()
+        assert (newest[0]["epoch"].item(), newest[1]) == (epoch, {"epoch": epoch})
     assert store.names_in(checkpoints.folder) == ["epoch-00011.safetensors", "epoch-00012.safetensors"]
     assert KEPT == 2
 
@@ -90,7 +90,7 @@ def test_a_damaged_one_is_set_aside_and_the_one_before_is_used(store, caplog, ho
     newest.write_bytes(content)
 
     with caplog.at_level(logging.WARNING):
-        _, state = checkpoints.latest()
+        state = checkpoints.latest()[1]
     assert state == {"epoch": 1}
     (record,) = caplog.records
     assert "epoch-00002" in record.message

@@ -1,11 +1,14 @@
 """Of several sweeps on one store, one runs a trial; the claims of a dead one are taken over."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -189,3 +192,96 @@ def test_a_store_that_cannot_be_written_is_bad_input_at_once(tmp_path):
     with pytest.raises(ValueError, match="cannot be written"), Claims(Store(tmp_path / "file" / "store")):
         pass
     assert time.monotonic() - started < 5
+
+
+# --- Which process is alive -----------------------------------------------------------------------------------------
+
+
+def beat_of(process: object) -> bytes:
+    return json.dumps({"beat": 1, "process": process}).encode()
+
+
+@pytest.fixture
+def holder(store):
+    """A living process that holds the trial `a`."""
+    with subprocess.Popen([sys.executable, "-c", HOLDER, store.root], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        yield process
+        process.kill()
+
+
+def test_a_process_that_proc_hides_is_alive(store, holder, monkeypatch, tmp_path):
+    """Another user's, where `/proc` is mounted with `hidepid`: it has no folder there, and may not be asked."""
+    hidden = tmp_path / "proc"
+    (hidden / "sys/kernel/random").mkdir(parents=True)
+    (hidden / "self/ns").mkdir(parents=True)
+    (hidden / "sys/kernel/random/boot_id").write_text(Path("/proc/sys/kernel/random/boot_id").read_text())
+    (hidden / "self/ns/pid").symlink_to(Path("/proc/self/ns/pid").readlink())
+    monkeypatch.setattr(claims_module, "PROC", hidden)
+    kill = os.kill
+
+    def not_permitted(pid: int, number: int) -> None:
+        kill(pid, number)  # ESRCH where it has ended
+        if number == 0:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(claims_module.os, "kill", not_permitted)
+    with Claims(store) as claims:
+        assert not claims.take("a")
+        holder.kill()
+        holder.wait()
+        assert claims.take("a"), "that it has ended is known all the same"
+
+
+def test_where_proc_is_out_of_reach_the_lease_decides(store, holder, monkeypatch, tmp_path):
+    monkeypatch.setattr(claims_module, "PROC", tmp_path / "no proc")
+    now = [1000.0]
+    with Claims(store) as claims:
+        monkeypatch.setattr(claims_module.time, "monotonic", lambda: now[0])
+        assert not claims.take("a")
+        holder.kill()
+        holder.wait()
+        now[0] += claims_module.LEASE - 1
+        assert not claims.take("a")
+        now[0] += 2
+        assert claims.take("a")
+
+
+def test_two_processes_without_proc_share_a_store(store):
+    """Two real ones, in a mount namespace of their own where `/proc` is empty, as on a system that has none."""
+    command = 'mount -t tmpfs none /proc && exec "$@"'
+    alone = ["unshare", "--mount", "--map-root-user", "sh", "-c", command, "sh"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespaces here")
+    start = [*alone, sys.executable, "-c", HOLDER, store.root]
+    with subprocess.Popen(start, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "True\n"
+        with subprocess.Popen(start, stdout=subprocess.PIPE, text=True) as second:
+            assert second.stdout is not None
+            assert second.stdout.readline() == "False\n"
+            second.kill()
+        first.kill()
+
+
+@pytest.mark.parametrize(
+    "beat",
+    [
+        b"[]",
+        b'{"beat": 7}',
+        beat_of("x"),
+        beat_of({"machine": None}),
+        beat_of({"machine": claims_module._machine(), "pid": "x"}),
+        beat_of({"machine": claims_module._machine(), "pid": 2**80}),
+    ],
+)
+def test_of_a_beat_of_another_version_the_lease_decides(store, monkeypatch, beat):
+    now = [1000.0]
+    store.write(store.owner_file("other"), beat)
+    store.write(store.claim_file("a", "other"), b"")
+    with Claims(store) as claims:
+        monkeypatch.setattr(claims_module.time, "monotonic", lambda: now[0])
+        assert not claims.take("a")
+        now[0] += claims_module.LEASE + 1
+        assert claims.take("a")

@@ -11,9 +11,12 @@ import pytest
 import rekd.cluster.connect as cluster_module
 
 CONNECT = """
+import os
+from pathlib import Path
 import ray
 from rekd.cluster.connect import connect, disconnect
 print(connect(local=True, num_cpus=1).num_cpus, ray.get(ray.remote(lambda: 7).remote()))
+print(len([*Path(os.environ["RAY_TMPDIR"]).glob("rekd-*/ray/session_2*")]))
 disconnect()
 """
 
@@ -28,11 +31,11 @@ def test_a_local_run_leaves_no_token_and_its_files_are_ones_own(tmp_path):
         ran = subprocess.run(
             [sys.executable, "-c", CONNECT], env=environment, capture_output=True, text=True, timeout=120
         )
-        assert ran.stdout.split() == ["1.0", "7"], ran.stderr
+        assert ran.stdout.split() == ["1.0", "7", "1"], ran.stderr
         assert not (home / ".ray" / "auth_token").exists()
         (private,) = folder.iterdir()
         assert stat.S_IMODE(private.stat().st_mode) == 0o700
-        assert list(private.glob("ray/session_*"))
+        assert not list(private.glob("ray/session_*"))  # it goes with the Ray that was started
     finally:
         subprocess.run(["rm", "-rf", str(folder)], check=True)
 

@@ -66,35 +66,32 @@ def test_ray_refuses_an_on_premises_file_without_machines():
 
 def test_versions_are_those_of_the_constraints():
     ray = pinned()["ray"]
-    assert read("cluster.yaml")["docker"]["image"] == f"rayproject/ray:{ray}-py311"
     assert f"FROM rayproject/ray:{ray}-py311\n" in (ROOT / "clusters/Dockerfile").read_text()
     job = next(yaml.safe_load_all((ROOT / "clusters/kubernetes.yaml").read_text()))
     assert job["spec"]["rayClusterSpec"]["rayVersion"] == ray
     for file in FILES:
-        config = read(file)
-        assert config["file_mounts"]["~/.rekd/package/constraints.txt"] == "constraints.txt"
-        assert any(
-            "pip install --quiet -c ~/.rekd/package/constraints.txt" in line for line in config["setup_commands"]
-        )
+        assert read(file)["file_mounts"]["~/.rekd/package/constraints.txt"] == "constraints.txt"
+    assert "pip install --quiet -c ~/.rekd/package/constraints.txt" in str(read(FILES[1])["setup_commands"])
+    assert "bash ~/.rekd/aws/setup.sh" in read("cluster.yaml")["setup_commands"]
+    assert "-c package/constraints.txt" in (ROOT / "clusters/aws/setup.sh").read_text()
+    assert "uv" in pinned()
 
 
 def test_the_aws_cluster_is_the_papers_size():
     config = read("cluster.yaml")
     types = config["available_node_types"]
     workers = {name: kind for name, kind in types.items() if name != config["head_node_type"]}
-    assert config["max_workers"] == 15
-    assert {kind["node_config"]["InstanceType"] for kind in workers.values()} == {"g6e.48xlarge"}
+    assert all(kind["max_workers"] * kind["resources"]["GPU"] == 120 for kind in workers.values())
+    assert all(kind["node_config"]["InstanceType"].startswith("g6e.") for kind in workers.values())
     assert all(kind["min_workers"] == 0 for kind in workers.values())
-    assert all(config["max_workers"] * kind["resources"]["GPU"] == 120 for kind in workers.values())
-    cluster = Launched(file="cluster.yaml", head="", config=config)  # not 240: either kind, 15 machines in all
-    assert (cluster.most("GPU"), cluster.most("CPU")) == (120, 2880)
+    cluster = Launched(file="cluster.yaml", head="", config=config)
+    assert (cluster.most("GPU"), cluster.most("CPU")) == (120, 480)  # not 360: a sweep's trials are on one type
     assert (
         Launched(file="clusters/on_premises.yaml", head="", config=read("clusters/on_premises.yaml")).most("GPU") == 0
     )
-    # Spot first, on demand where there is none; the head is neither spot nor a place for trials.
+    # The head is neither spot nor a place for trials.
     spot = {name for name, kind in types.items() if "InstanceMarketOptions" in kind["node_config"]}
-    assert spot == {"l40s_spot"}
-    assert workers["l40s_spot"]["priority"] > workers["l40s_on_demand"]["priority"]
+    assert spot == set(workers)
     assert types["head"]["resources"] == {"CPU": 0, "GPU": 0}
     assert "--num-cpus=0 --num-gpus=0" in config["head_start_ray_commands"][1]
 
@@ -115,6 +112,8 @@ def test_nobody_gets_in_without_the_token(file):
     assert all("token" not in local for local in config["file_mounts"].values())
     for commands in (config["head_setup_commands"], config["worker_setup_commands"]):
         assert f"chmod 600 {TOKEN_FILE}" in commands
+    folder = config["setup_commands"][0] if file == FILES[1] else (ROOT / "clusters/aws/setup.sh").read_text()
+    assert re.search(r"chmod 700 (~/\.rekd|\.)\n?", folder)
 
 
 def the(word: str, commands: list[str]) -> str:
@@ -202,11 +201,15 @@ def test_aws_lets_in_one_address_and_gives_one_bucket():
     assert all(re.search(r":s3:::\$\{Bucket\}(/\*)?$", statement["Resource"]) for statement in bucket)
     assert resources["WorkerRole"]["Properties"]["ManagedPolicyArns"] == ["!Ref BucketAccess"]
     assert "Policies" not in resources["WorkerRole"]["Properties"]
-    for statement in resources["HeadRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]:
-        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
-        assert not any("*" in action for action in actions)
-        if statement["Resource"] == "*":
-            assert all(action.startswith("ec2:Describe") for action in actions)
+    for policy in resources["HeadRole"]["Properties"]["Policies"]:
+        for statement in policy["PolicyDocument"]["Statement"]:
+            actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+            assert not any("*" in action for action in actions)
+            if statement["Resource"] == "*":
+                assert all(action.startswith(("ec2:Describe", "ssm")) for action in actions)
+    (rule,) = resources["Results"]["Properties"]["LifecycleConfiguration"]["Rules"]
+    assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
+    assert resources["Results"]["DeletionPolicy"] == "Retain"
 
 
 class _Stack(yaml.SafeLoader):
@@ -247,9 +250,34 @@ def test_the_kubernetes_job_has_what_kuberay_asks_for():
     assert pod["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": NOT_SET}  # not any namespace
 
 
-@pytest.mark.parametrize("script", ["clusters/slurm.sbatch", "clusters/aws/watch_spot.sh"])
+@pytest.mark.parametrize("script", ["clusters/slurm.sbatch", "clusters/aws/setup.sh", "clusters/aws/check_gpu.sh"])
 def test_scripts_are_bash(script):
     assert subprocess.run(["bash", "-n", ROOT / script], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("devices", "driver", "words"),
+    [
+        ("Amazon Elastic Network Adapter", "no such command", None),
+        ("3D controller: NVIDIA Corporation AD102GL [L40S]", "echo 580.95.05", None),
+        ("3D controller: NVIDIA Corporation AD102GL [L40S]", "echo 570.86.15", "570.86.15 is older than 580"),
+        (
+            "3D controller: NVIDIA Corporation AD102GL [L40S]",
+            "echo No devices were found; exit 6",
+            "No devices were found",
+        ),
+    ],
+)
+def test_a_machine_whose_gpu_torch_cannot_use_is_not_used(devices, driver, words, tmp_path):
+    for name, line in (("lspci", f"echo '00:1e.0 {devices}'"), ("nvidia-smi", driver)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    script = ROOT / "clusters/aws/check_gpu.sh"
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["bash", script], env=path, capture_output=True, text=True)
+    assert done.returncode == (words is not None)
+    assert (words or "") in done.stderr
+    assert "check_gpu.sh" in (ROOT / "clusters/aws/setup.sh").read_text()
 
 
 class _Metadata(http.server.BaseHTTPRequestHandler):
@@ -275,25 +303,29 @@ class _Metadata(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_an_announced_end_of_a_spot_machine_is_told_to_ray_once(tmp_path):
-    (tmp_path / "ray").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/said\n')
-    (tmp_path / "ray").chmod(0o755)
+def test_an_announced_end_of_a_spot_machine_is_told_to_ray_until_it_has_heard(tmp_path):
+    """By Python's own modules: a machine image need not have curl."""
+    ray = tmp_path / "ray"
+    ray.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/said\ntest $(wc -l < {tmp_path}/said) = 2\n'
+    )  # not the first time
+    ray.chmod(0o755)
+    script = "import sys; from watch_spot import main; main(sys.argv[1], 0.01, sys.argv[2])"
     with http.server.HTTPServer(("127.0.0.1", 0), _Metadata) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
+        service = f"http://127.0.0.1:{server.server_port}"
         done = subprocess.run(
-            ["bash", ROOT / "clusters/aws/watch_spot.sh"],
-            env={
-                "PATH": f"{tmp_path}:/usr/bin:/bin",
-                "METADATA_SERVICE": f"http://127.0.0.1:{server.server_port}",
-                "WATCH_EVERY": "0.01",
-            },
+            [sys.executable, "-S", "-c", script, service, ray],
+            cwd=ROOT / "clusters/aws",
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": "."},
             timeout=30,
         )
         server.shutdown()
     assert done.returncode == 0
-    assert _Metadata.num_questions == 2
-    (said,) = (tmp_path / "said").read_text().splitlines()
-    assert said.startswith("drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message")
+    assert _Metadata.num_questions == 3
+    first, second = (tmp_path / "said").read_text().splitlines()
+    assert first == second
+    assert first.startswith("drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message")
 
 
 def test_the_slurm_job_is_the_papers_size_and_has_its_own_token():

@@ -148,3 +148,77 @@ def test_interrupted_nothing_more_is_given_out_and_ends_are_not_results(ledger):
     assert conductor.next_trial("2") is None
     assert conductor.is_over
     assert conductor.result().is_interrupted
+
+
+# --- Teachers without a model -----------------------------------------------------------------------------------------
+
+TEACHER = DIGITS.trial("re", DIGITS.teacher, seed=2026)
+STUDENT = DIGITS.trial("rekd", "vit-student", seed=2026, teacher_digest=TEACHER.digest)
+
+
+def keep_a_model(ledger, trial):
+    for name in ("model.safetensors", "config.json"):
+        ledger.store.write(f"{ledger.store.model_folder(trial.digest)}/{name}", b"")
+
+
+def test_a_teacher_whose_model_is_gone_is_run_again_first_and_its_row_stays_until_then(ledger):
+    """As in a store that was copied without its models, and then one more alpha."""
+    ledger.write(TEACHER, OK)
+    conductor = conductor_of(ledger, [TEACHER, STUDENT])
+    assert drained(conductor) == [TEACHER]
+    assert ledger.row(TEACHER.digest)["dev_loss"] == 0.5
+    assert conductor.agenda.with_result == set()
+    keep_a_model(ledger, TEACHER)
+    ledger.write(TEACHER, replace(OK, dev_loss=0.25))
+    conductor.ended("0")
+    assert drained(conductor) == [STUDENT]
+    assert conductor.num_trained == 1
+    assert conductor.result().rows.set_index("digest")["dev_loss"][TEACHER.digest] == 0.25
+
+
+def test_where_that_is_lost_it_is_tried_again_and_where_it_fails_it_is_told(ledger):
+    ledger.write(TEACHER, OK)
+    conductor = conductor_of(ledger, [TEACHER, STUDENT])
+    assert drained(conductor) == [TEACHER]
+    conductor.ended("0", error=True)
+    assert drained(conductor) == [TEACHER], "its old row is no sign that it has ended"
+    ledger.write(TEACHER, Outcome(status="failed", error="why"))
+    conductor.ended("0")
+    assert conductor.result().failed["error"].tolist() == ["why"]
+    assert ledger.row(TEACHER.digest)["status"] == "ok"
+    assert drained(conductor) == [STUDENT], "it says why it cannot be trained"
+
+
+def test_another_sweep_that_has_run_it_again_meanwhile_is_believed(ledger):
+    ledger.write(TEACHER, OK)
+    conductor = conductor_of(ledger, [TEACHER, STUDENT])
+    keep_a_model(ledger, TEACHER)
+    assert drained(conductor) == [STUDENT]
+    assert conductor.num_trained == 0
+
+
+def test_a_teacher_is_not_run_again_where_its_model_is_there_or_its_task_is_another(ledger):
+    ledger.write(TEACHER, OK)
+    keep_a_model(ledger, TEACHER)
+    assert drained(conductor_of(ledger, [TEACHER, STUDENT])) == [STUDENT]
+    other = replace(TEACHER, task_digest="another")
+    ledger.write(other, OK)
+    student = replace(STUDENT, teacher_digest=other.digest)
+    assert drained(conductor_of(ledger, [student])) == [student]
+
+
+def test_at_a_limit_nothing_more_starts_what_runs_ends_and_what_had_not_started_is_left(ledger):
+    conductor = conductor_of(ledger, [SHORT, LONG, OTHER], slots=2)
+    assert drained(conductor) == [LONG, SHORT]
+    conductor.limit = lambda: "--max-hours 2 is reached."
+    assert conductor.next_trial("2") is None
+    assert not conductor.is_over  # two still run
+    ledger.write(LONG, OK)
+    conductor.ended("0")
+    assert conductor.next_trial("3") is None
+    conductor.ended("1")  # it waited for a machine, and was told to end
+    assert conductor.is_over
+    result = conductor.result()
+    assert result.held == "--max-hours 2 is reached."
+    assert {trial.digest for trial in result.missing} == {SHORT.digest, OTHER.digest}
+    assert not len(result.failed)

@@ -6,7 +6,7 @@ import tiny
 import torch
 
 from rekd.method.evaluate import faithfulness, masks_of, overlap
-from rekd.running.shown import _joined, chosen_samples
+from rekd.tasks.data import shown_samples
 
 
 @pytest.mark.parametrize("family", ["vit", "bert"])
@@ -63,16 +63,7 @@ def test_overlap_is_intersection_over_union_of_each_sample():
 
 def test_samples_are_the_first_four_of_each_class_and_64_at_most():
     labels = np.array([1, 0, 1, 1, 1, 1, 0, 2])
-    assert chosen_samples(labels).tolist() == [0, 1, 2, 3, 4, 6, 7]  # row 5 is the fifth of its class
+    assert shown_samples(labels).tolist() == [0, 1, 2, 3, 4, 6, 7]  # row 5 is the fifth of its class
     many = np.arange(400) % 100
-    chosen = chosen_samples(many)
+    chosen = shown_samples(many)
     assert len(chosen) == 64 == len(set(many[chosen]))  # one of each class before a second of any
-
-
-def test_tokens_read_as_a_text_and_say_where_they_stand_in_it():
-    text, spans = _joined(["[CLS]", "un", "##fair", ",", "but", "[PAD]"], [True, False, False, False, False, True])
-    assert text == "unfair , but"
-    assert [text[start:end] for start, end in spans] == ["", "un", "fair", ",", "but", ""]
-    text, spans = _joined(["<s>", "An", "Ġun", "fair", "Ġend", "</s>"], [True, False, False, False, False, True])
-    assert text == "An unfair end"
-    assert [text[start:end] for start, end in spans] == ["", "An", "un", "fair", "end", ""]

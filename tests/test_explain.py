@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 import stand_ins
 import tiny
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from rekd.cli import app
 from rekd.command_line import run
 from rekd.method.explain import Explainer
+from rekd.method.models import mask_of
+from rekd.method.streams import evaluation_noise
 from rekd.running.one_trial import run_trial
 from rekd.running.supplies import Supplies
 from rekd.store.files import Store
@@ -87,6 +90,27 @@ def test_an_image_of_any_size_and_mode_is_explained_by_patches(image_model, pict
     assert explanation.patches.mean() == pytest.approx(explanation.rationale_ratio)
 
 
+@pytest.mark.parametrize("mask", ["argmax", "sampled", "sampled_everywhere"])
+def test_an_explanation_has_the_mask_by_which_its_trial_shows_rationales(mask, image_model, picture, tmp_path):
+    """A sampled one is the same each time and whatever is asked beside it."""
+    folder = Path(shutil.copytree(image_model, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    config["details"]["trial"] |= {"evaluation_mask": mask, "seed": 5}
+    del config["sha256"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+    (argmax,) = Explainer(image_model)([picture])
+    explainer = Explainer(folder)
+    first, second = explainer([picture, picture])
+    assert np.array_equal(first.patches, second.patches)
+    assert np.array_equal(first.patches, argmax.patches) == (mask != "sampled_everywhere")
+    with torch.no_grad():
+        pixels = np.asarray(Image.open(picture).convert("RGB").resize((32, 32), Image.Resampling.BILINEAR))
+        logits = explainer.model.generator({"image": torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]})
+    noise = evaluation_noise(5, tiny.CPU) if mask == "sampled_everywhere" else None
+    assert first.patches.flatten().tolist() == mask_of(logits, sampled_by=noise)[0].bool().tolist()
+
+
 def test_a_text_is_printed_with_its_rationale(text_model):
     output = explained(str(text_model), TEXT)
     assert "of the features" in output
@@ -115,7 +139,59 @@ def test_what_is_no_image_is_refused(image_model, tmp_path):
         Explainer(image_model)([str(tmp_path / "notes.png")])
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path):
+def test_an_image_is_read_as_those_of_the_training_were(image_model, tmp_path):
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    image.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "plain.png")
+    explainer = Explainer(image_model)
+    turned, plain = explainer([str(tmp_path / "turned.png"), str(tmp_path / "plain.png")])
+    assert turned.probability == plain.probability
+    assert np.array_equal(turned.patches, plain.patches)
+    assert turned.probability != explainer._predict(batch_of(image)).logits[0].softmax(-1).max().item()
+
+
+def batch_of(image: Image.Image) -> dict[str, torch.Tensor]:
+    return {"image": torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())[None]}
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(np.uint16, "deep.png"), (np.float32, "deep.tiff")])
+def test_more_than_eight_bits_are_refused_as_in_training(image_model, tmp_path, dtype, name):
+    Image.fromarray(np.full((32, 32), 200, dtype=dtype)).save(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"{name} cannot be read as an image: .* more than 8 bits a pixel"):
+        Explainer(image_model)([str(tmp_path / name)])
+
+
+@pytest.mark.parametrize("names", [["[neg]", "[pos]"], ["[/pos]", "[/neg]"]])
+def test_a_class_may_have_any_name(text_model, tmp_path, names):
+    config = json.loads((text_model / "config.json").read_text())
+    folder = spoilt(text_model, tmp_path / "model", details={**config["details"], "class_names": names})
+    assert explained(str(folder), TEXT).startswith(("[neg]", "[pos]", "[/neg]", "[/pos]"))
+
+
+def test_bytes_that_are_no_utf_8_are_refused_in_one_line(text_model, image_model, capsys):
+    name = b"caf\xe9.png".decode(errors="surrogateescape")
+    for model, message in (
+        (text_model, r"The input 'caf\udce9.png' is not UTF-8"),
+        (image_model, r"caf\udce9.png cannot"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            run(app, ["explain", str(model), name])
+        captured = capsys.readouterr()
+        assert ended.value.code == 2
+        assert message in captured.err
+        assert captured.err.count("\n") == 1
+
+
+def test_where_reading_ended_is_said(text_model):
+    assert "Read:" not in explained(str(text_model), TEXT)
+    long = "good film " * 30
+    assert f"Read: [0:109] of {len(long)} characters; the model takes no more." in explained(str(text_model), long)
+    assert json.loads(explained("--json", str(text_model), long))["read"] == [0, 109]
+
+
+def test_what_is_no_saved_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has no config\.json"):
         Explainer(tmp_path)
 
@@ -140,7 +216,7 @@ def spoilt(model: Path, folder: Path, **changes: Any) -> Path:
         ({"model_type": "bert"}, "config.json describes a 'bert' model, not a rationale model."),
     ],
 )
-def test_a_checkpoint_that_is_none_is_one_line_and_status_2(text_model, tmp_path, capsys, changes, message):
+def test_a_saved_model_that_is_none_is_one_line_and_status_2(text_model, tmp_path, capsys, changes, message):
     folder = spoilt(text_model, tmp_path / "model", **changes)
     with pytest.raises(SystemExit) as ended:
         run(app, ["explain", str(folder), TEXT])
@@ -158,7 +234,7 @@ def test_a_model_of_another_kind_says_what_it_wants(image_model, text_model, pic
     assert explanation.words is not None
 
 
-def test_a_shared_checkpoint_that_brings_code_is_read_without_it_or_refused(text_model, tmp_path, monkeypatch):
+def test_a_shared_model_that_brings_code_is_read_without_it_or_refused(text_model, tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *text: pytest.fail(f"asked: {text}"))
     folder = spoilt(text_model, tmp_path / "model", auto_map={"AutoConfig": "code.Mine", "AutoTokenizer": "code.Mine"})
     (folder / "code.py").write_text("raise AssertionError")
@@ -222,6 +298,13 @@ def test_train_refuses_what_it_does_not_know_in_one_line(tmp_path, capsys, argum
     assert captured.err.count("\n") == 1
     assert captured.out == ""
     assert not store.exists()
+
+
+def test_train_says_what_is_not_to_pass_in_silence(text_task, tmp_path):
+    arguments = ["--task", str(text_task), "--model", "bert-mini", "--epochs", "1", "--store", str(tmp_path)]
+    output = CliRunner().invoke(app, ["train", *arguments]).output
+    assert "1 of what" in output
+    assert "is not read: split 'unsupervised'." in output
 
 
 def test_train_looks_at_data_and_model_before_it_writes(image_task, tmp_path, capsys):

@@ -4,6 +4,7 @@ Where both do the same, the test runs under both presets. Steps of training are 
 equations and the run's own random streams.
 """
 
+import json
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import tiny
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from rekd.method.equations import (
     gumbel_noise,
@@ -19,8 +21,9 @@ from rekd.method.equations import (
     prediction_loss,
     rationale_distillation_loss,
 )
-from rekd.method.evaluate import evaluate
+from rekd.method.evaluate import evaluate, faithfulness, masks_of, rationale_noise
 from rekd.method.models import Generator, RationaleModel
+from rekd.method.run_state import is_better
 from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
 from rekd.method.views import crop_flip
@@ -34,8 +37,10 @@ both_presets = pytest.mark.parametrize("fidelity", PRESETS)
 
 def one_step(objective: str = "rekd", *, fidelity: str, **fields) -> Trial:
     """A trial whose first epoch is a single step that changes nothing, without dropout: what it reports can be computed."""
-    values = {"epochs": 1, "batch_size": 96, "learning_rate": 1e-12, "dropout": 0.0, **fields}
-    return tiny.trial(objective, fidelity=fidelity, **values)
+    values = {"epochs": 1, "batch_size": 96, "learning_rate": 1e-12, "dropout": 0.0}
+    if objective != "cls":
+        values["temperature_every"] = 100  # the step has tau_0 in both presets
+    return tiny.trial(objective, fidelity=fidelity, **values | fields)
 
 
 @dataclass
@@ -59,10 +64,10 @@ def by_hand(trial: Trial) -> Step:
     model = tiny.model_for(trial, streams).train()
     with streams.training():
         train_rows = torch.arange(128)[torch.arange(128) % 4 != 0]
-        rows = train_rows[torch.randperm(96, generator=streams.data_order)]
+        rows = train_rows[streams.order(96)]
         inputs = {name: torch.from_numpy(array)[rows] for name, array in pool.arrays.items()}
         if trial.augmentation == "crop_flip":
-            inputs["image"] = crop_flip(inputs["image"], generator=streams.data_order)
+            inputs["image"] = crop_flip(inputs["image"], generator=streams.augmentation)
         selection_logits = model.generator(inputs)
         noise = gumbel_noise(selection_logits.shape, generator=streams.student_noise)
         scores = selection_logits + noise
@@ -92,8 +97,19 @@ def test_every_point_of_the_presets_is_tested_here():
             "augmentation",
             "best_epoch_rule",
             "random_streams",
+            "predictor_reads",
+            "temperature_step",
+            "dev_means",
+            "head_initialisation",
+            "image_statistics",
         }
     )
+
+
+def mean_of(values: Tensor, *, fidelity: str, size: int = 96) -> float:
+    """Mean over samples; of the authors, over batches of the mean of each (96 and then 32 of 128)."""
+    batches = values.split(size) if fidelity == "authors" else (values,)
+    return torch.stack([batch.mean() for batch in batches]).mean().item()
 
 
 # --- Mask at evaluation ---------------------------------------------------------------------------------------------
@@ -114,7 +130,7 @@ def test_paper_evaluates_the_argmax_of_the_logits():
 
 
 def test_authors_evaluate_a_sample():
-    model, trial = tiny.build("vit", num_classes=2), tiny.trial(fidelity="authors")
+    model, trial = tiny.build("vit", num_classes=2), tiny.trial(fidelity="authors", batch_size=32)
     with torch.no_grad():
         logits = model.generator({"image": torch.from_numpy(tiny.images(128).arrays["image"])})
     noise = gumbel_noise(logits.shape, generator=Streams(3, device=tiny.CPU).evaluation_noise())
@@ -123,6 +139,45 @@ def test_authors_evaluate_a_sample():
     argmax = (logits[..., 1] > logits[..., 0]).double().mean().item()
     assert evaluation_ratio(trial, model) != pytest.approx(argmax)
     assert evaluation_ratio(replace(trial, seed=99), model) != pytest.approx(sampled)
+
+
+@pytest.mark.parametrize(("mask", "is_sampled"), [("argmax", False), ("sampled", False), ("sampled_everywhere", True)])
+def test_rationales_are_measured_as_their_mask_says(mask, is_sampled):
+    """Sufficiency, overlap and what is shown: argmax in `paper`, and in what 0.1.0 took for the authors' code."""
+    assert [preset["evaluation_mask"] for preset in FIDELITY.values()] == ["argmax", "sampled_everywhere"]
+    model, arrays = tiny.build("vit", num_classes=2), tiny.images(128).arrays
+    noise = rationale_noise(tiny.trial(evaluation_mask=mask), device=tiny.CPU)
+    assert (noise is not None) == is_sampled
+    measured = faithfulness(model, arrays, device=tiny.CPU, sampled_by=noise)
+    masks = {}
+    with torch.no_grad():
+        inputs = {"image": torch.from_numpy(arrays["image"])}
+        for name, generator in (("sampled", Streams(3, device=tiny.CPU).evaluation_noise()), ("argmax", None)):
+            prediction = model.predict(inputs, sampled_by=generator)
+            chosen = prediction.logits.argmax(dim=-1, keepdim=True)
+            whole, kept = (
+                logits.softmax(-1).gather(-1, chosen) for logits in (model.predictor(inputs), prediction.logits)
+            )
+            masks[name] = (prediction.mask.bool().numpy(), (whole - kept).mean().item())
+    (expected, sufficiency), (other, _) = (
+        masks["sampled" if is_sampled else "argmax"],
+        masks["argmax" if is_sampled else "sampled"],
+    )
+    assert measured["sufficiency"] == pytest.approx(sufficiency, abs=1e-6)
+    noise = rationale_noise(tiny.trial(evaluation_mask=mask), device=tiny.CPU)
+    shown, _ = masks_of(model, arrays, device=tiny.CPU, sampled_by=noise)
+    assert np.array_equal(shown, expected)
+    assert not np.array_equal(shown, other)
+
+
+def test_a_teachers_own_rationale_is_measured_as_its_students(image_teacher):
+    targets, rows = image_teacher.targets, np.array([5, 3, 100])
+    difference = targets.selection_difference[rows]
+    assert np.array_equal(targets.masks(rows), difference > 0)
+    noise = gumbel_noise((3, 16, 2), generator=Streams(3, device=tiny.CPU).evaluation_noise()).numpy()
+    sampled = targets.masks(rows, sampled_by=Streams(3, device=tiny.CPU).evaluation_noise())
+    assert np.array_equal(sampled, difference + noise[..., 1] > noise[..., 0])
+    assert not np.array_equal(sampled, difference > 0)
 
 
 # --- L_select over a batch ------------------------------------------------------------------------------------------
@@ -143,7 +198,9 @@ def test_selection_loss_over_a_batch(fidelity):
     with torch.no_grad():
         generator = streams.evaluation_noise() if fidelity == "authors" else None
         difference = model.predict(samples.inputs, sampled_by=generator).mask.sum(dim=1) - 16 * 0.15
-    forms = {"paper": difference.square().mean().item(), "authors": difference.mean().square().item()}
+    by_batch = torch.stack([batch.mean().square() for batch in difference.split(96)]).mean()
+    forms = {"paper": difference.square().mean().item(), "authors": by_batch.item()}
+    assert forms["authors"] > 1.05 * difference.mean().square().item()  # what 0.1.0 took for the authors'
     assert evaluate(model, samples, trial, streams=streams)["selection_loss"] == pytest.approx(
         forms[fidelity], rel=1e-5
     )
@@ -218,10 +275,11 @@ def test_all_positions_may_be_selected_padding_too_and_the_ratio_over_real_token
         assert model.generator(samples.inputs).shape == (128, 8, 2)
         mask = model.predict(samples.inputs, sampled_by=generator).mask
     result = evaluate(model, samples, trial, streams=streams)
-    assert result["rationale_ratio"] == pytest.approx((mask.sum(dim=1) / 8).mean().item(), rel=1e-5)
+    assert result["rationale_ratio"] == pytest.approx(mean_of(mask.sum(dim=1) / 8, fidelity=fidelity), rel=1e-5)
     assert result["selection_loss"] > 0
     valid = torch.from_numpy(pool.arrays["valid"])
-    assert result["token_ratio"] == pytest.approx(((mask * valid).sum(1) / valid.sum(1)).mean().item(), rel=1e-5)
+    ratios = (mask * valid).sum(dim=1) / valid.sum(dim=1)
+    assert result["token_ratio"] == pytest.approx(mean_of(ratios, fidelity=fidelity), rel=1e-5)
 
     with torch.no_grad():  # made to select everything, it selects padding and the first token as well
         last = [module for module in model.generator.head if isinstance(module, nn.Linear)][-1]
@@ -299,7 +357,8 @@ def test_authors_heads_of_a_text_generator_are_an_mlp_on_frozen_words(family):
     assert linear_shapes(model.generator.head) == [(16, 256), (256, 2)]
     assert linear_shapes(model.predictor.head) == [(16, 3)]
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    assert frozen == ["generator.backbone.encoder.embeddings.word_embeddings.weight"]
+    words = "tok_embeddings" if family == "modernbert" else "word_embeddings"
+    assert frozen == [f"generator.backbone.encoder.embeddings.{words}.weight"]
 
 
 @pytest.mark.parametrize("heads", ["linear", "authors"])
@@ -326,6 +385,115 @@ def test_authors_vit_predictor_has_no_final_layernorm_and_its_generator_has(fami
         before = model.predictor(inputs)
         model.predictor.backbone.encoder.layernorm.bias.add_(1)
         assert torch.equal(model.predictor(inputs), before) != moved
+
+
+# --- Heads at the start ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@both_presets
+def test_weights_of_heads_are_normal_or_uniform_after_glorot_and_biases_are_0(family, fidelity):
+    trial = tiny.trial(model=family, fidelity=fidelity)
+    model = tiny.model_for(trial, Streams(3, device=tiny.CPU))
+    for layer in (module for part in (model.generator, model.predictor) for module in part.head.modules()):
+        if not isinstance(layer, nn.Linear):
+            continue
+        assert (layer.bias == 0).all()
+        bound = (6 / (layer.in_features + layer.out_features)) ** 0.5
+        largest = layer.weight.abs().max().item()
+        if fidelity == "authors":
+            assert 0.85 * bound < largest <= bound
+        else:  # a deviation of .02
+            assert 0.02 < largest < 0.1 < bound
+
+
+# --- What a BERT's predictor reads ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reads", ["pooler", "first_token"])
+@torch.no_grad()
+def test_a_berts_predictor_reads_the_pooler_or_the_first_token(reads, tmp_path):
+    assert [preset["predictor_reads"] for preset in FIDELITY.values()] == ["pooler", "first_token"]
+    model, inputs = tiny.build("bert", predictor_reads=reads), tiny.tensors("bert")
+    mask = (torch.rand(4, 8, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    with_pooler = tiny.build("bert")
+    with_pooler.load_state_dict(model.state_dict(), strict=False)
+    predictor = with_pooler.predictor
+    embedded = predictor.backbone.embed(inputs) * mask[..., None]
+    output = predictor.backbone.encoder(inputs_embeds=embedded, attention_mask=inputs["valid"])
+    read = {"pooler": output.pooler_output, "first_token": output.last_hidden_state[:, 0]}
+    logits = {name: predictor.head(values) for name, values in read.items()}
+    torch.testing.assert_close(model.predictor(inputs, mask), logits.pop(reads))
+    assert not torch.allclose(model.predictor(inputs, mask), *logits.values(), atol=1e-3)
+    assert not model.predictor.training
+
+    model.save(tmp_path)
+    assert torch.equal(RationaleModel.load(tmp_path).predictor(inputs, mask), model.predictor(inputs, mask))
+
+
+def test_a_model_of_before_reads_the_pooler(tmp_path):
+    model, inputs = tiny.build("bert"), tiny.tensors("bert")
+    del model.description["predictor_reads"]  # 0.1.0 did not write it
+    model.save(tmp_path)
+    assert torch.equal(RationaleModel.load(tmp_path).predictor(inputs), model.predictor(inputs))
+
+
+# --- Image statistics -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("statistics", ["pretrained", "imagenet"])
+def test_pixels_are_normalised_by_the_checkpoints_statistics_or_imagenets(statistics, tmp_path):
+    assert [preset["image_statistics"] for preset in FIDELITY.values()] == ["pretrained", "imagenet"]
+    config = {**tiny.CONFIGS["vit"], "num_channels": 3}
+    model = RationaleModel.build(objective="re", num_classes=2, dropout=0.0, image_statistics=statistics, config=config)
+    model.save(tmp_path)
+    image = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    expected = {
+        "pretrained": [-1, 1, (0.2 - 0.5) / 0.5],
+        "imagenet": [-0.485 / 0.229, (1 - 0.456) / 0.224, (0.2 - 0.406) / 0.225],
+    }
+    for each in (model, RationaleModel.load(tmp_path)):
+        for part in (each.generator, each.predictor):
+            assert part.backbone.pixel_values(image)[0, :, 0, 0].tolist() == pytest.approx(
+                expected[statistics], abs=1e-6
+            )
+    processor = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert processor["image_mean"] == pytest.approx(
+        {"pretrained": [0.5] * 3, "imagenet": [0.485, 0.456, 0.406]}[statistics]
+    )
+
+
+def test_of_one_channel_imagenets_statistics_are_their_mean():
+    model = tiny.model_for(tiny.trial(image_statistics="imagenet"), Streams(3, device=tiny.CPU))
+    white = model.predictor.backbone.pixel_values(torch.full((1, 1, 4, 4), 255, dtype=torch.uint8))
+    assert white.unique().item() == pytest.approx((1 - (0.485 + 0.456 + 0.406) / 3) / ((0.229 + 0.224 + 0.225) / 3))
+
+
+# --- Means over dev and test ----------------------------------------------------------------------------------------
+
+
+@both_presets
+@pytest.mark.parametrize("objective", ["cls", "re"])
+@torch.no_grad()
+def test_losses_and_ratios_are_means_over_samples_or_over_batches(objective, fidelity):
+    """100 samples are three batches of 32 and one of 4, which weighs as much in the authors' code."""
+    model = tiny.build("vit", objective, num_classes=2)
+    trial = tiny.trial(objective, fidelity=fidelity, evaluation_mask="argmax")
+    pool = tiny.images(100)
+    result = evaluate(model, DeviceSamples(pool, tiny.CPU), trial, streams=Streams(3, device=tiny.CPU))
+    prediction = model.predict({"image": torch.from_numpy(pool.arrays["image"])})
+    labels = torch.from_numpy(pool.labels)
+    losses = torch.nn.functional.cross_entropy(prediction.logits, labels, reduction="none")
+    own, other = (
+        mean_of(losses, fidelity=each, size=32) for each in sorted(PRESETS, key=lambda each: each != fidelity)
+    )
+    assert result["prediction_loss"] == pytest.approx(own, rel=1e-5)
+    assert own != pytest.approx(other, rel=1e-3)
+    assert result["accuracy"] == pytest.approx((prediction.logits.argmax(-1) == labels).double().mean().item())
+    ratio = prediction.mask.mean(dim=1)
+    assert result["rationale_ratio"] == pytest.approx(mean_of(ratio, fidelity=fidelity, size=32), rel=1e-5)
+    expected = result["prediction_loss"] + (0 if objective == "cls" else 0.1 * result["selection_loss"])
+    assert result["loss"] == pytest.approx(expected)
 
 
 # --- Dropout --------------------------------------------------------------------------------------------------------
@@ -366,11 +534,13 @@ def test_the_papers_tasks_have_its_dropout_temperature_and_weight_decay(task, dr
 
 
 @both_presets
-def test_the_temperature_of_both_is_equation_10_in_steps_with_a_floor(fidelity):
+def test_the_temperature_is_equation_10_in_steps_with_a_floor(fidelity):
+    """Every 2 of 4 steps: tau(2) is that of the third step, or of the second already."""
     trial = one_step("re", fidelity=fidelity, epochs=4, temperature_every=2)
     temperatures = [record["temperature"] for record in tiny.run(trial).records]
-    assert temperatures == pytest.approx([5.0, 5.0, (5.0 * 0.1) ** 0.5, (5.0 * 0.1) ** 0.5])
-    assert temperatures[-1] > 0.1
+    middle = (5.0 * 0.1) ** 0.5
+    expected = {"paper": [5.0, 5.0, middle, middle], "authors": [5.0, middle, middle, 0.1]}
+    assert temperatures == pytest.approx(expected[fidelity])
 
 
 # --- Split ----------------------------------------------------------------------------------------------------------
@@ -390,7 +560,7 @@ def data_of(labels: np.ndarray) -> Data:
     )
 
 
-def test_papers_split_is_fixed_and_stratified_and_the_authors_is_drawn_with_the_seed():
+def test_papers_split_is_fixed_and_the_authors_is_drawn_with_the_seed_and_both_are_stratified():
     labels = np.repeat([0, 1], [30, 70]).astype(np.int64)
     data = data_of(labels)
     fixed = {seed: data.train_dev(FIDELITY["paper"]["split"], seed) for seed in range(2026, 2036)}
@@ -400,13 +570,42 @@ def test_papers_split_is_fixed_and_stratified_and_the_authors_is_drawn_with_the_
         assert not np.intersect1d(train, dev).size
 
     assert all(np.array_equal(*pair) for pair in zip(fixed[2026], fixed[2027], strict=True))
-    assert np.bincount(labels[fixed[2026][1]]).tolist() == [6, 14]
-    assert not np.array_equal(drawn[2026][1], drawn[2027][1])
-    assert any(np.bincount(labels[dev]).tolist() != [6, 14] for _, dev in drawn.values())
+    assert not np.array_equal(np.sort(drawn[2026][1]), np.sort(drawn[2027][1]))
+    for _, dev in (*fixed.values(), *drawn.values()):
+        assert np.bincount(labels[dev]).tolist() == [6, 14]
+    plain = [data.train_dev("by_seed", seed)[1] for seed in range(2026, 2036)]  # what 0.1.0 took for the authors'
+    assert any(np.bincount(labels[dev]).tolist() != [6, 14] for dev in plain)
 
     # So with `authors` a student is judged on samples that its teacher was trained on. `tests/test_run.py`: reported.
     assert np.isin(drawn[2027][1], drawn[2026][0]).mean() > 0.5
     assert np.isin(fixed[2027][1], fixed[2026][0]).mean() == 0
+
+
+@pytest.mark.parametrize("counts", [[30, 70], [3, 3, 3, 5, 13, 20], [50] * 10, [2, 2, 97]])
+def test_the_authors_split_is_the_one_that_datasets_makes_in_its_order(counts):
+    """Their code calls `train_test_split` with `stratify_by_column`, and its order decides what is in a batch."""
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    data = data_of(labels)
+    features = Features({"label": ClassLabel(num_classes=len(counts)), "row": Value("int64")})
+    dataset = Dataset.from_dict({"label": labels, "row": np.arange(len(labels))}, features=features)
+    for seed in (2026, 2027):
+        halves = dataset.train_test_split(test_size=data.num_dev, stratify_by_column="label", seed=seed)
+        for ours, theirs in zip(data.train_dev("stratified_by_seed", seed), halves.values(), strict=True):
+            assert ours.tolist() == list(theirs["row"])
+
+
+def test_the_authors_split_is_the_same_in_every_version():
+    labels = np.repeat(np.arange(10), 20)
+    _, dev = data_of(labels).train_dev("stratified_by_seed", 2026)
+    assert dev[:10].tolist() == [53, 19, 10, 123, 89, 4, 93, 7, 42, 192]
+
+
+def test_a_dev_split_of_the_datasets_own_is_the_authors_too():
+    data = replace(data_of(np.repeat([0, 1], [30, 70])), dev_indices=np.arange(90, 100))
+    train, dev = data.train_dev("stratified_by_seed", 2026)
+    assert (train.tolist(), dev.tolist()) == (list(range(90)), list(range(90, 100)))
 
 
 # --- Augmentation ---------------------------------------------------------------------------------------------------
@@ -449,12 +648,23 @@ def test_dev_and_texts_are_never_augmented(fidelity):
 
 
 @both_presets
-def test_of_epochs_that_tie_paper_takes_the_first_and_authors_the_last(fidelity):
-    """No step of this run changes the model, so that all its epochs are equally good."""
-    run = tiny.run(one_step("re", fidelity=fidelity, epochs=4))
+@pytest.mark.parametrize("objective", ["cls", "re"])
+def test_of_epochs_that_tie_paper_takes_the_first_and_authors_the_last(objective, fidelity):
+    """No step of this run changes the model, so that all its epochs are equally good. Of cls the authors round nothing:
+    `tests/test_train.py`."""
+    run = tiny.run(one_step(objective, fidelity=fidelity, epochs=4, learning_rate=1e-30))
     assert len({round(record["dev_loss"], 3) for record in run.records}) == 1
     losses = [record["dev_loss"] for record in run.records]
     assert run.result.best_epoch == {"paper": losses.index(min(losses)) + 1, "authors": 4}[fidelity]
+
+
+@pytest.mark.parametrize("rounds", [True, False])
+def test_of_cls_the_authors_code_rounds_no_loss(rounds):
+    losses = [0.50041, 0.50042, 0.6]
+    rule = "rounded_latest" if rounds else FIDELITY["authors"]["best_epoch_rule"]
+    assert is_better(losses[1], losses[0], rule=rule, objective="cls") == rounds
+    assert is_better(losses[0], losses[0], rule=rule, objective="cls")
+    assert is_better(losses[1], losses[0], rule=rule, objective="re")
 
 
 # --- Random streams -------------------------------------------------------------------------------------------------
@@ -466,3 +676,24 @@ def test_papers_re_and_rekd_of_one_seed_are_paired_and_the_authors_are_not(fidel
     re = tiny.run(trials[0])
     rekd = tiny.run(replace(trials[1], alpha=1.0), teacher=teacher_of(trials[1], image_teacher))
     assert tiny.same_tensors(re.weights, rekd.weights) == (fidelity == "paper")
+
+
+def test_the_authors_data_order_is_that_of_a_dataloader_with_a_generator_of_its_own():
+    streams = Streams(2026, kind=FIDELITY["authors"]["random_streams"], device=tiny.CPU)
+    loader = DataLoader(range(100), batch_size=32, shuffle=True, generator=torch.Generator().manual_seed(2026))
+    for _ in range(3):
+        with streams.training():
+            torch.rand(5)  # noise and dropout do not move it
+            ours = streams.order(100)
+        assert ours.tolist() == [row for batch in loader for row in batch.tolist()]
+
+
+def test_a_run_goes_through_the_samples_in_that_order(monkeypatch):
+    seen = []
+    take = DeviceSamples.take
+    monkeypatch.setattr(DeviceSamples, "take", lambda samples, rows: seen.append(rows) or take(samples, rows))
+    trial = tiny.trial(fidelity="authors", epochs=2)
+    steps, _ = tiny.begun(trial)
+    next(steps)
+    expected = Streams(trial.seed, kind="order_apart", device=tiny.CPU).order(96)
+    assert torch.equal(torch.cat(seen[:3]), expected)

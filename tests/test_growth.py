@@ -5,16 +5,19 @@ import shutil
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from analysis.frames import load_trials
 from rekd.running.plan import fixed_plan, to_run
 from rekd.store.formats import FORMAT, format_of
 from rekd.store.ledger import Ledger, Outcome
 from rekd.store.packed import pack
 from rekd.tasks.task import Model, Task, load_task
-from rekd.trial import Trial, digest_of, first_born, grown, later_born
+from rekd.trial import FIDELITY, Trial, digest_of, first_born, grown, later_born, neutral_values
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -30,7 +33,7 @@ class GrownTrial(Trial):
     estimator: str | None = grown(default="kuma", neutral="gumbel")
 
 
-def grown_from(record: dict, **changes) -> GrownTrial:
+def grown_from(record: dict, **changes) -> Trial:
     return replace(GrownTrial.from_record(record), **changes)
 
 
@@ -50,6 +53,50 @@ def test_a_task_makes_the_trial_that_it_made_before(made):
     task = load_task(how["task"])
     trial = task.trial(how["objective"], how["model"], seed=how["seed"], **how["overrides"])
     assert trial.digest == made["digest"]
+
+
+@pytest.mark.parametrize(
+    "made", [made for made in MADE_BY_0_1_0 if made["made"]["fidelity"] == "authors"], ids=lambda made: made["digest"]
+)
+def test_what_0_1_0_took_for_the_authors_code_keeps_its_name_and_is_no_trial_of_today(made):
+    how = made["made"]
+    assert Trial.from_record(made["record"]).fidelity == "authors of 0.1.0"
+    trial = load_task(how["task"]).trial(
+        how["objective"], how["model"], seed=how["seed"], fidelity="authors", **how["overrides"]
+    )
+    assert trial.fidelity == "authors"
+    assert trial.digest != made["digest"]
+
+
+def test_a_row_of_before_stands_beside_those_of_today(store):
+    """Its missing columns hold what was so before there were any, and its preset has the name of today."""
+    ledger = Ledger(store)
+    old = next(made["record"] for made in MADE_BY_0_1_0 if made["made"]["fidelity"] == "authors")
+    trials = [Trial.from_record(old), replace(Trial.from_record(old), **FIDELITY["authors"])]
+    for trial in trials:
+        ledger.write(trial, Outcome(status="ok"))
+    file = store.trial_file(trials[0].digest)
+    table = pq.read_table(file)
+    born_since = [name for name in table.column_names if name in neutral_values(Trial)]
+    assert len(born_since) == 6
+    table = table.drop_columns(born_since)
+    index = table.schema.get_field_index("fidelity")
+    pq.write_table(table.set_column(index, "fidelity", pa.array(["authors"])), file)  # as 0.1.0 wrote it
+
+    fidelities = {trials[0].digest: "authors of 0.1.0", trials[1].digest: "authors"}
+    for read in (ledger.trials().to_pylist(), [ledger.row(trial.digest) for trial in trials]):
+        assert {row["digest"]: row["fidelity"] for row in read} == fidelities
+    assert load_trials(store).set_index("digest")["fidelity"].to_dict() == fidelities
+    row = ledger.row(trials[0].digest)
+    assert row is not None
+    assert Trial.from_record({name: row[name] for name in asdict(trials[0])}).digest == trials[0].digest
+
+
+def test_what_is_born_later_has_its_neutral_value_in_rows_of_before(old_store):
+    of_paper = old_store.trials()
+    assert set(of_paper["fidelity"].to_pylist()) == {"paper"}
+    for name, neutral in neutral_values(Trial).items():
+        assert set(of_paper[name].to_pylist()) == {neutral}
 
 
 def test_a_default_that_is_not_neutral_is_another_trial():
@@ -107,9 +154,17 @@ def test_the_order_in_which_fields_are_born_changes_no_digest():
 
 @pytest.fixture
 def old_store(tmp_path) -> Ledger:
-    """A ledger as 0.1.0 left it after the alpha sweep of digits, five seeds: compact copies, and three files of trials."""
-    shutil.copytree(FIXTURES / "store-0.1.0", tmp_path / "store")
-    return Ledger(str(tmp_path / "store"))
+    """A ledger as 0.1.0 left it after the alpha sweep of digits, five seeds: compact copies, and a file a trial.
+
+    Three of the files are kept as they were; the others are written anew, of the rows that the copies have.
+    """
+    folder = shutil.copytree(FIXTURES / "store-0.1.0", tmp_path / "store")
+    for name in ("trials", "epochs"):
+        copy = pq.read_table(folder / "compact" / f"{name}.parquet")
+        for digest in copy["digest"].unique().to_pylist():
+            if not (file := folder / name / f"{digest}.parquet").exists():
+                pq.write_table(copy.filter(pc.field("digest") == digest), file, write_page_checksum=True)
+    return Ledger(str(folder))
 
 
 def test_a_store_of_before_has_nothing_to_train(old_store):

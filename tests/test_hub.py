@@ -9,8 +9,14 @@ from threading import Thread
 
 import pytest
 import stand_ins
+import tiny
+from transformers import AutoModel
 
-from rekd.method.backbones import load_backbone
+from rekd.method.pretrained import load_backbone, read_config
+from rekd.running.one_trial import run_trial
+from rekd.running.supplies import Supplies
+from rekd.store.ledger import Ledger
+from rekd.tasks.commits import as_text, commits, moved, pinned
 from rekd.tasks.data import load_data
 from rekd.tasks.hub import quiet
 from rekd.tasks.task import load_task
@@ -18,7 +24,10 @@ from rekd.tasks.task import load_task
 
 @pytest.fixture
 def loopback_hub(tmp_path, monkeypatch):
-    """A hub on this machine with one dataset, `uoft-cs/cifar10`, once `cifar10`; set `status` to make it fail."""
+    """A hub on this machine with one dataset, `uoft-cs/cifar10`, once `cifar10`, and one model, `me/vit`.
+
+    Set `status` to make it fail, `commit` to have it moved.
+    """
     import datasets
     from huggingface_hub import constants
 
@@ -30,30 +39,34 @@ def loopback_hub(tmp_path, monkeypatch):
 
     class Hub(BaseHTTPRequestHandler):
         status = 200
+        commit = "a" * 40
         content = files
         paths: list[str] = []
 
         def answer(self):
             path = self.path.split("?")[0]
             Hub.paths.append(path)
-            content, headers = b"", {"X-Repo-Commit": "a" * 40}
-            name = path.partition("/resolve/" + "a" * 40 + "/")[2]
+            content, headers = b"", {"X-Repo-Commit": Hub.commit}
+            name = path.partition(f"/resolve/{Hub.commit}/")[2]
             status = Hub.status
             if status == 200 and path.startswith("/api/datasets/uoft-cs/cifar10/tree/"):
-                folder = path.partition("a" * 40)[2].strip("/").replace("%2F", "/")
+                folder = path.partition(Hub.commit)[2].strip("/").replace("%2F", "/")
                 entries = [{"type": "file", "path": p, "size": len(c), "oid": "b" * 40} for p, c in files.items()]
                 if not folder:
                     entries.append({"type": "directory", "path": "plain_text", "oid": "c" * 40})
                 content = json.dumps(entries).encode()
             elif status == 200 and path.startswith(("/api/datasets/cifar10", "/api/datasets/uoft-cs/cifar10")):
                 siblings = [{"rfilename": file} for file in files]
-                content = json.dumps({"id": "uoft-cs/cifar10", "sha": "a" * 40, "siblings": siblings}).encode()
+                content = json.dumps({"id": "uoft-cs/cifar10", "sha": Hub.commit, "siblings": siblings}).encode()
+            elif status == 200 and path.startswith("/api/models/me/vit"):
+                content = json.dumps({"id": "me/vit", "sha": Hub.commit, "siblings": []}).encode()
             elif status == 200 and name in files:
                 content = files[name]
                 headers["ETag"] = f'"{len(content)}"'
             elif status == 200:
                 status = 404
-                headers["X-Error-Code"] = "EntryNotFound" if "cifar10" in path else "RepoNotFound"
+                known = "cifar10" in path or "me/vit" in path
+                headers["X-Error-Code"] = "EntryNotFound" if known else "RepoNotFound"
             self.send_response(status)
             for key, value in {**headers, "Content-Length": str(len(content))}.items():
                 self.send_header(key, value)
@@ -161,6 +174,82 @@ def test_without_the_hub_a_backbone_is_refused_as_quickly(loopback_hub, capfd):
     assert time.monotonic() - start < 5
     assert len(loopback_hub.paths) == 1
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def hub_task(loopback_hub, tmp_path):
+    """CIFAR-10 of the hub, with one model of the hub."""
+    folder = stand_ins.save_vit(tmp_path / "vit")
+    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        loopback_hub.content[name] = (folder / name).read_bytes()
+    task = load_task("cifar10")
+    models = {"vit-tiny": replace(task.models["vit-tiny"], source="me/vit")}
+    return replace(task, models=models, teacher="vit-tiny", students=())
+
+
+def test_a_name_is_resolved_once_and_its_commit_stays_the_one_that_is_read(loopback_hub, hub_task):
+    task = pinned(hub_task, ["vit-tiny"])
+    assert commits(task, ["vit-tiny"]) == {
+        "dataset uoft-cs/cifar10 (main)": "a" * 40,
+        "model me/vit (main)": "a" * 40,
+    }
+    trials = [each.trial("cls", "vit-tiny", seed=1) for each in (task, hub_task)]
+    assert trials[0].digest == trials[1].digest
+    asked = len(loopback_hub.paths)
+    assert pinned(task, ["vit-tiny"]) == task
+    assert len(loopback_hub.paths) == asked
+
+    backbone = load_backbone("me/vit", revision=task.models["vit-tiny"].commit)
+    assert {path.split("/")[4] for path in loopback_hub.paths if path.startswith("/me/vit/resolve/")} == {"a" * 40}
+    loopback_hub.status = 503  # by commit, or by the name that stood for it
+    for revision in ("a" * 40, None):
+        again = load_backbone("me/vit", revision=revision)
+        assert tiny.same_tensors(again.state_dict(), backbone.state_dict())
+    assert commits(pinned(hub_task, ["vit-tiny"]), ["vit-tiny"]) == commits(task, ["vit-tiny"])
+
+
+def test_a_pinned_dataset_is_read_again_without_the_hub(loopback_hub, hub_task):
+    data = load_data(pinned(hub_task, []))
+    loopback_hub.status = 503
+    for task in (hub_task, pinned(hub_task, [])):
+        assert load_data(task).fingerprint == data.fingerprint
+
+
+def test_the_row_holds_the_commits_and_a_later_run_says_what_has_moved(loopback_hub, hub_task, store):
+    trial = hub_task.trial("cls", "vit-tiny", seed=1, epochs=1)
+    list(run_trial(trial, task=hub_task, store=store, supplies=Supplies(store, device=tiny.CPU)))
+    (row,) = Ledger(store).trials().to_pylist()
+    assert (row["status"], row["error"]) == ("ok", "")
+    then = commits(pinned(hub_task, ["vit-tiny"]), ["vit-tiny"])
+    assert row["commits"] == as_text(then)
+    assert moved(then, [row["commits"], None]) == []
+
+    loopback_hub.commit = "b" * 40
+    now = commits(pinned(hub_task, ["vit-tiny"]), ["vit-tiny"])
+    assert moved(now, [row["commits"]] * 2 + [None])[1] == (
+        "The model me/vit (main) is at commit bbbbbbbbbbbb, and was at aaaaaaaaaaaa in 2 trials of this store. "
+        "Give that as its revision in a task file to stay with it."
+    )
+    assert as_text(commits(load_task("digits"), ["vit-student"])) is None
+
+
+def test_whether_a_file_is_missing_is_not_guessed_without_the_hub(loopback_hub, hub_task):
+    """A ViT whose processor was not downloaded is not taken for one that has none."""
+    kept = loopback_hub.content.pop("preprocessor_config.json")
+    load_backbone("me/vit")  # the hub says that there is none
+    loopback_hub.status = 503
+    assert load_backbone("me/vit").get_buffer("std").unique().tolist() == [127.5]
+
+    loopback_hub.status, loopback_hub.commit = 200, "b" * 40
+    loopback_hub.content["preprocessor_config.json"] = kept
+    read_config("me/vit")
+    with quiet():
+        AutoModel.from_pretrained("me/vit", revision="b" * 40)
+    loopback_hub.status = 503
+    with pytest.raises(
+        ValueError, match=r"preprocessor_config.json of the model me/vit could not be read: it was not d"
+    ):
+        load_backbone("me/vit")
 
 
 def test_quiet_leaves_bars_and_log_levels_as_they_were():

@@ -148,6 +148,34 @@ def test_the_tokenizer_travels_with_the_model(tmp_path):
     assert not (tmp_path / "bare" / "tokenizer.json").exists()
 
 
+def test_the_way_in_which_larger_images_are_scaled_down_travels_with_the_model(tmp_path):
+    image = torch.randint(0, 256, (2, 1, 16, 16), dtype=torch.uint8)
+    predictions = []
+    for downscaling in (None, "antialiased"):
+        model = RationaleModel.build(
+            objective="cls", num_classes=2, dropout=0.1, downscaling=downscaling, config=tiny.CONFIGS["vit"]
+        ).eval()
+        model.save(tmp_path)
+        loaded = RationaleModel.load(tmp_path)
+        predictions.append(loaded.predict({"image": image}).logits)
+        assert torch.equal(predictions[-1], model.predict({"image": image}).logits)
+    config = {**json.loads((tmp_path / "config.json").read_text())}
+    for name in ("downscaling", "sha256"):  # as 0.1.0 saved it
+        del config[name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert not torch.allclose(RationaleModel.load(tmp_path).predict({"image": image}).logits, predictions[1])
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_whether_a_model_can_be_loaded_is_known_before_it_is_saved(family):
+    model = tiny.build(family)
+    model.check_saving()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    model.description["num_classes"] = 4
+    with pytest.raises(ValueError, match=r"not those of their config\.json"):
+        model.check_saving()
+
+
 def test_assembling_uses_read_only_arrays_without_a_copy(tmp_path):
     model, inputs = tiny.build("bert"), tiny.tensors("bert")
     model.save(tmp_path)

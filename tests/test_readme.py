@@ -40,6 +40,7 @@ def test_make_demo_is_the_command_that_the_readme_names():
     assert "sweeps/alpha_sweep.py --task digits" in (ROOT / "Makefile").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python ")])
 def test_every_command_runs(folder, command):
     if "rekd train" in command:
@@ -50,6 +51,7 @@ def test_every_command_runs(folder, command):
     assert run(command, folder).strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", TABLE)
 def test_every_sweep_of_the_table_has_help_and_a_plan_for_digits(tmp_path, command):
     assert "--task" in run(f"{command} --help", tmp_path)

@@ -13,15 +13,22 @@ import stand_ins
 import tiny
 import torch
 from disturbed import damaged
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from rekd.method.backbones import BACKBONES
+from rekd.method.evaluate import faithfulness, masks_of, overlap
+from rekd.method.explain import Explainer
 from rekd.method.models import RationaleModel
+from rekd.method.streams import Streams, evaluation_noise
 from rekd.method.teacher import Targets
-from rekd.running.one_trial import describe, run_trial
+from rekd.running.one_trial import build_model, check_trial, describe, run_trial
+from rekd.running.shown import write_rationales
 from rekd.running.supplies import Supplies
 from rekd.store.checkpoints import Checkpoints
 from rekd.store.files import Store
 from rekd.store.ledger import EPOCHS_SCHEMA, Ledger
+from rekd.tasks.data import shown_samples
 from rekd.tasks.task import Task, load_task
 from rekd.trial import Trial
 
@@ -89,6 +96,8 @@ def test_a_finished_trial_is_a_row_with_its_epochs_and_a_model(kind, tasks, taug
     for trial in (teacher, student):
         row = row_of(trial, store)
         assert (row["status"], row["error"], row["fidelity"]) == ("ok", "", "paper")
+        # Two epochs are few: the text's student selects nothing yet, and that is said.
+        assert (row["warning"] is None) == (row["dev_argmax_ratio"] >= 0.1 * trial.p_target)
         epochs = Ledger(store).epochs([trial.digest]).to_pandas()
         assert epochs["epoch"].tolist() == [1, 2] == list(range(1, row["num_epochs"] + 1))
         assert row["best_epoch"] == epochs["dev_loss"].argmin() + 1
@@ -156,9 +165,111 @@ def test_rationales_to_look_at_are_of_the_same_samples_for_every_trial(kind, tau
             assert row["image"].startswith(b"\x89PNG")
             assert row["rows"] * row["columns"] == 16
         else:
-            words = [row["text"][start:end] for start, end in row["spans"] if end]
+            words = [row["text"][start:end] for start, end in dict.fromkeys(map(tuple, row["spans"])) if end]
             assert "".join(words) == row["text"].replace(" ", "")
+            assert row["text"][0].isupper()  # as it was written, not as the tokenizer spells it
+            assert row["read"] == [0, len(row["text"])]
             assert len(row["spans"]) == len(row["tokens"]) == 24
+
+
+@pytest.mark.parametrize("family", ["dinov2", "albert", "modernbert"])
+def test_a_family_of_one_class_trains_to_its_end_and_is_shown(family, tasks, store):
+    kind = BACKBONES[family].kind
+    task, name = tasks[kind], tasks[kind].students[-1]
+    changes = {
+        "image": {"image_size": 32, "patch_size": 8, "num_channels": 3},
+        "text": {"vocab_size": 200, "max_position_embeddings": 24},
+    }[kind]
+    model = replace(task.models[name], source=None, config={**tiny.CONFIGS[family], **changes})
+    task = replace(task, models={**task.models, name: model})
+    trial = task.trial("re", name, seed=2026, epochs=1)
+    run(trial, task, store)
+    row = row_of(trial, store)
+    assert (row["status"], row["error"]) == ("ok", "")
+    assert "could not be written" not in (row["warning"] or "")
+    assert {len(each["mask"]) for each in pq.read_table(store.rationales_file(trial.digest)).to_pylist()} == {
+        row["num_features"]
+    }
+    explainer = Explainer(Path(store.model_folder(trial.digest)))
+    if kind == "text":
+        (explanation,) = explainer(["A great film."])
+        assert [word.text for word in explanation.words] == ["A", "great", "film", "."]
+    else:
+        assert explainer.model.predictor.backbone.grid == (4, 4)
+
+
+def test_a_local_model_may_be_a_pytorch_model_bin(image_task, tmp_path, store):
+    """As the paper's small BERTs are. Nothing but tensors is read from it."""
+    folder = Path(shutil.copytree(image_task.models["vit-tiny"].source, tmp_path / "model"))
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    file = tmp_path / "bin.toml"
+    data = image_task.dataset
+    file.write_text(f'extends = "cifar10"\ndataset = "{data}"\n[models.vit-tiny]\nsource = "model"\n')
+    task = load_task(file)
+    trial = task.trial("cls", "vit-tiny", seed=2026, epochs=1)
+    check_trial(trial, task=task, supplies=Supplies(store, device=tiny.CPU))
+    assert trial.model_digest != image_task.models["vit-tiny"].digest
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(ValueError, match=r"with config\.json and \*\.safetensors or pytorch_model\*\.bin\. Write"):
+        load_task(file)
+
+
+def test_what_is_written_for_people_to_look_at_cannot_fail_a_trial(image_task, store, monkeypatch):
+    def broken(*_, **__):
+        raise AssertionError("no picture of this")
+
+    trial = image_task.trial("cls", "vit-tiny", seed=2026, epochs=1)
+    monkeypatch.setattr("rekd.running.one_trial.write_rationales", broken)
+    run(trial, image_task, store)
+    row = row_of(trial, store)
+    assert (row["status"], row["error"]) == ("ok", "")
+    assert row["warning"] == "Its rationales to look at could not be written: AssertionError: no picture of this"
+    assert row["test_accuracy"] is not None
+    assert store.names_in(store.model_folder(trial.digest))
+
+
+def test_a_model_that_cannot_be_loaded_again_is_no_result(image_task, store, monkeypatch):
+    """It is noticed before anything is trained, where the model says so; else before the row is written."""
+    trial = image_task.trial("cls", "vit-tiny", seed=2026, epochs=1)
+    build = RationaleModel.build
+
+    def built_wrongly(**arguments):
+        model = build(**arguments)
+        model.description["num_classes"] = 3
+        return model
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RationaleModel, "build", built_wrongly)
+        with pytest.raises(ValueError, match=r"not those of their config\.json: .*size mismatch"):
+            check_trial(trial, task=image_task, supplies=Supplies(store, device=tiny.CPU))
+        run(trial, image_task, store)
+    assert "not those of their config.json" in row_of(trial, store)["error"]
+    assert row_of(trial, store)["status"] == "failed"
+    check_trial(trial, task=image_task, supplies=Supplies(store, device=tiny.CPU))
+    run(trial, image_task, store)  # goes on from its last epoch
+    assert (row_of(trial, store)["status"], row_of(trial, store)["attempt"]) == ("ok", 1)
+
+
+def test_samples_as_an_earlier_version_spelt_them_are_written_again(text_task, taught, tmp_path):
+    before, _, student = taught["text"]
+    store = Store(shutil.copytree(before.root, tmp_path / "store"))
+    path = store.samples_file(student.task_digest)
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["read"]), path)
+    model = RationaleModel.load(Path(store.model_folder(student.digest)))
+    data = Supplies(store, device=tiny.CPU).data(text_task)
+    write_rationales(store, student, model, data, device=tiny.CPU)
+    assert pq.read_table(path).equals(table)
+
+
+def test_a_row_counts_the_samples_that_stand_in_two_splits(text_task, taught):
+    store, teacher, student = taught["text"]
+    data = Supplies(store, device=tiny.CPU).data(text_task)
+    for trial in (teacher, student):
+        row = row_of(trial, store)
+        counts = data.in_train(trial.split, trial.seed)
+        assert {name: row[f"num_{name}_in_train"] for name in counts} == counts
 
 
 # --- Attempts -------------------------------------------------------------------------------------------------------
@@ -230,7 +341,7 @@ def test_an_error_is_a_row_that_runs_again(image_task, store, caplog):
     run(trial, image_task, store)
     row = row_of(trial, store)
     assert row["status"] == "failed"
-    assert row["error"].startswith("ValueError: The trial 0123 has no checkpoint")
+    assert row["error"].startswith("ValueError: The trial 0123 has no saved model")
     assert Ledger(store).done() == set()
     assert Ledger(store).epochs().num_rows == 0
 
@@ -263,10 +374,10 @@ def test_targets_of_other_data_are_not_used(image_task, taught, tmp_path):
     other = load_task(stand_ins.save_image_task(tmp_path, "cifar100"))
     supplies = Supplies(store, device=tiny.CPU)
     first, second = (supplies.targets(task, teacher.digest) for task in (image_task, other))
-    assert first.data_fingerprint != second.data_fingerprint
+    assert first.asked.data_fingerprint != second.asked.data_fingerprint
     assert len(store.names_in(f"{store.root}/targets")) == 2
     with pytest.raises(ValueError, match="targets belong to the data"):
-        first.check(teacher_digest=teacher.digest, data_fingerprint=second.data_fingerprint)
+        first.check(second.asked)
 
 
 def test_targets_are_computed_once_and_again_where_they_are_damaged(image_task, taught, tmp_path, caplog):
@@ -278,7 +389,7 @@ def test_targets_are_computed_once_and_again_where_they_are_damaged(image_task, 
             finished.read(f"{finished.model_folder(teacher.digest)}/{name}"),
         )
     first = Supplies(store, device=tiny.CPU).targets(image_task, teacher.digest)
-    path = Path(store.targets_file(first.fingerprint))
+    path = Path(first.asked.file_in(store))
     written = path.stat().st_mtime_ns
     second = Supplies(store, device=tiny.CPU).targets(image_task, teacher.digest)
     assert path.stat().st_mtime_ns == written
@@ -289,7 +400,23 @@ def test_targets_are_computed_once_and_again_where_they_are_damaged(image_task, 
     for targets in (second, third):
         assert np.array_equal(targets.logits, first.logits)
         assert np.array_equal(targets.selection_difference, first.selection_difference)
-    assert Targets.load(store, teacher_digest=teacher.digest, data_fingerprint=first.data_fingerprint) is not None
+    assert Targets.load(store, first.asked) is not None
+
+
+def test_a_teacher_that_was_trained_again_is_asked_again(image_task, taught, tmp_path):
+    """Elsewhere it may have become another model under the same digest; supplies that live on notice, too."""
+    finished, teacher, _ = taught["image"]
+    store = Store(shutil.copytree(finished.root, tmp_path / "store"))
+    supplies = Supplies(store, device=tiny.CPU)
+    before, model_before = supplies.targets(image_task, teacher.digest), supplies.teacher(teacher.digest)
+    folder = Path(store.model_folder(teacher.digest))
+    model = RationaleModel.load(folder)
+    with torch.no_grad():
+        model.generator.head[1].bias[1] += 1
+    model.save(folder)
+    after = supplies.targets(image_task, teacher.digest)
+    np.testing.assert_allclose(after.selection_difference, before.selection_difference + 1, rtol=1e-3, atol=1e-5)
+    assert supplies.teacher(teacher.digest) is not model_before
 
 
 @pytest.mark.parametrize("how", ["truncated", "a bit of a tensor"])
@@ -305,10 +432,10 @@ def test_a_teacher_whose_model_is_damaged_is_trained_again(image_task, taught, t
     for trial in students:
         run(trial, image_task, store)
     first, second = (row_of(trial, store)["error"] for trial in students)
-    assert first.startswith(f"ValueError: The trial {teacher.digest} has a damaged checkpoint (the checksum")
-    assert second.startswith(f"ValueError: The trial {teacher.digest} has no checkpoint")
+    assert first.startswith(f"ValueError: The trial {teacher.digest} has a damaged saved model (the checksum")
+    assert second.startswith(f"ValueError: The trial {teacher.digest} has no saved model")
     assert all(error.endswith("which trains it first, or choose another teacher.") for error in (first, second))
-    assert Ledger(store).done() == set()
+    assert Ledger(store).done() == {teacher.digest}  # its numbers are true; its row stays until it is trained again
 
     for trial in (teacher, student):
         run(trial, image_task, store)
@@ -326,31 +453,82 @@ def test_a_student_of_seeded_views_has_its_teacher_asked_once_an_epoch(image_tas
     assert row_of(trial, store)["fidelity"] == "mixed"
     assert len(store.names_in(f"{store.root}/targets")) == before + trial.epochs
     supplies = Supplies(store, device=tiny.CPU)
-    assert [targets.view_epoch for targets in supplies.view_targets(image_task, teacher.digest, 2)] == [1, 2]
+    assert [targets.asked.view_epoch for targets in supplies.view_targets(image_task, teacher.digest, 2)] == [1, 2]
 
 
 # --- What a row reports ---------------------------------------------------------------------------------------------
 
 
-def test_how_much_of_dev_the_teacher_was_trained_on_is_reported(image_task, taught, tmp_path):
-    """0 with the paper's fixed split; with the authors' split by seed it is most of it."""
-    store, teacher, student = taught["image"]
-    assert row_of(student, store)["dev_teacher_train_share"] == 0
-    assert row_of(teacher, store)["dev_teacher_train_share"] is None
-
-    theirs = Store(tmp_path)
+@pytest.fixture(scope="module")
+def theirs(image_task, tmp_path_factory) -> tuple[Store, Trial, Trial]:
+    """A store with a teacher and a student as the authors' code makes them."""
+    store = Store(tmp_path_factory.mktemp("theirs"))
     teacher = image_task.trial("re", "vit-base", seed=2029, epochs=1, fidelity="authors")
     student = image_task.trial(
         "rekd", "vit-tiny", seed=2026, epochs=1, fidelity="authors", teacher_digest=teacher.digest
     )
     for trial in (teacher, student):
-        run(trial, image_task, theirs)
-    data = Supplies(theirs, device=tiny.CPU).data(image_task)
-    teacher_train, dev = data.train_dev("by_seed", 2029)[0], data.train_dev("by_seed", 2026)[1]
-    row = row_of(student, theirs)
+        run(trial, image_task, store)
+    return store, teacher, student
+
+
+def test_how_much_of_dev_the_teacher_was_trained_on_is_reported(image_task, taught, theirs):
+    """0 with the paper's fixed split; with the authors' split by seed it is most of it."""
+    store, teacher, student = taught["image"]
+    assert row_of(student, store)["dev_teacher_train_share"] == 0
+    assert row_of(teacher, store)["dev_teacher_train_share"] is None
+
+    store, teacher, student = theirs
+    data = Supplies(store, device=tiny.CPU).data(image_task)
+    teacher_train, dev = data.train_dev(teacher.split, 2029)[0], data.train_dev(student.split, 2026)[1]
+    row = row_of(student, store)
     assert (row["status"], row["fidelity"]) == ("ok", "authors")
     assert row["dev_teacher_train_share"] == pytest.approx(len(np.intersect1d(dev, teacher_train)) / len(dev))
     assert row["dev_teacher_train_share"] > 0.5
+
+
+@pytest.mark.parametrize("preset", ["paper", "authors"])
+def test_rationales_are_measured_and_shown_by_the_mask_of_the_trial(preset, image_task, taught, theirs):
+    store, teacher, student = taught["image"] if preset == "paper" else theirs
+    supplies, row = Supplies(store, device=tiny.CPU), row_of(student, store)
+    data, model = supplies.data(image_task), RationaleModel.load(Path(store.model_folder(student.digest)))
+    dev = data.train_dev(student.split, student.seed)[1]
+    chosen = shown_samples(data.test.labels)
+
+    def values(sampled: bool) -> list[Any]:
+        def noise() -> torch.Generator | None:
+            return evaluation_noise(student.seed, tiny.CPU) if sampled else None
+
+        generator = noise()
+        mask, _ = masks_of(model, data.pool.take(dev).arrays, device=tiny.CPU, sampled_by=generator)
+        others = supplies.targets(image_task, teacher.digest).masks(dev, sampled_by=generator)
+        measured = faithfulness(model, data.test.arrays, device=tiny.CPU, sampled_by=noise())
+        shown, _ = masks_of(model, data.test.take(chosen).arrays, device=tiny.CPU, sampled_by=noise())
+        return [overlap(mask, others), *measured.values(), shown.tolist()]
+
+    names = ["dev_teacher_overlap", "test_sufficiency", "test_comprehensiveness", "test_distinct_masks"]
+    shown = pq.read_table(store.rationales_file(student.digest))["mask"].to_pylist()
+    found = [*(row[name] for name in names), shown]
+    expected, other = values(preset == "authors"), values(preset != "authors")
+    for name, ours, right, wrong in zip([*names, "shown"], found, expected, other, strict=True):
+        assert ours == right, name
+        assert ours != wrong, name
+
+
+def test_a_trial_of_the_authors_preset_builds_their_model(image_task, text_task, store):
+    supplies = Supplies(store, device=tiny.CPU)
+    image = image_task.trial("re", "vit-tiny", seed=2026, fidelity="authors")
+    text = text_task.trial("re", "bert-mini", seed=2026, fidelity="authors")
+    models = [
+        build_model(trial, task, supplies.data(task), Streams(2026, kind=trial.random_streams, device=tiny.CPU))
+        for trial, task in ((image, image_task), (text, text_task))
+    ]
+    for part in (models[0].generator, models[0].predictor):
+        assert part.backbone.mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
+    assert models[1].predictor.backbone.encoder.pooler is None
+    for head in (model.predictor.head[1].weight for model in models):
+        bound = (6 / sum(head.shape)) ** 0.5
+        assert 0.8 * bound < head.abs().max() <= bound
 
 
 def test_the_authors_preset_runs_on_texts_and_counts_trainable_parameters(text_task, store):
@@ -365,6 +543,19 @@ def test_the_authors_preset_runs_on_texts_and_counts_trainable_parameters(text_t
         model = RationaleModel.load(Path(store.model_folder(trial.digest)))
         frozen = model.generator.backbone.encoder.get_input_embeddings().weight.numel()
         assert row["num_parameters"] == sum(parameter.numel() for parameter in model.parameters()) - frozen
+
+
+def test_a_row_names_every_device_and_version_that_contributed(image_task, store, monkeypatch):
+    trial = image_task.trial("re", "vit-tiny", seed=2026)
+    supplies = Supplies(store, device=tiny.CPU)
+    next(run_trial(trial, task=image_task, store=store, supplies=supplies, commit="first"))
+    monkeypatch.setattr("platform.python_version", lambda: "9.9.9")
+    list(run_trial(trial, task=image_task, store=store, supplies=supplies, commit="second"))
+    row = row_of(trial, store)
+    assert row["device"] == "cpu"  # once, as it stayed the same
+    first, second = row["versions"].split("; ")
+    assert first.endswith("commit first")
+    assert second.endswith("python 9.9.9, commit second")
 
 
 def test_a_checkpoint_of_a_finished_trial_is_not_left_behind(image_task, store):

@@ -50,6 +50,7 @@ def test_more_gpus_than_there_are_is_bad_input():
             tune_module._fixed_shares(asked, cluster)
 
 
+@pytest.mark.slow
 def test_without_a_gpu_that_torch_sees_nothing_is_measured():
     """Logical GPUs are not enough: the error of the task that measures is one for the user."""
     import ray

@@ -2,12 +2,13 @@
 
 import errno
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 import rekd.store.files as store_module
-from rekd.store.files import Store, StoreUnavailableError
+from rekd.store.files import Store, StoreRefusedError, StoreUnavailableError
 
 
 def test_a_file_is_read_as_it_was_written(store):
@@ -61,7 +62,7 @@ def test_names_are_sorted_and_leave_out_what_is_being_written(store):
 def test_a_file_that_is_set_aside_is_kept_elsewhere(store):
     for content in (b"one", b"two"):  # of the same name, and both are kept
         store.write(store.trial_file("a"), content)
-        store.set_aside(store.trial_file("a"), "is damaged")
+        store.set_aside(store.trial_file("a"), content, "is damaged")
         assert not store.exists(store.trial_file("a"))
     assert set_aside(store) == {b"one", b"two"}
 
@@ -113,7 +114,8 @@ def test_a_store_that_is_not_a_local_folder():
     store.write(store.trial_file("a"), b"content")
     assert store.read(store.trial_file("a")) == b"content"
     assert store.names_in(store.trials_folder) == ["a.parquet"]
-    store.set_aside(store.trial_file("a"), "is damaged")
+    store.file_system.create_dir(store.set_aside_folder)
+    store.set_aside(store.trial_file("a"), b"content", "is damaged")
     assert set_aside(store) == {b"content"}
     assert not store.exists(store.trial_file("a"))
 
@@ -131,12 +133,38 @@ def test_an_address_that_nothing_opens_is_refused():
         "s3://bucket/folder?secret_key=hush",
         "abfs://:hush@container/folder",
         "https://bucket/folder?sig=hush",
+        "s3://AKIA123%3Ahush@bucket/folder",
+        "s3://AKIA123%253Ahush%40bucket/folder",
+        "s3://AKIA123:h%75sh@bucket/folder",
+        "s3://bucket/folder?%73ecret_key=hush",
     ],
 )
 def test_an_address_that_holds_a_secret_is_refused_without_telling_it(uri):
     with pytest.raises(ValueError, match="Leave it out") as refused:
         Store(uri)
     assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("", "The store has an empty address"),
+        ("  ", "The store has an empty address"),
+        ("s3:/bucket/folder", "Write s3://bucket/folder, or ./s3:/bucket/folder for a folder"),
+        ("s3:bucket", "Write s3://bucket"),
+        ("S3:/bucket", "Write S3://bucket"),
+        ("file:/folder", "Write file://folder"),
+    ],
+)
+def test_an_address_that_was_mistyped_does_not_become_a_folder(uri, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        Store(uri)
+
+
+def test_a_folder_may_have_a_colon_in_its_name(tmp_path):
+    assert Store(tmp_path / "run:1").root == str(tmp_path / "run:1")
+    assert Store("./s3:/b").root.endswith("/s3:/b")
 
 
 def test_a_user_without_a_password_is_no_secret():
@@ -176,61 +204,130 @@ def test_what_waiting_does_not_mend_comes_at_once(store, monkeypatch):
     assert refusing.asked == 1
 
 
+# --- S3 that refuses --------------------------------------------------------------------------------------------------
+
+
+class Answers(BaseHTTPRequestHandler):
+    """S3 with one answer to everything: an error of that status and code."""
+
+    protocol_version = "HTTP/1.1"
+
+    def handle_one(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        status, code = self.server.answer  # pyright: ignore[reportAttributeAccessIssue]
+        body = b"" if self.command == "HEAD" else f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_one  # noqa: N815
+
+    def log_message(self, *arguments: object) -> None:
+        """No line a request."""
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """A server; `answer` is what it says."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def s3_store(s3, monkeypatch):
+    keys = {"AWS_ACCESS_KEY_ID": "dummy", "AWS_SECRET_ACCESS_KEY": "dummy", "AWS_EC2_METADATA_DISABLED": "true"}
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    port = s3.server_address[1]
+    return Store(f"s3://bucket/folder?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1")
+
+
+OPERATIONS = {
+    "write": lambda store, path: store.write(path, b"content"),
+    "read": lambda store, path: store.read(path),
+    "exists": lambda store, path: store.exists(path),
+    "names": lambda store, path: store.names_in(path),
+    "states": lambda store, path: store.states_in(path),
+    "remove": lambda store, path: store.remove_file(path),
+    "remove a folder": lambda store, path: store.remove_folder(path),
+}
+
+REFUSED = [
+    (403, "AccessDenied"),
+    (403, "InvalidAccessKeyId"),
+    (403, "SignatureDoesNotMatch"),
+    (401, "Unauthorized"),
+    (400, "ExpiredToken"),
+    (301, "PermanentRedirect"),
+]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(("status", "code"), REFUSED)
+def test_s3_that_refuses_is_told_at_once(s3, s3_store, monkeypatch, status, code, operation):
+    monkeypatch.setattr(store_module.time, "sleep", lambda seconds: pytest.fail("it is asked again"))
+    s3.answer = status, code
+    with pytest.raises(StoreRefusedError, match=r"^The store refuses \w+ .*bucket/folder/a: .*AWS Error"):
+        OPERATIONS[operation](s3_store, f"{s3_store.root}/a")
+
+
+def test_a_bucket_that_is_not_there_is_told_at_once(s3, s3_store, monkeypatch):
+    """For who only reads it is an empty store."""
+    monkeypatch.setattr(store_module.time, "sleep", lambda seconds: pytest.fail("it is asked again"))
+    s3.answer = 404, "NoSuchBucket"
+    with pytest.raises(StoreRefusedError, match="NO_SUCH_BUCKET"):
+        s3_store.write(f"{s3_store.root}/a", b"")
+    with pytest.raises(StoreRefusedError, match="NO_SUCH_BUCKET"):
+        s3_store.remove_folder(f"{s3_store.root}/a")
+    with pytest.raises(ValueError, match=r"cannot be written.*NO_SUCH_BUCKET"):
+        s3_store.check_writable()
+    assert not s3_store.exists(s3_store.root)
+
+
+def test_s3_that_errs_is_asked_again(store, monkeypatch):
+    refusing = Refusing(monkeypatch, 2, OSError("AWS Error INTERNAL_FAILURE during PutObject operation: try again"))
+    store.write(store.trial_file("a"), b"content")
+    assert refusing.asked == 3
+
+
 # --- Setting aside --------------------------------------------------------------------------------------------------
 
-DENIED = OSError("When copying key 'a': AWS Error ACCESS_DENIED during CopyObject operation: Access Denied")
-FAILED = OSError("When copying key 'a': AWS Error INTERNAL_FAILURE during CopyObject operation: try again")
-GONE = OSError("When copying key 'a': AWS Error NO_SUCH_KEY during CopyObject operation: gone")
 
-
-class Immovable:
-    """A store's file system that moves nothing the first few times."""
-
-    def __init__(self, store: Store, monkeypatch, error: OSError, failures: int = 1000) -> None:
-        self.asked, self.failures, self.error, self.inner = 0, failures, error, store.file_system
-        monkeypatch.setattr(store_module, "PATIENCE", 1.0)
-        store.file_system = self
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-    def move(self, source: str, destination: str) -> None:
-        self.asked += 1
-        if self.asked <= self.failures:
-            raise self.error
-        self.inner.move(source, destination)
-
-
-def test_setting_aside_is_tried_again_where_the_store_fails(store, monkeypatch):
-    store.write(store.trial_file("a"), b"content")
-    immovable = Immovable(store, monkeypatch, FAILED, failures=2)
-    store.set_aside(store.trial_file("a"), "is damaged")
-    assert immovable.asked == 3
-    assert set_aside(store) == {b"content"}
-
-
-@pytest.mark.parametrize("error", [DENIED, PermissionError(errno.EACCES, "no"), OSError(errno.EROFS, "no")])
-def test_where_nothing_may_be_written_a_file_stays_and_the_reader_goes_on_at_once(store, monkeypatch, caplog, error):
-    store.write(store.trial_file("a"), b"content")
-    immovable = Immovable(store, monkeypatch, error)
-    store.set_aside(store.trial_file("a"), "is damaged")
-    assert immovable.asked == 1
-    assert store.read(store.trial_file("a")) == b"content"
+def test_what_is_kept_aside_stays_where_it_is_and_is_told_once(store, caplog):
+    path = store.trial_file("a")
+    store.write(path, b"damaged")
+    for _ in range(2):
+        store.keep_aside(path, b"damaged", "is damaged")
+    assert store.read(path) == b"damaged"
+    (name,) = store.names_in(store.set_aside_folder)
     (record,) = caplog.records
-    assert f"{store.trial_file('a')} is damaged. It cannot be set aside" in record.message
+    assert record.message == f"{path} is damaged. What was read is kept as {store.set_aside_folder}/{name}."
 
 
-def test_where_the_store_fails_for_long_a_file_stays_and_the_reader_goes_on(store, monkeypatch, caplog):
+def test_what_another_process_has_written_since_is_not_set_aside(store):
+    store.write(store.trial_file("a"), b"good")
+    store.set_aside(store.trial_file("a"), b"what was read", "is damaged")
+    assert store.read(store.trial_file("a")) == b"good"
+    assert set_aside(store) == {b"what was read"}
+
+
+def test_a_file_that_another_process_has_removed_is_no_trouble(store):
+    store.set_aside(store.trial_file("a"), b"what was read", "is damaged")
+    assert set_aside(store) == {b"what was read"}
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), OSError(errno.EROFS, "no"), OSError("fails")])
+def test_where_nothing_may_be_written_a_file_stays_and_the_reader_goes_on(store, monkeypatch, caplog, error):
     store.write(store.trial_file("a"), b"content")
-    Immovable(store, monkeypatch, FAILED)
-    store.set_aside(store.trial_file("a"), "is damaged")
+    refusing = Refusing(monkeypatch, 1000, error)
+    monkeypatch.setattr(store_module, "PATIENCE", 0.2)
+    monkeypatch.setattr(Store, "remove_file", lambda self, path: refusing.write(path, b""))
+    store.set_aside(store.trial_file("a"), b"content", "is damaged")
     assert store.read(store.trial_file("a")) == b"content"
-    assert "It cannot be set aside (setting" in caplog.text
-
-
-@pytest.mark.parametrize("error", [GONE, FileNotFoundError(errno.ENOENT, "gone")])
-def test_a_file_that_another_process_has_set_aside_is_no_trouble(store, monkeypatch, caplog, error):
-    immovable = Immovable(store, monkeypatch, error)
-    store.set_aside(store.trial_file("a"), "is damaged")
-    assert immovable.asked == 1
-    assert caplog.records == []
+    assert f"{store.trial_file('a')} is damaged. It cannot be set aside" in caplog.text
+    assert (refusing.asked == 2) == (error.errno is not None), "once each, where waiting does not mend it"

@@ -24,7 +24,7 @@ def draws(seed: int, kind: str = "named") -> dict[str, list[float]]:
     return {name: values.tolist() for name, values in numbers.items()}
 
 
-@pytest.mark.parametrize("kind", ["named", "single"])
+@pytest.mark.parametrize("kind", ["named", "single", "order_apart"])
 def test_a_seed_gives_the_same_streams_again(kind):
     assert draws(3, kind) == draws(3, kind)
 
@@ -61,8 +61,9 @@ def test_a_single_stream_is_moved_by_whoever_draws():
     assert not torch.equal(moved, whole[:6])
 
 
-def test_a_single_stream_starts_as_the_authors_seed_does():
-    streams = Streams(3, kind="single", device=tiny.CPU)
+@pytest.mark.parametrize("kind", ["single", "order_apart"])
+def test_a_single_stream_starts_as_the_authors_seed_does(kind):
+    streams = Streams(3, kind=kind, device=tiny.CPU)
     with streams.initialising():
         first = torch.rand(4)
     with streams.training():
@@ -84,7 +85,7 @@ def test_streams_go_on_between_epochs_where_they_stopped():
         assert torch.equal(torch.rand(4), second)
 
 
-@pytest.mark.parametrize("kind", ["named", "single"])
+@pytest.mark.parametrize("kind", ["named", "single", "order_apart"])
 def test_a_state_puts_every_stream_back(kind):
     streams = Streams(3, kind=kind, device=tiny.CPU)
 
@@ -112,7 +113,7 @@ def test_noise_of_an_evaluation_is_the_same_every_time():
 
 
 @pytest.mark.usefixtures("global_stream_is_untouched")
-@pytest.mark.parametrize("kind", ["named", "single"])
+@pytest.mark.parametrize("kind", ["named", "single", "order_apart"])
 def test_the_callers_stream_is_untouched_by_streams_even_by_an_error(kind):
     streams = Streams(3, kind=kind, device=tiny.CPU)
     for context in (streams.initialising, streams.training):
@@ -125,7 +126,7 @@ def test_the_callers_stream_is_untouched_by_streams_even_by_an_error(kind):
 
 
 @pytest.mark.usefixtures("global_stream_is_untouched")
-@pytest.mark.parametrize("kind", ["named", "single"])
+@pytest.mark.parametrize("kind", ["named", "single", "order_apart"])
 def test_a_run_leaves_the_callers_stream_alone(kind):
     tiny.run(tiny.trial(random_streams=kind, epochs=1))
 

@@ -59,13 +59,15 @@ def test_the_papers_sources():
 
 
 def test_every_embedded_task_makes_trials_and_other_names_are_listed():
-    assert task_names() == ["cifar10", "cifar100", "digits", "imdb"]
+    assert task_names() == ["cifar10", "cifar100", "digits", "hidden-digits", "imdb", "planted-reviews"]
     for name in task_names():
         task = load_task(name)
         assert task.name == name
         for model in (task.teacher, *task.students):
             assert task.trial("re", model, seed=1).task_digest == task.digest
-    with pytest.raises(ValueError, match=r"no task 'mnist'.*cifar10, cifar100, digits, imdb.*\.toml"):
+    with pytest.raises(
+        ValueError, match=r"no task 'mnist'.*cifar10, cifar100, digits, hidden-digits, imdb, planted-reviews.*\.toml"
+    ):
         load_task("mnist")
 
 
@@ -132,3 +134,21 @@ def test_the_digest_is_of_data_and_not_of_training(tmp_path):
     assert replace(model, defaults={}, name="x").digest == model.digest
     assert replace(model, revision="abc").digest != model.digest
     assert replace(model, source=None, config={"model_type": "bert"}).digest != model.digest
+
+
+def test_images_that_are_known_to_be_larger_than_a_models_make_another_trial(image_task):
+    task = load_task(image_task)  # its models read 32 x 32 pixels
+    for size in (None, 16, 32):
+        trial = replace(task, image_size=size).trial("re", "vit-tiny", seed=1)
+        assert trial.downscaling is None
+        assert trial.digest == replace(trial, downscaling=None).digest
+    larger = replace(task, image_size=64)
+    assert larger.trial("re", "vit-tiny", seed=1).downscaling == "antialiased"
+    config = {"model_type": "vit", "image_size": [64, 48]}
+    models = {"vit-tiny": replace(task.models["vit-tiny"], source=None, config=config)}
+    assert replace(larger, models=models).trial("re", "vit-tiny", seed=1).downscaling == "antialiased"
+    assert replace(larger, models=models, image_size=48).trial("re", "vit-tiny", seed=1).downscaling is None
+    assert load_task("cifar10").trial("re", "vit-tiny", seed=1).downscaling is None  # of the hub
+    assert task.trial("re", "vit-tiny", seed=1, downscaling="antialiased").downscaling == "antialiased"
+    with pytest.raises(ValueError, match="downscaling is one of antialiased, got 'plain'"):
+        task.trial("re", "vit-tiny", seed=1, downscaling="plain")

@@ -20,7 +20,7 @@ from rekd.method.equations import (
 from rekd.method.samples import batches
 from rekd.method.teacher import Targets, Teacher, compute_targets, selection_difference
 from rekd.store.ledger import Ledger, Outcome
-from rekd.store.saved_model import Weights
+from rekd.store.saved_model import Weights, is_saved, saved_sha256
 
 FAMILIES = ("vit", "bert")
 
@@ -81,9 +81,7 @@ def test_a_selection_difference_decides_as_the_logits_do():
 def test_targets_do_not_depend_on_the_mode_that_the_teacher_was_left_in(image_teacher):
     arrays = tiny.images().arrays
     image_teacher.model.train()
-    again = compute_targets(
-        image_teacher.model, arrays, teacher_digest="teacher", data_fingerprint="toy", device=tiny.CPU
-    )
+    again = compute_targets(image_teacher.model, arrays, tiny.ASKED, device=tiny.CPU)
     assert np.array_equal(again.logits, image_teacher.targets.logits)  # with dropout they would differ
     assert not image_teacher.model.training
 
@@ -95,8 +93,7 @@ def test_a_classifier_cannot_teach():
         compute_targets(
             tiny.build("vit", "cls"),
             tiny.images(4).arrays,
-            teacher_digest="x",
-            data_fingerprint="y",
+            replace(tiny.ASKED, teacher_digest="x"),
             device=tiny.CPU,
         )
 
@@ -111,41 +108,62 @@ def test_batches_are_all_samples_in_order():
 # --- In a store -----------------------------------------------------------------------------------------------------
 
 
-def test_stored_targets_are_the_same_and_known_by_teacher_and_data(store, image_teacher):
+OTHERS = [
+    replace(tiny.ASKED, teacher_digest="another"),
+    replace(tiny.ASKED, teacher_sha256="another"),
+    replace(tiny.ASKED, data_fingerprint="another"),
+    replace(tiny.ASKED, view_epoch=1),
+]
+"""Each asks another teacher, the teacher as it was trained anew, or about other samples or views."""
+
+
+def test_stored_targets_are_the_same_and_known_by_teacher_weights_and_data(store, image_teacher):
     targets = image_teacher.targets
     targets.save(store)
-    loaded = Targets.load(store, teacher_digest="teacher", data_fingerprint="toy")
+    loaded = Targets.load(store, tiny.ASKED)
     assert np.array_equal(loaded.selection_difference, targets.selection_difference)
     assert np.array_equal(loaded.logits, targets.logits)
-    assert Targets.load(store, teacher_digest="another", data_fingerprint="toy") is None
-    assert Targets.load(store, teacher_digest="teacher", data_fingerprint="another") is None
+    assert all(Targets.load(store, asked) is None for asked in OTHERS)
 
 
 def test_damaged_targets_are_set_aside_and_count_as_none(store, image_teacher, caplog):
     image_teacher.targets.save(store)
-    path = Path(store.targets_file(image_teacher.targets.fingerprint))
+    path = Path(tiny.ASKED.file_in(store))
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
     with caplog.at_level(logging.WARNING):
-        assert Targets.load(store, teacher_digest="teacher", data_fingerprint="toy") is None
+        assert Targets.load(store, tiny.ASKED) is None
     assert "is damaged" in caplog.text
     assert len(store.names_in(store.set_aside_folder)) == 1
 
 
 def test_targets_of_another_teacher_or_other_data_are_refused(store, image_teacher):
     targets = image_teacher.targets
-    targets.check(teacher_digest="teacher", data_fingerprint="toy")
-    with pytest.raises(ValueError, match="targets belong to the teacher teacher, the trial needs another"):
-        targets.check(teacher_digest="another", data_fingerprint="toy")
-    with pytest.raises(ValueError, match="targets belong to the data toy, the trial needs another"):
-        targets.check(teacher_digest="teacher", data_fingerprint="another")
+    targets.check(tiny.ASKED)
+    for asked, what in zip(OTHERS, ("teacher", "saved model", "data", "epoch of views"), strict=True):
+        with pytest.raises(ValueError, match=f"targets belong to the {what} .*, the trial needs (another|1)"):
+            targets.check(asked)
 
-    replace(targets, data_fingerprint="another").save(store)  # a file under a name that is not its own
-    wrong = Path(store.targets_file(replace(targets, data_fingerprint="another").fingerprint))
-    wrong.rename(store.targets_file(targets.fingerprint))
+    other = OTHERS[2]
+    replace(targets, asked=other).save(store)  # a file under a name that is not its own
+    Path(other.file_in(store)).rename(tiny.ASKED.file_in(store))
     with pytest.raises(ValueError, match="targets belong to the data another"):
-        Targets.load(store, teacher_digest="teacher", data_fingerprint="toy")
+        Targets.load(store, tiny.ASKED)
+
+
+def test_withdrawing_a_teachers_row_withdraws_its_targets(store, image_teacher):
+    trial = tiny.trial("re")
+    mine = replace(tiny.ASKED, teacher_digest=trial.digest)
+    for asked in (mine, replace(mine, view_epoch=1), tiny.ASKED):
+        replace(image_teacher.targets, asked=asked).save(store)
+    Ledger(store).write(trial, Outcome(status="ok"))
+    Ledger(store).withdraw(trial.digest, "its model is gone")
+    assert [Targets.load(store, asked) is None for asked in (mine, replace(mine, view_epoch=1), tiny.ASKED)] == [
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.fixture
@@ -168,29 +186,31 @@ def test_a_stored_model_is_read_as_it_was_saved(store, image_teacher, stored_tea
 
 @pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_damaged_model_is_set_aside_and_its_trial_runs_again(store, stored_teacher, caplog, name, how):
+def test_a_damaged_model_is_set_aside_and_its_row_stays(store, stored_teacher, caplog, name, how):
     path = Path(store.model_folder(stored_teacher)) / name
     content = damaged(path.read_bytes(), how)
     path.write_bytes(content)
     with pytest.raises(
-        ValueError, match=rf"(?s)^The trial {stored_teacher} has a damaged checkpoint \(.*command again"
+        ValueError, match=rf"(?s)^The trial {stored_teacher} has a damaged saved model \(.*command again"
     ):
         Weights.load(store, stored_teacher)
-    assert Ledger(store).done() == set()
+    assert Ledger(store).done() == {stored_teacher}
+    assert not is_saved(store, stored_teacher)
     moved = {file[9:]: f"{store.set_aside_folder}/{file}" for file in store.names_in(store.set_aside_folder)}
     assert set(moved) == {"model.safetensors", "config.json"}
     assert store.read(moved[name]) == content
-    assert all("is of no use: the trial has a damaged checkpoint" in record.message for record in caplog.records)
+    assert all("is of no use: the trial has a damaged saved model" in record.message for record in caplog.records)
 
-    with pytest.raises(ValueError, match=f"^The trial {stored_teacher} has no checkpoint.*command again"):
+    with pytest.raises(ValueError, match=f"^The trial {stored_teacher} has no saved model.*command again"):
         Weights.load(store, stored_teacher)
 
 
-def test_a_trial_whose_model_is_gone_runs_again(store, stored_teacher):
+def test_a_trial_whose_model_is_gone_keeps_its_row(store, stored_teacher):
     (Path(store.model_folder(stored_teacher)) / "config.json").unlink()
-    with pytest.raises(ValueError, match="has no checkpoint"):
+    with pytest.raises(ValueError, match="has no saved model"):
         Weights.load(store, stored_teacher)
-    assert Ledger(store).done() == set()
+    assert Ledger(store).done() == {stored_teacher}
+    assert not is_saved(store, stored_teacher)
     # It may be on its way there: the trial may be running again.
     assert "model.safetensors" in store.names_in(store.model_folder(stored_teacher))
 
@@ -199,7 +219,9 @@ def test_a_model_that_was_saved_without_a_checksum_is_read(store, stored_teacher
     file = Path(store.model_folder(stored_teacher)) / "config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps({name: value for name, value in config.items() if name != "sha256"}))
-    assert Weights.load(store, stored_teacher).arrays
+    weights = Weights.load(store, stored_teacher)
+    assert weights.arrays
+    assert weights.sha256 == saved_sha256(store, stored_teacher) == config["sha256"]
 
 
 # --- In a training step ---------------------------------------------------------------------------------------------
@@ -230,6 +252,21 @@ def test_a_teacher_of_augmented_views_sees_the_view_and_not_the_original(image_t
     assert torch.equal(selection_logits, live.selection_logits)
     assert torch.equal(logits, live.logits)
     assert not torch.allclose(logits, torch.from_numpy(image_teacher.targets.logits)[rows])
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+def test_a_live_teacher_has_no_dropout(image_teacher, augmented):
+    """Whoever had its model before may have left it in training mode."""
+    rows = torch.arange(32)
+    inputs, mask = batch_of("vit", rows), torch.ones(32, 16)
+    options = {"student_mask": True, "augmented": augmented, "device": tiny.CPU}
+    model = tiny.build("vit", num_classes=2, seed=7)
+    expected = [model.generator(inputs), model.predictor(inputs, mask)]
+    assert not torch.allclose(model.train().predictor(inputs, mask), expected[1])
+    said = Teacher(image_teacher.targets, model=model, **options)(rows, inputs, mask)
+    if augmented:
+        torch.testing.assert_close(said[0], expected[0])
+    torch.testing.assert_close(said[1], expected[1])
 
 
 def test_what_a_teacher_says_carries_no_gradient(image_teacher):

@@ -57,7 +57,7 @@ def test_a_run_stopped_after_any_epoch_ends_as_one_that_was_not(objective, stop_
     assert [record["attempt"] for record in resumed.records] == [1] * stop_after + [2] * (3 - stop_after)
 
 
-@pytest.mark.parametrize("kind", ["named", "single"])
+@pytest.mark.parametrize("kind", ["named", "single", "order_apart"])
 @pytest.mark.parametrize("augmentation", ["none", "crop_flip", "crop_flip_seeded"])
 def test_resuming_puts_back_every_stream_and_the_optimizer(kind, augmentation, store):
     trial = tiny.trial(random_streams=kind, augmentation=augmentation, weight_decay=0.01)
@@ -87,6 +87,51 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_changes_nothing(damage, store, 
     assert resumed.numbers == whole.numbers
     assert tiny.same_tensors(resumed.weights, whole.weights)
     assert [record["attempt"] for record in resumed.records] == [1, 2, 2]
+
+
+def without(name):
+    return lambda tensors, state: tensors.pop(name)
+
+
+MISFITS = {
+    "it lacks model.": lambda tensors, state: tensors.pop(min(name for name in tensors if name.startswith("model."))),
+    "it lacks best.": lambda tensors, state: tensors.pop(min(name for name in tensors if name.startswith("best."))),
+    "it lacks optimizer.0.exp_avg": without("optimizer.0.exp_avg"),
+    "it lacks stream.global.cpu": without("stream.global.cpu"),
+    "it has model.other": lambda tensors, state: tensors.update({"model.other": torch.zeros(2)}),
+    "it has optimizer.9999.step": lambda tensors, state: tensors.update({"optimizer.9999.step": torch.zeros(())}),
+    "it has stream.global.cuda": lambda tensors, state: tensors.update(
+        {"stream.global.cuda": torch.zeros(16, dtype=torch.uint8)}
+    ),
+    "stream.student_noise is uint8 [16]": lambda tensors, state: tensors.update(
+        {"stream.student_noise": torch.zeros(16, dtype=torch.uint8)}
+    ),
+    "optimizer.0.exp_avg is float32 [1]": lambda tensors, state: tensors.update(
+        {"optimizer.0.exp_avg": torch.zeros(1)}
+    ),
+    "its state lacks step": lambda tensors, state: state.pop("step"),
+    "its state has other": lambda tensors, state: state.update(other=1),
+}
+
+
+@pytest.mark.parametrize("why", MISFITS)
+def test_a_checkpoint_that_does_not_fit_is_set_aside_and_the_run_begins_anew(why, store, caplog):
+    trial = tiny.trial(epochs=2)
+    whole, checkpoints = tiny.run(trial), Checkpoints(store, trial.digest)
+    tiny.run(trial, checkpoints=checkpoints, stop_after=1)
+    newest = checkpoints.latest()
+    assert newest is not None
+    tensors, state = newest
+    MISFITS[why](tensors, state)
+    checkpoints.save(1, tensors, state)
+
+    with caplog.at_level(logging.WARNING):
+        again = tiny.run(trial, checkpoints=checkpoints)
+    assert f"does not fit ({why}" in caplog.text
+    assert len(store.names_in(store.set_aside_folder)) == 1
+    assert [record["attempt"] for record in again.records] == [1, 1]
+    assert again.numbers == whole.numbers
+    assert tiny.same_tensors(again.weights, whole.weights)
 
 
 def test_a_run_beside_others_is_the_same_run(image_teacher):
@@ -202,6 +247,28 @@ def test_the_temperature_falls_over_the_whole_run():
     assert tiny.run(tiny.trial("cls", epochs=1)).records[0]["temperature"] is None
 
 
+def test_a_last_smaller_batch_is_a_step_of_the_temperatures_fall():
+    """99 samples are three batches of 32 and one of 3: K of Eq. 10 is 4 an epoch."""
+    run = tiny.run(tiny.trial(epochs=2), pool=tiny.images(132))
+    assert [record["step"] for record in run.records] == [4, 8]
+    expected = [5.0 * math.exp(-math.log(5.0 / 0.1) * step / 8) for step in (3, 7)]
+    assert [record["temperature"] for record in run.records] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("family", ["vit", "bert"])
+def test_weights_decay_beside_the_gradient(family):
+    """AdamW's first step without decay, less a share of each weight: the decay is no part of the gradient."""
+    trial = tiny.trial(model=family, epochs=1, batch_size=96, weight_decay=0.0)
+    start = tiny.model_for(trial, Streams(trial.seed, device=tiny.CPU)).state_dict()
+    plain, decayed = (tiny.run(each).weights for each in (trial, replace(trial, weight_decay=0.5)))
+    trained = [name for name, value in start.items() if not torch.equal(value, plain[name])]
+    assert len(trained) > 30
+    for name in trained:
+        torch.testing.assert_close(decayed[name], plain[name] - 1e-3 * 0.5 * start[name], rtol=0, atol=2e-7)
+    largest = max(start[name].abs().max().item() for name in trained)
+    assert 1e-3 * 0.5 * largest > 2e-5
+
+
 def test_a_teacher_goes_with_rekd_and_with_nothing_else(image_teacher):
     with pytest.raises(ValueError, match="A teacher is needed by objective 'rekd' and by no other, got 'rekd'"):
         tiny.run(tiny.trial("rekd"))
@@ -214,7 +281,7 @@ def test_a_teacher_goes_with_rekd_and_with_nothing_else(image_teacher):
 
 @pytest.mark.usefixtures("global_stream_is_untouched")
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("mask", ["argmax", "sampled"])
+@pytest.mark.parametrize("mask", ["argmax", "sampled", "sampled_everywhere"])
 def test_evaluate_leaves_everything_as_it_was(mask, training):
     model = tiny.build("vit").train(training)
     trial = tiny.trial(evaluation_mask=mask)
@@ -302,10 +369,10 @@ def test_evaluate_has_the_loss_of_training_on_the_same_masks(family, objective, 
 # --- The best epoch -------------------------------------------------------------------------------------------------
 
 
-def best_of(losses: list[float], rule: str) -> int:
+def best_of(losses: list[float], rule: str, objective: str = "re") -> int:
     best, epoch = None, 0
     for number, loss in enumerate(losses, 1):
-        if is_better(loss, best, rule=rule):
+        if is_better(loss, best, rule=rule, objective=objective):
             best, epoch = loss, number
     return epoch
 
@@ -315,9 +382,13 @@ def test_best_epoch_rules():
     assert best_of(losses, "lowest") == 3  # unrounded, the earliest of two
     assert best_of(losses, "rounded_latest") == 5  # 0.500 to three decimals, the latest of four
     assert best_of([0.5, 0.5006], "rounded_latest") == 1  # 0.501 is worse
+    for objective in ("re", "rekd"):
+        assert best_of(losses, "logged_latest", objective) == 5
+    assert best_of(losses, "logged_latest", "cls") == 4  # unrounded, the latest of two
+    assert best_of(losses, "rounded_latest", "cls") == 5  # 0.1.0
 
 
-@pytest.mark.parametrize("rule", ["lowest", "rounded_latest"])
+@pytest.mark.parametrize("rule", ["lowest", "rounded_latest", "logged_latest"])
 def test_the_best_version_is_the_one_that_is_returned(rule):
     trial = tiny.trial(epochs=5, learning_rate=0.02, best_epoch_rule=rule)
     run = tiny.run(trial)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rekd.trial import FIDELITY, RE_FIELDS, REKD_FIELDS, Trial, canonical_json, digest_of
+from rekd.trial import FIDELITY, PRESETS, RE_FIELDS, REKD_FIELDS, Trial, canonical_json, digest_of
 
 BASE = {"task": "toy", "task_digest": "a", "model": "vit", "model_digest": "b", "seed": 2026, "epochs": 3}
 RE = {
@@ -51,14 +51,13 @@ def test_digests_are_equal_exactly_where_fields_are(left, right):
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Trial)])
 def test_every_field_is_part_of_the_digest(name):
-    others = {"teacher_sees": "student_mask", "objective": None, "precision": "bfloat16"}
-    if name in FIDELITY["authors"]:
-        other = FIDELITY["authors"][name]
+    others = {"objective": None, "precision": "bfloat16", "downscaling": "antialiased", **FIDELITY["authors"]}
+    if name in others:
+        other = others[name]
     elif isinstance(value := getattr(REKD_TRIAL, name), str):
         other = value + "x"
     else:
         other = (value + 1) / 2 if isinstance(value, float) else value + 1
-    other = others.get(name, other)
     variant = CLS_TRIAL if name == "objective" else replace(REKD_TRIAL, **{name: other})
     assert variant.digest != REKD_TRIAL.digest
     assert replace(variant, **asdict(REKD_TRIAL)).digest == REKD_TRIAL.digest
@@ -161,6 +160,9 @@ def test_p_target_given_in_percent_is_refused_with_the_fraction_to_write():
         ("seed", 1.5, "seed is of type int, got 1.5 of type float"),
         ("seed", True, "seed is of type int, got True of type bool"),
         ("seed", "2026", "seed is of type int, got '2026' of type str"),
+        ("seed", 2**63, f"seed is a whole number that 64 bits hold, below {2**63}, got {2**63}"),
+        ("epochs", 2**64, f"epochs is a whole number that 64 bits hold, below {2**63}, got {2**64}"),
+        ("task", "a\udcff", "task is text that UTF-8 can hold, got "),
         ("epochs", 0, "epochs is 1 or more, got 0"),
         ("batch_size", 0, "batch_size is 1 or more"),
         ("learning_rate", 0, "learning_rate is above 0, got 0"),
@@ -186,7 +188,15 @@ def test_what_is_out_of_range_is_refused(field, value, message):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("dropout", 0), ("alpha", 0), ("alpha", 1), ("lambda_select", 0), ("seed", 0), ("temperature_initial", 0.1)],
+    [
+        ("dropout", 0),
+        ("alpha", 0),
+        ("alpha", 1),
+        ("lambda_select", 0),
+        ("seed", 0),
+        ("seed", 2**63 - 1),
+        ("temperature_initial", 0.1),
+    ],
 )
 def test_the_ends_of_a_closed_range_are_in_it(field, value):
     assert getattr(replace(REKD_TRIAL, **{field: value}), field) == value
@@ -220,6 +230,9 @@ def test_fidelity_is_a_preset_only_where_all_of_it_holds():
     for name, value in FIDELITY["paper"].items():
         assert replace(authors, **{name: value}).fidelity == "mixed"
         assert FIDELITY["authors"][name] != value
+    assert all(preset.keys() == FIDELITY["paper"].keys() for preset in PRESETS.values())
+    for name, preset in PRESETS.items():
+        assert replace(RE_TRIAL, **preset).fidelity == name
 
 
 def test_a_trial_reads_as_what_tells_it_apart():

@@ -1,14 +1,20 @@
 """How Ray Tune is driven: every slot works, what was taken over ends, and what Tune does not say is noticed."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 import rekd.running.tune as tune_module
 from benchmarks.sweep import DURATION, measured, ours, trials
-from rekd.running.tune import _GivenOut, _InTurn, _Reporter
+from rekd.running.object_store import _check_models
+from rekd.running.tune import _check, _GivenOut, _InTurn, _Reporter
+from rekd.tasks.commits import as_text
+from rekd.tasks.data import load_data
+from rekd.tasks.task import load_task
 
 
 def test_every_slot_works_though_trials_are_shorter_than_the_start_of_a_process(monkeypatch):
@@ -24,12 +30,41 @@ def test_a_trial_that_another_sweep_has_taken_over_ends_at_its_next_epoch(taken_
     assert _InTurn(_GivenOut(conductor)).on_trial_result(None, SimpleNamespace(trial_id="1"), {"epoch": 3}) == decision
 
 
+def test_what_is_to_be_known_of_the_data_is_said_before_a_trial_starts(text_task, tmp_path):
+    task = load_task(text_task)
+    said = []
+    asked = []
+
+    def pinned(task, models):
+        asked.append(models)
+        return replace(task, commit="b" * 40)
+
+    checked = SimpleNamespace(
+        pinned=pinned,
+        check=lambda task, trials: _check_models._function(str(tmp_path), task, load_data(task), trials),
+    )
+    of_before = as_text({f"dataset {task.dataset} (main)": "a" * 40})
+    agenda = SimpleNamespace(
+        kinds=lambda: [task.trial("re", "bert-mini", seed=1), task.trial("re", "bert-small", seed=1)],
+        results=pd.DataFrame({"commits": [of_before, None]}),
+    )
+    tasks = {task.name: task}
+    _check(agenda, tasks, checked, SimpleNamespace(say=said.append))
+    assert asked == [["bert-mini", "bert-small"]]
+    assert tasks[task.name].commit == "b" * 40, "it is the one that is run"
+    assert len(said) == 3
+    assert "is at commit bbbbbbbbbbbb, and was at aaaaaaaaaaaa in 1 trials of this store" in said[1]
+    assert "1 of what" in said[2]
+    assert "is not read: split 'unsupervised'." in said[2]
+
+
 class OneTrial:
     """A conductor with one trial, that runs."""
 
     def __init__(self) -> None:
         self.live = {"1": trials(1)[0]}
         self.claims = SimpleNamespace(check=lambda: None)
+        self.look_at_limit = lambda: None
         self.errors: list[bool] = []
         self.is_over = False
 

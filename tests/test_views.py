@@ -39,14 +39,7 @@ def test_views_of_an_epoch_are_the_same_in_every_run_and_others_in_the_next():
 
 def seeded_targets(teacher: tiny.MadeTeacher, num_epochs: int):
     return [
-        compute_targets(
-            teacher.model,
-            tiny.images().arrays,
-            teacher_digest="teacher",
-            data_fingerprint=tiny.POOL_FINGERPRINT,
-            device=tiny.CPU,
-            view_epoch=epoch,
-        )
+        compute_targets(teacher.model, tiny.images().arrays, replace(tiny.ASKED, view_epoch=epoch), device=tiny.CPU)
         for epoch in range(1, num_epochs + 1)
     ]
 
@@ -74,6 +67,6 @@ def test_all_runs_see_the_same_views_and_their_seeds_still_differ(image_teacher)
 
 def test_targets_of_one_epochs_views_do_not_pass_for_anothers(store, image_teacher):
     first, second = seeded_targets(image_teacher, 2)
-    assert len({first.fingerprint, second.fingerprint, image_teacher.targets.fingerprint}) == 3
+    assert len({targets.asked.fingerprint for targets in (first, second, image_teacher.targets)}) == 3
     with pytest.raises(ValueError, match="targets belong to the epoch of views 1, the trial needs 2"):
-        first.check(teacher_digest="teacher", data_fingerprint=tiny.POOL_FINGERPRINT, view_epoch=2)
+        first.check(second.asked)

@@ -12,7 +12,7 @@ from rekd.method.losses import Learner
 from rekd.method.models import RationaleModel
 from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
-from rekd.method.teacher import Targets, Teacher, compute_targets
+from rekd.method.teacher import Asked, Targets, Teacher, compute_targets
 from rekd.method.train import TrainResult, train
 from rekd.tasks.data import Split
 from rekd.trial import FIDELITY, Trial
@@ -29,6 +29,8 @@ _IMAGE = {"image_size": 4, "patch_size": 1, "num_channels": 1, **_SHAPE}
 CONFIGS: dict[str, dict[str, Any]] = {
     "vit": {"model_type": "vit", **_IMAGE},
     "deit": {"model_type": "deit", **_IMAGE},
+    # Its layers' width follows from mlp_ratio; what the library begins a layer's scale with is 1.
+    "dinov2": {"model_type": "dinov2", **_IMAGE, "mlp_ratio": 2},
     "bert": {"model_type": "bert", "max_position_embeddings": MAX_LENGTH, **_TEXT},
     # Its positions start after the padding index.
     "roberta": {"model_type": "roberta", "max_position_embeddings": MAX_LENGTH + 2, "pad_token_id": 1, **_TEXT},
@@ -43,6 +45,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     # Its embeddings are narrower than its layers, as ELECTRA's usually are.
     "electra": {"model_type": "electra", "embedding_size": 8, "max_position_embeddings": MAX_LENGTH, **_TEXT},
+    # Its layers share their weights.
+    "albert": {"model_type": "albert", "embedding_size": 8, "max_position_embeddings": MAX_LENGTH, **_TEXT},
+    # Every third layer sees the whole text, the others a window: here of one token to each side.
+    "modernbert": {
+        "model_type": "modernbert",
+        "max_position_embeddings": MAX_LENGTH,
+        "local_attention": 2,
+        "pad_token_id": 0,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        **_TEXT,
+    },
 }
 """A configuration a family: 2 layers, 16 wide; images of 4 x 4 pixels, one a feature; texts of up to 12 tokens."""
 
@@ -50,7 +66,8 @@ FAMILIES = tuple(CONFIGS)
 IMAGE_FAMILIES = tuple(family for family in FAMILIES if BACKBONES[family].kind == "image")
 TEXT_FAMILIES = tuple(family for family in FAMILIES if BACKBONES[family].kind == "text")
 
-POOL_FINGERPRINT = "toy"
+ASKED = Asked(teacher_digest="teacher", teacher_sha256="weights", data_fingerprint="toy")
+"""What a teacher of a toy problem is asked."""
 
 
 def build(
@@ -59,6 +76,7 @@ def build(
     *,
     seed: int = 0,
     heads: str = "linear",
+    predictor_reads: str = "pooler",
     num_classes: int = 3,
     **config: Any,
 ) -> RationaleModel:
@@ -70,6 +88,7 @@ def build(
             num_classes=num_classes,
             dropout=0.1,
             heads=heads,
+            predictor_reads=predictor_reads,
             config={**CONFIGS[family], "initializer_range": 0.3, **config},
         )
     return model.eval()
@@ -145,6 +164,9 @@ def model_for(trial: Trial, streams: Streams) -> RationaleModel:
             num_classes=2,
             dropout=trial.dropout,
             heads=trial.heads,
+            predictor_reads=trial.predictor_reads,
+            head_initialisation=trial.head_initialisation,
+            image_statistics=trial.image_statistics,
             config=CONFIGS[trial.model],
         )
 
@@ -228,13 +250,7 @@ class MadeTeacher:
 def made_teacher(family: str) -> MadeTeacher:
     """An RE model of two classes with opinions of its own: it selects other features of other samples."""
     model = build(family, num_classes=2, seed=7).requires_grad_(False)
-    targets = compute_targets(
-        model,
-        SAMPLES[family]().arrays,
-        teacher_digest="teacher",
-        data_fingerprint=POOL_FINGERPRINT,
-        device=CPU,
-    )
+    targets = compute_targets(model, SAMPLES[family]().arrays, ASKED, device=CPU)
     return MadeTeacher(model, targets)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import secrets
+import shutil
 import socket
 import stat
 import warnings
@@ -57,7 +58,9 @@ def connect(address: str | None = None, *, local: bool = False, num_cpus: int | 
             pass
         elif address is None:
             _keep_out_others()
-            ray.init("local", num_cpus=num_cpus, _temp_dir=f"{_private_folder()}/ray", **arguments)
+            with _on_loopback():
+                ray.init("local", num_cpus=num_cpus, _temp_dir=f"{_private_folder()}/ray", **arguments)
+            _sessions.append(_session_folder())
         else:
             arguments.pop("include_dashboard")
             try:
@@ -84,6 +87,32 @@ def connect(address: str | None = None, *, local: bool = False, num_cpus: int | 
     cpus, gpus = (max(there.get(name, 0), float(os.environ.get(variable, 0))) for name, variable in MOST.items())
     where = f"the cluster at {address}" if address else "this machine"
     return Cluster(description=f"{where}: {cpus:.0f} CPUs, {gpus:.0f} GPUs", num_cpus=cpus, num_gpus=gpus)
+
+
+_sessions: list[Path] = []
+"""Folders of the Ray that this process has started; empty where it has met one."""
+
+
+def _session_folder() -> Path:
+    """Where the Ray of this process keeps its logs and sockets."""
+    from ray._private.worker import global_worker
+
+    assert global_worker.node is not None
+    return Path(global_worker.node.get_session_dir_path())
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """What Ray starts in the context listens on 127.0.0.1 only. It does so by itself on macOS and Windows, where it takes a
+    machine for alone; here it is told the same. Else all its ports would be open to the network.
+    """
+    from ray._private import ray_constants
+
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _keep_out_others() -> None:
@@ -128,8 +157,23 @@ def this_machine() -> Iterator[Cluster]:
             disconnect()
 
 
+def worker_logs() -> Iterator[tuple[str, bytes]]:
+    """What the trials' processes have printed, by file: of a Ray that this process has started, whose folder goes with it."""
+    for session in _sessions:
+        for file in sorted((session / "logs").glob("worker-*")):
+            if file.stat().st_size:
+                yield file.name, file.read_bytes()
+
+
 def disconnect() -> None:
-    """Leaves the cluster; what was started on this machine is stopped."""
+    """Leaves the cluster; what was started on this machine is stopped, and its folder of logs and sockets removed."""
     import ray
 
     ray.shutdown()
+    while _sessions:
+        session = _sessions.pop()
+        shutil.rmtree(session, ignore_errors=True)
+        latest = session.parent / "session_latest"
+        with contextlib.suppress(OSError):
+            if latest.readlink() == session:
+                latest.unlink()

@@ -16,6 +16,8 @@ from rich.markup import escape
 
 from rekd.cluster.connect import MOST
 from rekd.cluster.launched import ROOT, TOKEN_FILE, Launched, Tunnel
+from rekd.cluster.prices import VARIABLE as PRICES
+from rekd.cluster.prices import handed_over
 from rekd.messages import one_line
 
 NOT_SENT = (".git", ".venv", "results", "tests")
@@ -83,7 +85,8 @@ def hand_over(cluster: Launched, command: Command, say: Callable[[str], None]) -
 
     head = f"The head {escape(cluster.head)}"
     say(f"Running on the cluster of {cluster.file}, head {escape(cluster.head)}.")
-    job = _Job(command, say, {variable: str(cluster.most(resource)) for resource, variable in MOST.items()})
+    environment = {variable: str(cluster.most(resource)) for resource, variable in MOST.items()}
+    job = _Job(command, say, {**environment, PRICES: handed_over(cluster.config)})
     failures = 0
     try:
         while True:

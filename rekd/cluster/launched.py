@@ -77,17 +77,18 @@ class Launched:
         return self.config["provider"]["type"] == "local"
 
     def most(self, resource: str) -> int:
-        """How much of a resource the workers have when all are there that may be; 0 where the file does not say."""
+        """How much of a resource the workers have when all are there that may be; 0 where the file does not say.
+
+        A sweep's trials are alike, so they are on one type of machine; that of which there may be most, as a rule.
+        """
+        limit = self.config.get("max_workers", 0)
         kinds = [
-            (kind["resources"].get(resource, 0), kind.get("max_workers", self.config.get("max_workers", 0)))
+            (min(kind.get("max_workers", limit), limit), kind["resources"].get(resource, 0))
             for name, kind in self.config.get("available_node_types", {}).items()
             if name != self.config.get("head_node_type")
         ]
-        most, left = 0, self.config.get("max_workers", 0)
-        for amount, num_machines in sorted(kinds, reverse=True):
-            most += amount * min(num_machines, left)
-            left -= min(num_machines, left)
-        return most
+        num_machines, amount = max(kinds, default=(0, 0))
+        return num_machines * amount
 
     def ssh(self, command: str, *options: str) -> list[str]:
         """What runs a shell command on the head's machine."""
@@ -103,11 +104,6 @@ class Launched:
         if "ssh_proxy_command" in auth:
             words += _options(f"ProxyCommand={auth['ssh_proxy_command']}")
         return [*words, f"{auth['ssh_user']}@{self.head}" if "ssh_user" in auth else self.head, command]
-
-    def where_ray_is(self, command: str) -> str:
-        """A shell command for the head's machine, so that it runs in Ray's container, where there is one."""
-        container = (self.config.get("docker") or {}).get("container_name")
-        return f"docker exec {shlex.quote(container)} sh -c {shlex.quote(command)}" if container else command
 
     def stop_command(self, submission_id: str) -> str:
         """What a user types to end a job."""
@@ -128,7 +124,7 @@ def launched_from(file: str) -> Launched | None:
     provider = config["provider"]["type"]
     if NOT_SET in json.dumps(config) or (provider == "local" and "head_ip" not in config["provider"]):
         return None
-    if provider == "aws" and not _is_installed("boto3"):
+    if provider == "external" and not _is_installed("boto3"):
         return None  # nor could `ray up` have started it from here
     from ray.autoscaler.sdk import configure_logging, get_head_node_ip
 
@@ -156,10 +152,9 @@ class Tunnel:
         """Raises ConnectionError where SSH does not get there, or there is no token."""
         self.port = free_port()
         forward = ("-L", f"127.0.0.1:{self.port}:127.0.0.1:{DASHBOARD_PORT}", *_options("ExitOnForwardFailure=yes"))
-        token = cluster.where_ray_is(f"cat {TOKEN_FILE}")
         with tempfile.TemporaryFile() as errors:
             self._process = subprocess.Popen(
-                cluster.ssh(f"{token}; echo; exec cat", *forward, *QUIETLY),
+                cluster.ssh(f"cat {TOKEN_FILE}; echo; exec cat", *forward, *QUIETLY),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -263,6 +258,11 @@ def _keep_from_proxies(host: str) -> None:
     hosts = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(dict.fromkeys([*filter(None, hosts), host]))
+
+
+def read_cluster_file(file: str) -> dict[str, Any]:
+    """What a cluster file says, by its path in the working tree. Raises ValueError on a file that cannot be read."""
+    return _config(ROOT / file, file)
 
 
 def _config(path: Path, file: str) -> dict[str, Any]:

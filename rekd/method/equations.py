@@ -50,6 +50,9 @@ def straight_through(soft_selection: Float[Tensor, "batch feature 2"]) -> Float[
     """Eq. 2, M = argmax(S), exactly 0 or 1, with the gradient of S for the "selected" class.
 
     A tie goes to "not selected", the first index, as argmax does.
+
+    >>> straight_through(torch.tensor([[[0.3, 0.7], [0.5, 0.5]]]))
+    tensor([[1., 0.]])
     """
     soft = soft_selection[..., SELECTED]
     hard = (soft_selection.argmax(dim=-1) == SELECTED).to(soft.dtype)
@@ -68,6 +71,12 @@ def selection_loss(
     """Eq. 3, L_select = (sum of M - L * p_target)^2.
 
     Over a batch: the mean of the squares (`per_sample`), or the square of the mean difference (`batch_mean`).
+
+    >>> one_and_three_of_four = torch.tensor([[1.0, 0, 0, 0], [1.0, 1, 1, 0]])
+    >>> selection_loss(one_and_three_of_four, p_target=0.5).item()
+    1.0
+    >>> selection_loss(one_and_three_of_four, p_target=0.5, form="batch_mean").item()
+    0.0
     """
     num_features = mask.shape[-1]
     difference = mask.sum(dim=-1) - num_features * p_target
@@ -127,15 +136,22 @@ def distillation_loss(
 def temperature_at(step: int, *, num_steps: int, initial: float, final: float, every: int = 1) -> float:
     """Eq. 10, tau_k = tau_0 * exp(-gamma * k) with gamma = ln(tau_0 / tau_K) / K.
 
-    `step` is k, from 0; `num_steps` is K, all steps of the run. It changes every `every` steps (Section 3.3) and never
-    falls below `final`.
+    `step` is k; `num_steps` is K, all steps of the run. It changes every `every` steps (Section 3.3) and never falls
+    below `final`.
+
+    >>> [round(temperature_at(step, num_steps=400, initial=5.0, final=0.1, every=100), 3) for step in (0, 99, 100, 400)]
+    [5.0, 5.0, 1.88, 0.1]
     """
     decay = math.log(initial / final) / num_steps
     return max(final, initial * math.exp(-decay * (step - step % every)))
 
 
 def rekd_loss(re_loss: Float[Tensor, ""], distillation_loss: Float[Tensor, ""], *, alpha: float) -> Float[Tensor, ""]:
-    """Eq. 11, L_REKD = alpha * L_RE + (1 - alpha) * L_KD."""
+    """Eq. 11, L_REKD = alpha * L_RE + (1 - alpha) * L_KD.
+
+    >>> rekd_loss(torch.tensor(2.0), torch.tensor(4.0), alpha=0.25).item()
+    3.5
+    """
     return alpha * re_loss + (1 - alpha) * distillation_loss
 
 

@@ -7,18 +7,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from rekd.messages import one_line
-from rekd.method.backbones import ViTBackbone
+from rekd.messages import one_line, shown
 from rekd.method.models import Prediction, RationaleModel, saved_config
+from rekd.method.streams import evaluation_noise
 from rekd.tasks.hub import quiet
+from rekd.tasks.images import opened, pixels_of
+from rekd.tasks.spans import read_text
+from rekd.tasks.texts import read_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Word:
-    """A whole word of a text, and where it stands there."""
+    """A word of a text, and where it stands there; in scripts without spaces a token."""
 
     text: str
     start: int
@@ -43,6 +45,8 @@ class Explanation:
     """Share of all positions that is selected."""
     words: tuple[Word, ...] | None = None
     """Of a text, in order."""
+    read: tuple[int, int] | None = None
+    """Of a text: the first character that was read and the one after the last, which is not its end if it was too long."""
     patches: np.ndarray | None = None
     """Of an image: bool, "row column", True where the patch is selected."""
 
@@ -62,6 +66,9 @@ class Explainer:
             )
         self.shapes: dict[str, list[int]] = details["inputs"]
         self.class_names: Sequence[str] | None = details.get("class_names")
+        trial = details.get("trial", {})
+        self.is_sampled = trial.get("evaluation_mask") == "sampled_everywhere"
+        self.seed: int = trial.get("seed", 0)
         self.tokenizer: Any = None
         if self.model.kind == "text":
             self.tokenizer = _tokenizer(folder)
@@ -69,53 +76,51 @@ class Explainer:
     def __call__(self, inputs: Sequence[str]) -> list[Explanation]:
         """One explanation an input: texts for a text model, paths of image files for an image model.
 
-        Raises ValueError on an empty text and on a file that is not an image.
+        Raises ValueError on a text that is empty or no UTF-8, and on a file that is no image of 8 bits.
         """
         return [self._text(one) if self.model.kind == "text" else self._image(one) for one in inputs]
 
     def _text(self, text: str) -> Explanation:
         if not text.strip():
             raise ValueError("An input is an empty text, from which nothing can be selected.")
-        length = self.shapes["input_ids"][0]
-        encoded = self.tokenizer(
-            text, truncation=True, padding="max_length", max_length=length, return_offsets_mapping=True
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # how Python hands bytes over that are no UTF-8
+            raise ValueError(f"The input {shown(text)} is not UTF-8. Convert it first.") from error
+        with quiet():
+            read = read_text(self.tokenizer, text, max_length=self.shapes["input_ids"][0])
+        valid = torch.tensor([read.valid], dtype=torch.uint8)
+        prediction = self._predict({"input_ids": torch.tensor([read.input_ids]), "valid": valid})
+        selected: dict[tuple[int, int], bool] = {}
+        for span, kept in zip(read.spans, prediction.mask[0].bool().tolist(), strict=True):
+            if span != (0, 0):
+                selected[span] = selected.get(span, False) or kept
+        words = tuple(
+            Word(text=text[start:end], start=start, end=end, selected=kept) for (start, end), kept in selected.items()
         )
-        batch = {
-            "input_ids": torch.tensor([encoded["input_ids"]]),
-            "valid": torch.tensor([encoded["attention_mask"]], dtype=torch.uint8),
-        }
-        prediction = self._predict(batch)
-        spans: dict[int, list[tuple[int, int, bool]]] = {}
-        for word, (start, end), kept in zip(
-            encoded.word_ids(), encoded["offset_mapping"], prediction.mask[0].bool().tolist(), strict=True
-        ):
-            if word is not None:
-                spans.setdefault(word, []).append((start, end, kept))
-        words = []
-        for pieces in spans.values():
-            start, end = pieces[0][0], pieces[-1][1]
-            selected = any(kept for _, _, kept in pieces)
-            words.append(Word(text=text[start:end], start=start, end=end, selected=selected))
-        return self._explanation(text, prediction, words=tuple(words))
+        return self._explanation(text, prediction, words=words, read=read.read)
 
     def _image(self, path: str) -> Explanation:
         channels, height, width = self.shapes["image"]
         try:
-            with Image.open(path) as file:
-                # To the size of the training images: the model has seen nothing finer.
-                image = file.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
-        except (OSError, UnidentifiedImageError) as error:
-            raise ValueError(f"{path} cannot be read as an image: {error}. Give a PNG or JPEG file.") from error
-        pixels = np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
+            # To the size of the training images: the model has seen nothing finer.
+            pixels = pixels_of(opened(path), mode="L" if channels == 1 else "RGB", size=(width, height))
+        except Exception as error:  # of Pillow's readers
+            name = path.encode(errors="backslashreplace").decode()
+            raise ValueError(
+                f"{name} cannot be read as an image: {one_line(error)}. Give a PNG or JPEG file."
+            ) from error
         prediction = self._predict({"image": torch.from_numpy(pixels.copy())[None]})
-        backbone = self.model.predictor.backbone
-        assert isinstance(backbone, ViTBackbone)
-        patches = prediction.mask[0].bool().numpy().reshape(backbone.grid)
+        grid = self.model.predictor.backbone.grid
+        assert grid is not None
+        patches = prediction.mask[0].bool().numpy().reshape(grid)
         return self._explanation(path, prediction, patches=patches)
 
     @torch.no_grad()
     def _predict(self, batch: dict[str, Tensor]) -> Prediction:
-        return self.model.predict(batch)
+        # Begun anew for each input: what is said of it does not depend on what was asked before.
+        noise = evaluation_noise(self.seed, torch.device("cpu")) if self.is_sampled else None
+        return self.model.predict(batch, sampled_by=noise)
 
     def _explanation(self, source: str, prediction: Prediction, **parts: Any) -> Explanation:
         probabilities = prediction.logits[0].softmax(dim=-1)
@@ -130,12 +135,6 @@ class Explainer:
 
 
 def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
     with quiet():  # of a warning that `rekd` is no model type of the library's
-        try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"The tokenizer in {folder} cannot be read: {one_line(error)}. Give a folder that a finished trial wrote."
-            ) from error
+        advice = "Give a folder that a finished trial wrote."
+        return read_tokenizer(folder, name=f"The tokenizer in {folder}", advice=advice)

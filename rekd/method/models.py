@@ -13,8 +13,9 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from rekd.messages import one_line, shown
-from rekd.method.backbones import Backbone, ViTBackbone, load_backbone
+from rekd.method.backbones import Backbone
 from rekd.method.equations import argmax_mask, gumbel_noise
+from rekd.method.pretrained import load_backbone
 from rekd.method.samples import Inputs, as_tensor
 from rekd.store.files import DamagedFileError, Store
 from rekd.store.saved_model import Weights, check, checksum_of
@@ -24,12 +25,16 @@ AUTHORS_HIDDEN = 256
 
 _DESCRIPTION = {"objective": str, "num_classes": int, "dropout": (int, float), "heads": str, "precision": str}
 _SAVED = {**_DESCRIPTION, "backbone": dict, "details": dict}
+_SAVED_LATER: dict[str, Any] = {"predictor_reads": "pooler", "downscaling": None}
+"""What folders of 0.1.0 do not say of a model, and what it was there."""
 
 
 class Generator(nn.Module):
     """g(X) = Z: a backbone and a head that maps each contextual feature to {not selected, selected} (Section 3.1)."""
 
-    def __init__(self, backbone: Backbone, *, dropout: float, heads: str = "linear") -> None:
+    def __init__(
+        self, backbone: Backbone, *, dropout: float, heads: str = "linear", initialisation: str = "backbone"
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         if heads == "authors" and backbone.kind == "text":
@@ -42,7 +47,7 @@ class Generator(nn.Module):
             )
         else:
             self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.hidden_size, 2))
-        _initialise(self.head, backbone)
+        _initialise(self.head, backbone, initialisation)
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch feature 2"]:
         with self.backbone.arithmetic():
@@ -53,12 +58,22 @@ class Generator(nn.Module):
 class Predictor(nn.Module):
     """f(M * X) = Q: a classifier that sees only the rationale (Eq. 4)."""
 
-    def __init__(self, backbone: Backbone, *, num_classes: int, dropout: float, heads: str = "linear") -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_classes: int,
+        dropout: float,
+        heads: str = "linear",
+        initialisation: str = "backbone",
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.final_norm = heads != "authors"
+        if not self.final_norm:
+            backbone.freeze_final_norm()
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.hidden_size, num_classes))
-        _initialise(self.head, backbone)
+        _initialise(self.head, backbone, initialisation)
 
     def forward(
         self, inputs: Inputs, mask: Float[Tensor, "batch feature"] | None = None
@@ -83,6 +98,16 @@ class Prediction:
     selection_logits: Float[Tensor, "batch feature 2"] | None
 
 
+def mask_of(
+    selection_logits: Float[Tensor, "batch feature 2"], *, sampled_by: torch.Generator | None = None
+) -> Float[Tensor, "batch feature"]:
+    """Eq. 2 once training is over: argmax of the selection logits, or of a Gumbel sample of them."""
+    scores = selection_logits
+    if sampled_by is not None:
+        scores = scores + gumbel_noise(scores.shape, generator=sampled_by, device=scores.device)
+    return argmax_mask(scores)
+
+
 class RationaleModel(nn.Module):
     """Generator and predictor; without a generator it is a plain classifier (CLS)."""
 
@@ -101,18 +126,24 @@ class RationaleModel(nn.Module):
         num_classes: int,
         dropout: float,
         heads: str = "linear",
+        predictor_reads: str = "pooler",
+        head_initialisation: str = "backbone",
+        image_statistics: str = "pretrained",
         precision: str = "float32",
+        downscaling: str | None = None,
         source: str | None = None,
         config: Mapping[str, Any] | None = None,
         revision: str | None = None,
     ) -> "RationaleModel":
         """A model to train: both backbones from the same pretrained weights, heads freshly drawn (Section 3.1)."""
         generator = None
+        drawn = {"dropout": dropout, "heads": heads, "initialisation": head_initialisation}
         if objective != "cls":
-            backbone = load_backbone(source, config=config, revision=revision, pooler=False)
-            generator = Generator(backbone, dropout=dropout, heads=heads)
-        backbone = load_backbone(source, config=config, revision=revision)
-        predictor = Predictor(backbone, num_classes=num_classes, dropout=dropout, heads=heads)
+            backbone = load_backbone(source, config=config, revision=revision, for_classifier=False)
+            generator = Generator(backbone, **drawn)
+        with_pooler = predictor_reads == "pooler"
+        backbone = load_backbone(source, config=config, revision=revision, for_classifier=with_pooler)
+        predictor = Predictor(backbone, num_classes=num_classes, **drawn)
         model = cls(
             generator,
             predictor,
@@ -121,12 +152,16 @@ class RationaleModel(nn.Module):
                 "num_classes": num_classes,
                 "dropout": dropout,
                 "heads": heads,
+                "predictor_reads": predictor_reads,
                 "precision": precision,
+                "downscaling": downscaling,
             },
         )
         for module in (generator, predictor):
             if module is not None:
-                module.backbone.precision = precision
+                module.backbone.precision, module.backbone.downscaling = precision, downscaling
+                if image_statistics == "imagenet":
+                    module.backbone.use_imagenet_statistics()
         return model
 
     @property
@@ -135,14 +170,11 @@ class RationaleModel(nn.Module):
         return self.predictor.backbone.kind
 
     def predict(self, inputs: Inputs, *, sampled_by: torch.Generator | None = None) -> Prediction:
-        """Rationale and logits as at evaluation: argmax of the selection logits, or of a Gumbel sample of them."""
+        """Rationale (`mask_of`) and logits as at evaluation."""
         if self.generator is None:
             return Prediction(logits=self.predictor(inputs), mask=self.full_mask(inputs), selection_logits=None)
         selection_logits = self.generator(inputs)
-        scores = selection_logits
-        if sampled_by is not None:
-            scores = scores + gumbel_noise(scores.shape, generator=sampled_by, device=scores.device)
-        mask = argmax_mask(scores)
+        mask = mask_of(selection_logits, sampled_by=sampled_by)
         return Prediction(logits=self.predictor(inputs, mask), mask=mask, selection_logits=selection_logits)
 
     def num_features(self, inputs: Mapping[str, Any]) -> int:
@@ -164,31 +196,24 @@ class RationaleModel(nn.Module):
         backbone = self.predictor.backbone
         state = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        if isinstance(backbone, ViTBackbone):
-            processor = {
-                "image_processor_type": "ViTImageProcessor",
-                "do_resize": True,
-                "do_rescale": True,
-                "do_normalize": True,
-                "rescale_factor": 1 / 255,
-                "size": dict(
-                    zip(("height", "width"), backbone.encoder.embeddings.patch_embeddings.image_size, strict=True)
-                ),
-                "image_mean": (backbone.mean.flatten() / 255).tolist(),
-                "image_std": (backbone.std.flatten() / 255).tolist(),
-            }
+        if (processor := backbone.processor()) is not None:
             (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2))
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        config = {
-            "model_type": "rekd",
-            **self.description,
-            "backbone": backbone.config.to_dict(),
-            "details": dict(details or {}),
-        }
-        config = json.loads(json.dumps(config, default=str))  # as it is read again, keys as text
+        config = self._config(details or {})
         config["sha256"] = checksum_of(config, (folder / "model.safetensors").read_bytes())
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
+
+    def check_saving(self) -> None:
+        """Raises ValueError where what `save` writes could not be loaded."""
+        with torch.device("meta"):  # which costs neither memory nor time
+            type(self).assemble(self._config({}), self.state_dict())
+
+    def _config(self, details: Mapping[str, Any]) -> dict[str, Any]:
+        """What `save` writes as config.json, as it is read again: keys as text."""
+        backbone = self.predictor.backbone.config.to_dict()
+        config = {"model_type": "rekd", **self.description, "backbone": backbone, "details": dict(details)}
+        return json.loads(json.dumps(config, default=str))
 
     @classmethod
     def load(cls, folder: Path) -> "RationaleModel":
@@ -213,6 +238,7 @@ class RationaleModel(nn.Module):
         Raises ValueError where the weights are not those of the config.
         """
         description = {name: config[name] for name in _DESCRIPTION}
+        description |= {name: config.get(name, before) for name, before in _SAVED_LATER.items()}
         with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced at once
             model = cls.build(**description, config=config["backbone"])
         try:
@@ -255,9 +281,12 @@ def saved_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _initialise(head: nn.Module, backbone: Backbone) -> None:
-    """Draws a head as the backbone's family draws its own: normal weights, zero biases."""
+def _initialise(head: nn.Module, backbone: Backbone, initialisation: str) -> None:
+    """Draws a head's weights (`Trial.head_initialisation`); biases are 0."""
     for module in head.modules():
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=backbone.config.initializer_range)
+            if initialisation == "xavier_uniform":
+                nn.init.xavier_uniform_(module.weight)
+            else:
+                nn.init.normal_(module.weight, std=backbone.config.initializer_range)
             nn.init.zeros_(module.bias)

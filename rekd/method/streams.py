@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 
@@ -13,12 +14,17 @@ def stream_seed(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1
 
 
+def evaluation_noise(seed: int, device: torch.device) -> torch.Generator:
+    """What a run of that seed draws its masks by once they train nothing."""
+    return torch.Generator(device).manual_seed(stream_seed(seed, "evaluation noise"))
+
+
 class Streams:
     """The random streams of one training run.
 
     `named`: initialisation, data order, student noise, teacher noise and dropout each draw from a stream of their own,
     so that RE and REKD of one seed start alike, see the same batches and draw the same student noise. `single`: all of
-    them draw from torch's global stream in turn, as the authors' code does.
+    them draw from torch's global stream in turn. `order_apart`: all but the data order, as in the authors' code.
 
     torch's modules (initialisation, dropout) draw from the global stream only. It is therefore swapped in by
     `initialising` and `training`, and given back to its owner afterwards.
@@ -29,12 +35,16 @@ class Streams:
         self.device = device
         self.kind = kind
         self.data_order: torch.Generator | None = None
+        self.augmentation: torch.Generator | None = None
         self.student_noise: torch.Generator | None = None
         self.teacher_noise: torch.Generator | None = None
         if kind == "named":
             self.data_order = torch.Generator().manual_seed(stream_seed(seed, "data order"))
+            self.augmentation = self.data_order
             self.student_noise = torch.Generator(device).manual_seed(stream_seed(seed, "student noise"))
             self.teacher_noise = torch.Generator(device).manual_seed(stream_seed(seed, "teacher noise"))
+        if kind == "order_apart":
+            self.data_order = torch.Generator().manual_seed(seed)
         with _borrowed_global_stream(device):
             torch.manual_seed(stream_seed(seed, "dropout") if kind == "named" else seed)
             self._global = _global_state(device)
@@ -59,9 +69,18 @@ class Streams:
             yield
             self._global = _global_state(self.device)
 
+    def order(self, num_samples: int) -> Int[Tensor, " sample"]:
+        """The order of the samples in the next epoch."""
+        if self.kind != "order_apart":
+            return torch.randperm(num_samples, generator=self.data_order)
+        # What torch's DataLoader draws beside the order: a seed for its workers, and an order for what may be left over.
+        torch.empty((), dtype=torch.int64).random_(generator=self.data_order)
+        order, _ = (torch.randperm(num_samples, generator=self.data_order) for _ in range(2))
+        return order
+
     def evaluation_noise(self) -> torch.Generator:
         """A fresh generator, the same at every evaluation: looking at the dev split moves no stream of training."""
-        return torch.Generator(self.device).manual_seed(stream_seed(self.seed, "evaluation noise"))
+        return evaluation_noise(self.seed, self.device)
 
     def state(self) -> dict[str, Tensor]:
         """All streams as they stand, as byte tensors."""

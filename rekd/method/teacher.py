@@ -1,20 +1,50 @@
 """The teacher: a finished RE model, and what it says of every training sample, computed once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rekd.method.equations import SELECTED, argmax_mask
-from rekd.method.models import RationaleModel
+from rekd.method.models import RationaleModel, mask_of
 from rekd.method.samples import BATCH, Inputs, as_tensor, batches
 from rekd.method.views import Views
 from rekd.store.files import DamagedFileError, Store
 from rekd.store.packed import pack, unpack
 from rekd.trial import digest_of
+
+_WORDS = {
+    "teacher_digest": "teacher",
+    "teacher_sha256": "saved model",
+    "data_fingerprint": "data",
+    "view_epoch": "epoch of views",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What was asked about what: a teacher, as it was saved, and samples, as they are seen."""
+
+    teacher_digest: str
+    """Of the teacher's trial."""
+    teacher_sha256: str
+    """Of its saved model: trained again, on another device, it may be another one."""
+    data_fingerprint: str
+    """Content of the samples."""
+    view_epoch: int = 0
+    """The epoch whose views of the images are meant (`Views.of_epoch`); 0 for the images themselves."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the targets, beside the teacher's digest."""
+        return digest_of([self.teacher_sha256, self.data_fingerprint, self.view_epoch])
+
+    def file_in(self, store: Store) -> str:
+        """Where the targets are stored."""
+        return store.targets_file(self.teacher_digest, self.fingerprint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,90 +55,78 @@ class Targets:
     """Z[selected] - Z[not selected], float32, "sample feature": all that a softmax over two needs (Eq. 1)."""
     logits: np.ndarray
     """The predictor's logits under the teacher's own rationale, float32, "sample class"."""
-    teacher_digest: str
-    data_fingerprint: str
-    """Content of the samples that they belong to."""
-    view_epoch: int = 0
-    """The epoch whose views of the images they belong to (`Views.of_epoch`); 0 for the images themselves."""
+    asked: Asked
 
-    @property
-    def fingerprint(self) -> str:
-        return targets_fingerprint(self.teacher_digest, self.data_fingerprint, self.view_epoch)
-
-    def check(self, *, teacher_digest: str, data_fingerprint: str, view_epoch: int = 0) -> None:
+    def check(self, asked: Asked) -> None:
         """Raises ValueError where these are the targets of another teacher, of other samples or of other views."""
-        for what, got, expected in (
-            ("teacher", self.teacher_digest, teacher_digest),
-            ("data", self.data_fingerprint, data_fingerprint),
-            ("epoch of views", self.view_epoch, view_epoch),
-        ):
+        for name, what in _WORDS.items():
+            got, expected = getattr(self.asked, name), getattr(asked, name)
             if got != expected:
                 raise ValueError(
                     f"The teacher's targets belong to the {what} {got}, the trial needs {expected}. "
                     "Compute them from this teacher on this task's own data."
                 )
 
+    def masks(
+        self, rows: Int[np.ndarray, " sample"], *, sampled_by: torch.Generator | None = None
+    ) -> Bool[np.ndarray, "sample feature"]:
+        """The teacher's own rationales of some samples of the pool."""
+        device = None if sampled_by is None else sampled_by.device
+        logits = selection_logits_of(torch.from_numpy(self.selection_difference[rows]).to(device))
+        return mask_of(logits, sampled_by=sampled_by).bool().cpu().numpy()
+
     def save(self, store: Store) -> None:
-        """Writes them beside the ledger, under their fingerprint."""
+        """Writes them beside the ledger."""
         arrays = {name: torch.from_numpy(getattr(self, name)) for name in ("selection_difference", "logits")}
-        identity = {name: getattr(self, name) for name in ("teacher_digest", "data_fingerprint", "view_epoch")}
-        store.write(store.targets_file(self.fingerprint), pack(arrays, identity))
+        store.write(self.asked.file_in(store), pack(arrays, asdict(self.asked)))
 
     @classmethod
-    def load(cls, store: Store, *, teacher_digest: str, data_fingerprint: str, view_epoch: int = 0) -> "Targets | None":
-        """The stored targets of a teacher on these samples; None where there are none.
+    def load(cls, store: Store, asked: Asked) -> "Targets | None":
+        """The stored targets; None where there are none.
 
         A damaged file is set aside with a warning and counts as none: it is computed again.
         """
-        path = store.targets_file(targets_fingerprint(teacher_digest, data_fingerprint, view_epoch))
+        path = asked.file_in(store)
         if not store.exists(path):
             return None
+        content = store.read(path)
         try:
-            arrays, identity = unpack(store.read(path))
+            arrays, identity = unpack(content)
         except DamagedFileError as error:
-            store.set_aside(path, f"is damaged ({error}); the targets are computed again")
+            store.set_aside(path, content, f"is damaged ({error}); the targets are computed again")
             return None
-        targets = cls(**{name: array.numpy() for name, array in arrays.items()}, **identity)
-        targets.check(teacher_digest=teacher_digest, data_fingerprint=data_fingerprint, view_epoch=view_epoch)
+        targets = cls(**{name: array.numpy() for name, array in arrays.items()}, asked=Asked(**identity))
+        targets.check(asked)
         return targets
-
-
-def targets_fingerprint(teacher_digest: str, data_fingerprint: str, view_epoch: int = 0) -> str:
-    """Name of the targets of one teacher on one set of samples, or on an epoch's views of them."""
-    return digest_of([teacher_digest, data_fingerprint, *([view_epoch] if view_epoch else [])])
 
 
 @torch.no_grad()
 def compute_targets(
     model: RationaleModel,
     inputs: Mapping[str, np.ndarray],
+    asked: Asked,
     *,
-    teacher_digest: str,
-    data_fingerprint: str,
     device: torch.device,
-    view_epoch: int = 0,
 ) -> Targets:
     """One pass of the teacher over all samples (or an epoch's views), in evaluation mode, with its own argmax rationale."""
     model = model.to(device).eval()
     differences, logits = [], []
     for number, batch in enumerate(batches(inputs, device=device)):
-        if view_epoch:
+        if asked.view_epoch:
             num_samples, _, height, _ = inputs["image"].shape
-            views = Views.of_epoch(view_epoch, num_samples, height=height)
+            views = Views.of_epoch(asked.view_epoch, num_samples, height=height)
             batch = {"image": views[number * BATCH : (number + 1) * BATCH].of(batch["image"])}
         prediction = model.predict(batch)
         if prediction.selection_logits is None:
             raise ValueError(
-                f"The teacher {teacher_digest} is a plain classifier without rationales. Choose an RE trial."
+                f"The teacher {asked.teacher_digest} is a plain classifier without rationales. Choose an RE trial."
             )
         differences.append(selection_difference(prediction.selection_logits).cpu().numpy())
         logits.append(prediction.logits.cpu().numpy())
     return Targets(
         selection_difference=np.concatenate(differences),
         logits=np.concatenate(logits),
-        teacher_digest=teacher_digest,
-        data_fingerprint=data_fingerprint,
-        view_epoch=view_epoch,
+        asked=asked,
     )
 
 
@@ -117,6 +135,11 @@ def selection_difference(
 ) -> Float[Tensor, "batch feature"]:
     """Z[selected] - Z[not selected]."""
     return selection_logits[..., SELECTED] - selection_logits[..., 1 - SELECTED]
+
+
+def selection_logits_of(difference: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature 2"]:
+    """Logits of that difference. A softmax over two depends on it alone: (0, d) serves as well as those it came from."""
+    return torch.stack((torch.zeros_like(difference), difference), dim=-1)
 
 
 class Teacher:
@@ -166,9 +189,7 @@ class Teacher:
             assert self.model.generator is not None  # `compute_targets` refused a classifier
             selection_logits = self.model.generator(inputs)
         else:
-            difference = self.difference[indices]
-            # A softmax over two depends on the difference alone: (0, d) serves as well as the logits themselves.
-            selection_logits = torch.stack((torch.zeros_like(difference), difference), dim=-1)
+            selection_logits = selection_logits_of(self.difference[indices])
         if not (self.augmented or self.student_mask):
             return selection_logits, self.logits[indices]
         assert self.model is not None

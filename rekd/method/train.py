@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,6 +33,8 @@ class TrainResult:
     diverged: str
     """Why the run ended early; empty where it did not."""
     seconds: float
+    made_with: list[dict[str, str]]
+    """What `train` was told of devices and versions, in order, by this attempt and by those that it went on from."""
 
 
 def train(
@@ -41,11 +43,13 @@ def train(
     train_samples: DeviceSamples,
     dev_samples: DeviceSamples,
     checkpoints: Checkpoints | None = None,
+    made_with: Mapping[str, str] | None = None,
 ) -> Generator[dict[str, Any], None, TrainResult]:
     """Trains the learner's model as its trial says and yields one record an epoch (columns: `EPOCHS_SCHEMA`).
 
-    The model lies on the samples' device. With `checkpoints` the run starts after the newest one and yields the records
-    up to it again, so that whoever collects them has all. Returns (as the generator's value) a `TrainResult`.
+    The model lies on the samples' device. With `checkpoints` the run starts after the newest one that fits and yields the
+    records up to it again, so that whoever collects them has all. `made_with` names device and versions. Returns (as the
+    generator's value) a `TrainResult`.
     """
     trial, model, streams, teacher = learner.trial, learner.model, learner.streams, learner.teacher
     if (trial.objective == "rekd") != (teacher is not None):
@@ -54,6 +58,8 @@ def train(
     num_steps = trial.epochs * num_batches
     num_features = model.num_features(dev_samples.inputs)
     state = RunState() if checkpoints is None else RunState.restored(checkpoints, learner)
+    if made_with is not None and dict(made_with) not in state.made_with:
+        state.made_with.append(dict(made_with))
     attempt = state.records[-1]["attempt"] + 1 if state.records else 1
     yield from state.records
 
@@ -66,7 +72,7 @@ def train(
             teacher.begin_epoch(state.epoch + 1)
         model.train()
         with streams.training():
-            order = torch.randperm(len(train_samples), generator=streams.data_order).to(train_samples.labels.device)
+            order = streams.order(len(train_samples)).to(train_samples.labels.device)
             for rows in order.split(trial.batch_size):
                 temperature = _temperature(trial, state.step, num_steps)
                 batch = _augmented(trial, train_samples.take(rows), views, streams)
@@ -86,7 +92,7 @@ def train(
             **{f"dev_{name}": value for name, value in dev.items()},
             "seconds": time.perf_counter() - started,
         }
-        state.take_in(record, model, num_features=num_features, rule=trial.best_epoch_rule)
+        state.take_in(record, model, trial, num_features=num_features)
         if checkpoints is not None and not state.diverged:
             state.save(checkpoints, learner)
         yield record
@@ -94,7 +100,7 @@ def train(
     if state.best:
         model.load_state_dict(state.best)
     seconds = sum(record["seconds"] for record in state.records)
-    return TrainResult(model.eval(), state.records, state.best_epoch, state.diverged, seconds)
+    return TrainResult(model.eval(), state.records, state.best_epoch, state.diverged, seconds, state.made_with)
 
 
 @contextmanager
@@ -110,10 +116,11 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 
 def _temperature(trial: Trial, step: int, num_steps: int) -> float | None:
+    """The temperature of the step after `step` others; None for cls."""
     if trial.temperature_initial is None or trial.temperature_final is None or trial.temperature_every is None:
         return None
     return temperature_at(
-        step,
+        step + (trial.temperature_step == "from_1"),
         num_steps=num_steps,
         initial=trial.temperature_initial,
         final=trial.temperature_final,
@@ -134,5 +141,5 @@ def _augmented(trial: Trial, batch: Batch, views: Views | None, streams: Streams
     image = batch.inputs.get("image")
     if image is None or trial.augmentation == "none":
         return batch
-    seen = crop_flip(image, generator=streams.data_order) if views is None else views[batch.pool_rows].of(image)
+    seen = crop_flip(image, generator=streams.augmentation) if views is None else views[batch.pool_rows].of(image)
     return replace(batch, inputs={**batch.inputs, "image": seen})

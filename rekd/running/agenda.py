@@ -1,7 +1,8 @@
 """What is to be run next: the plan, asked again with each new result, against what the ledger has."""
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pyarrow as pa
 from rekd.running.estimate import Estimator
 from rekd.running.plan import PlanFunction, to_run
 from rekd.store.ledger import TRIALS_SCHEMA, Ledger
+from rekd.store.saved_model import is_saved
 from rekd.tasks.task import Task
 from rekd.trial import Trial
 
@@ -18,15 +20,19 @@ class Agenda:
     """The trials that a plan asks for, that have no result and that were not given out, the longest first."""
 
     def __init__(self, plan: PlanFunction, ledger: Ledger, tasks: Mapping[str, Task], *, device: str) -> None:
-        self.plan_function, self.tasks, self.device = plan, tasks, device
+        self.plan_function, self.tasks, self.device, self.store = plan, tasks, device, ledger.store
         self.results = ledger.trials().to_pandas()
         self.given: set[str] = set()
         """Digests that were given out, here or by another sweep."""
+        self.again: dict[str, Trial] = {}
+        """Teachers that have a result and no model, until they have been run again; their students wait for them."""
+        self._teachers: set[str] = set()  # that were looked at
         self._news: list[dict[str, Any]] = []  # rows that are not among the results yet
         self.replan()
 
     def take_in(self, row: dict[str, Any]) -> None:
         """A trial has ended with this row: the plan is to be asked again."""
+        self.again.pop(row["digest"], None)
         self._news.append(row)
         self.is_stale = True
 
@@ -46,7 +52,8 @@ class Agenda:
         self._join_news()
         self.plan = self.plan_function(self.results)
         self.estimator = Estimator(self.results, self.tasks.values(), device=self.device)
-        to_do = [trial for trial in to_run(self.plan, self.results) if trial.digest not in self.given]
+        asked_for = to_run(self.plan, self.results)
+        to_do = [trial for trial in [*self._teachers_again(asked_for), *asked_for] if trial.digest not in self.given]
         # Longest first, so that no long trial is left alone at the end; equal ones in the plan's order.
         self.queue = sorted(to_do, key=lambda trial: -self.seconds(trial))
         self.is_stale, self._planned_at = False, time.monotonic()
@@ -78,10 +85,33 @@ class Agenda:
         queued = sum(self.seconds(trial) for trial in self.queue)
         return queued + sum(self.seconds(group.like) * group.num_trials for group in self.plan.postponed)
 
+    @property
+    def with_result(self) -> set[str]:
+        """Digests of trials that have a result, and are not to be run again."""
+        return set(self.results.loc[self.results["status"] != "failed", "digest"]) - set(self.again)
+
     def kinds(self) -> list[Trial]:
         """A trial of each task and model that may still be run."""
         trials = [*self.queue, *(group.like for group in self.plan.postponed)]
         return list({(trial.task, trial.model): trial for trial in trials}.values())
+
+    def _teachers_again(self, students: Sequence[Trial]) -> list[Trial]:
+        """Teachers whose models are gone, as from a store that was copied without them. Their rows stay until then."""
+        for digest in {trial.teacher_digest for trial in students if trial.teacher_digest} - self._teachers:
+            self._teachers.add(digest)
+            rows = self.results.loc[(self.results["digest"] == digest) & (self.results["status"] == "ok"), "config"]
+            if len(rows) and not is_saved(self.store, digest):
+                teacher = Trial.from_record(json.loads(rows.iloc[0]))
+                if self._can_be_run(teacher):
+                    self.again[digest] = teacher
+        return list(self.again.values())
+
+    def _can_be_run(self, trial: Trial) -> bool:
+        """Whether a task is here that is what the trial was made of: its data, and its model under that name."""
+        task = self.tasks.get(trial.task)
+        if task is None or trial.model not in task.models:
+            return False
+        return (trial.task_digest, trial.model_digest) == (task.digest, task.models[trial.model].digest)
 
     def _join_news(self) -> None:
         if self._news:

@@ -7,29 +7,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from rekd.method.backbones import read_config
 from rekd.method.losses import Learner, step
 from rekd.method.models import RationaleModel
+from rekd.method.pretrained import read_config
 from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
 from rekd.method.train import one_thread
-from rekd.running.estimate import NUM_FEATURES, SHAPES, Seconds
+from rekd.running.estimate import NUM_FEATURES, SHAPES, Kind, Seconds, kind_of
 from rekd.running.supplies import default_device
 from rekd.tasks.data import Split
 from rekd.tasks.task import Model, Task
-from rekd.tasks.task_file import Kind
+from rekd.tasks.task_file import Kind as SampleKind
 from rekd.trial import Trial
 
 STEPS = 3
 """After one that warms up."""
 
 
-def calibrate(tasks: Iterable[Task], trials: Iterable[Trial]) -> dict[tuple[str, str], Seconds]:
-    """Seconds of one RE step by task and model, for every model that the trials train: expected, and the range seen.
+def calibrate(tasks: Iterable[Task], trials: Iterable[Trial]) -> dict[Kind, Seconds]:
+    """Seconds of one RE step by kind (digests), for every model that the trials train: expected, and the range seen.
 
     Weights are random and samples are noise: neither changes how long a step takes, and nothing is downloaded.
     """
-    return {kind: _step_seconds(*like) for kind, like in _kinds(tasks, trials).items()}
+    return {kind_of(like[2]): _step_seconds(*like) for like in _kinds(tasks, trials).values()}
 
 
 def measure_memory(tasks: Iterable[Task], trials: Iterable[Trial]) -> tuple[dict[tuple[str, str], int], int]:
@@ -95,7 +95,7 @@ def _step_seconds(task: Task, model: Model, trial: Trial) -> Seconds:
     return Seconds(timed[len(timed) // 2], timed[0], timed[-1])
 
 
-def _settings(model: Model, kind: Kind) -> dict[str, Any]:
+def _settings(model: Model, kind: SampleKind) -> dict[str, Any]:
     """A Hugging Face configuration of the model's shape."""
     if model.config is not None:
         return model.config

@@ -6,12 +6,15 @@ It knows no Ray: whoever runs trials (`rekd.running.tune`) asks `next_trial` and
 from collections.abc import Callable
 from typing import Any
 
+from rich.markup import escape
+
 from rekd.running.agenda import Agenda
 from rekd.running.plan import SweepResult
 from rekd.running.progress import Progress
 from rekd.running.retries import MAX_FAILURES, Retries
 from rekd.store.claims import Claims
 from rekd.store.ledger import Ledger, Outcome
+from rekd.store.saved_model import is_saved
 from rekd.trial import Trial
 
 
@@ -38,19 +41,30 @@ class Conductor:
         self.num_trained = 0
         """Trials that were run here."""
         self.is_interrupted = False
+        self.held = ""
+        """Why nothing is started any more; what runs goes on to its end."""
+        self.limit: Callable[[], str] = lambda: ""
+        """Says why nothing more is to be started; nothing as long as there is no reason."""
         self._ended: list[Trial] = []
         self._expect()
 
     @property
     def is_over(self) -> bool:
         """Whether no result can bring another trial."""
-        return self.is_interrupted or not (self.agenda.queue or self.live)
+        return self.is_interrupted or not (self.live or (self.agenda.queue and not self.held))
+
+    def look_at_limit(self) -> None:
+        """Starts nothing more from now on where there is a reason. The first one stands."""
+        if not self.held and (why := self.limit()):
+            self.held = why
+            self.progress.say(f"[yellow]No more trials are started:[/] {escape(why)}")
 
     def next_trial(self, key: str) -> Trial | None:
         """The trial that `key` is to run; None where there is none now: all slots are taken, or supplies are missing."""
+        self.look_at_limit()
         if self.agenda.replan_if_due():
             self._expect()
-        if self.is_interrupted or len(self.live) >= self.slots:
+        if self.is_interrupted or self.held or len(self.live) >= self.slots:
             return None
         trial = self._claimed()
         if trial is not None:
@@ -69,10 +83,11 @@ class Conductor:
         trial = self.live.pop(key, None)
         if trial is None or self.is_interrupted:
             return
-        row = self.ledger.row(trial.digest)
+        row = self._row(trial)
         has_failed = row is None or row["status"] == "failed"
-        if has_failed and trial.digest in self.claims.lost:
-            self._put_back(trial)  # another sweep runs it: an old failure is not its result
+        # Another sweep runs it, or it had not started yet: an old failure is not its result.
+        if has_failed and (trial.digest in self.claims.lost or (self.held and not error)):
+            self._put_back(trial)
             return
         if row is None or (error and has_failed):
             if self.retries.once_more(trial):
@@ -92,7 +107,11 @@ class Conductor:
         if self.agenda.is_stale:
             self.agenda.replan()
         return SweepResult.of(
-            self.agenda.plan, self.agenda.results, num_trained=self.num_trained, is_interrupted=self.is_interrupted
+            self.agenda.plan,
+            self.agenda.results,
+            num_trained=self.num_trained,
+            is_interrupted=self.is_interrupted,
+            held=self.held,
         )
 
     def _claimed(self) -> Trial | None:
@@ -100,7 +119,9 @@ class Conductor:
         elsewhere = self.claims.elsewhere()
         self.progress.elsewhere = sum(trial.digest in elsewhere for trial in self.agenda.queue)
         for trial in list(self.agenda.queue):
-            if trial.digest in elsewhere or not self.is_supplied(trial) or not self.claims.take(trial.digest):
+            if trial.digest in elsewhere or trial.teacher_digest in self.agenda.again:
+                continue
+            if not self.is_supplied(trial) or not self.claims.take(trial.digest):
                 continue
             self.agenda.give(trial)
             if not self._has_ended_meanwhile(trial):
@@ -111,7 +132,7 @@ class Conductor:
         """Whether another sweep has run a trial since the ledger was read."""
         if not self.ledger.store.exists(self.ledger.store.trial_file(trial.digest)):
             return False
-        row = self.ledger.row(trial.digest)
+        row = self._row(trial)
         if row is None or row["status"] == "failed":
             return False
         self.claims.release(trial.digest)
@@ -130,7 +151,15 @@ class Conductor:
             "try fewer trials at once (--max-concurrent) or a smaller batch_size"
         )
         self.ledger.write(trial, Outcome(status="failed", error=reason))
-        return self.ledger.trials([trial.digest]).to_pylist()[0]
+        row = self.ledger.failure(trial.digest)
+        assert row is not None
+        return row
+
+    def _row(self, trial: Trial) -> dict[str, Any] | None:
+        """What a trial has come to; of a teacher that is run again, what it has come to since."""
+        if trial.digest in self.agenda.again and not is_saved(self.ledger.store, trial.digest):
+            return self.ledger.failure(trial.digest)
+        return self.ledger.row(trial.digest)
 
     def _take_in(self, trial: Trial, row: dict[str, Any]) -> None:
         """A trial has ended, here or in another sweep, with this row."""

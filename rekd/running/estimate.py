@@ -1,14 +1,19 @@
 """How long trials take: from the ledger where it has such runs, from arithmetic where it has none."""
 
+import contextlib
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pandas as pd
 
-from rekd.tasks.task import Task
+from rekd.tasks.counting import num_train_samples
+from rekd.tasks.task import Model, Task
 from rekd.trial import Trial
 
 SHAPES = {
@@ -21,9 +26,6 @@ SHAPES = {
 }
 """Layers and width of the paper's backbones, so that a plan needs no download."""
 
-TRAIN_SAMPLES = {"digits": 1_078, "cifar10": 40_000, "cifar100": 40_000, "imdb": 20_000}
-"""Section 3.2."""
-
 NUM_FEATURES = {"image": 196, "text": 256}
 
 FLOPS = {"cuda": 4e13, "cpu": 5e10}
@@ -33,8 +35,19 @@ peak), and on one CPU core. A guess, hence `SPREAD`; a measured run replaces it.
 LAUNCHES = {"cuda": 1.5e-4, "cpu": 4e-3}
 """Seconds a layer and step below which nothing gets however small the model: what it costs to start its operations."""
 
-COLUMNS = ("task", "model", "objective", "num_epochs", "status", "train_seconds")
-"""Of `trials`, what an estimate reads."""
+COLUMNS = ("task_digest", "model_digest", "objective", "num_epochs", "status", "train_seconds", "device")
+"""Of `trials`, what an estimate reads. Digests, not names: the same data and model under another name take as long."""
+
+OBJECTIVES = ("re", "rekd", "cls")
+
+Kind = tuple[str, str]
+"""Digests of a task and of one of its models."""
+
+EVALUATION = 1.1
+"""An epoch takes so much of its steps' time: dev is a quarter of train, forward only."""
+
+SHORT, LONG = 0.6, 2.0
+"""A trial may take so much less or more than a few timed steps say: other trials run beside it, and the machine warms up."""
 
 SPREAD = 2.0
 """A guess from arithmetic may be off by this factor either way."""
@@ -68,31 +81,34 @@ class Estimator:
         tasks: Iterable[Task],
         *,
         device: str,
-        steps: Mapping[tuple[str, str], Seconds] | None = None,
+        steps: Mapping[Kind, Seconds] | None = None,
     ) -> None:
-        """`results` needs the columns `COLUMNS`; `device` is `cuda` or `cpu`; `steps` is what `calibrate` measured."""
+        """`results` has the columns `COLUMNS`; `device` is `cuda` or `cpu`; `steps` is what `calibrate` measured."""
         self.tasks = {task.name: task for task in tasks}
         self.device = device
         self.steps = dict(steps or {})
-        finished = results[(results["status"] == "ok") & (results["train_seconds"] > 0)]
+        results = results.reindex(columns=list(COLUMNS))
+        on_cpu = results["device"].fillna("").isin(["cpu", ""])
+        alike = results[on_cpu] if device == "cpu" else results[~on_cpu]
+        finished = alike[(alike["status"] == "ok") & (alike["train_seconds"] > 0)]
         seconds_an_epoch = finished["train_seconds"] / finished["num_epochs"]
-        by_kind = seconds_an_epoch.groupby([finished["task"], finished["model"], finished["objective"]])
+        by_kind = seconds_an_epoch.groupby([finished[name] for name in ("task_digest", "model_digest", "objective")])
         self.measured: dict[Any, tuple[float, float, float]] = {
             kind: (group.mean(), group.min(), group.max()) for kind, group in by_kind
         }
-        self.correction = self._correction()
 
     def seconds(self, trial: Trial) -> Seconds:
         """Of one trial: by its kind (task, model, objective) where such a run was measured."""
-        for objective in (trial.objective, "re", "rekd", "cls"):
-            measured = self.measured.get((trial.task, trial.model, objective))
+        for objective in (trial.objective, *OBJECTIVES):
+            measured = self.measured.get((*kind_of(trial), objective))
             if measured is not None:
                 scale = trial.epochs * HALVES[trial.objective] / HALVES[objective]
                 return Seconds(*(value * scale for value in measured))
-        step = self.steps.get((trial.task, trial.model))
+        step = self.steps.get(kind_of(trial))
         if step is not None:
             num_steps = trial.epochs * math.ceil(self._num_samples(trial) / trial.batch_size)
-            return step * (num_steps * HALVES[trial.objective] / 2)
+            timed = step * (num_steps * HALVES[trial.objective] / 2 * EVALUATION)
+            return Seconds(timed.expected, timed.low * SHORT, timed.high * LONG)
         guess = self._guess(trial) * HALVES[trial.objective] * self.correction
         return Seconds(guess, guess / SPREAD, guess * SPREAD)
 
@@ -102,38 +118,74 @@ class Estimator:
         return next((basis for basis in ("arithmetic", "calibration") if basis in found), "ledger")
 
     def _basis(self, trial: Trial) -> str:
-        if any((trial.task, trial.model, objective) in self.measured for objective in ("cls", "re", "rekd")):
+        if any((*kind_of(trial), objective) in self.measured for objective in OBJECTIVES):
             return "ledger"
-        return "calibration" if (trial.task, trial.model) in self.steps else "arithmetic"
+        return "calibration" if kind_of(trial) in self.steps else "arithmetic"
 
     def _num_samples(self, trial: Trial) -> int:
-        return TRAIN_SAMPLES.get(trial.task, 10_000)
+        return self._samples[trial.task]
+
+    @cached_property
+    def _samples(self) -> dict[str, int]:
+        """By task; counted when they are first asked for."""
+        return {name: num_train_samples(task) for name, task in self.tasks.items()}
 
     def total(self, trials: Iterable[Trial]) -> Seconds:
         """Of many trials, one after another on one slot."""
         return sum((self.seconds(trial) for trial in trials), Seconds(0, 0, 0))
 
-    def _correction(self) -> float:
+    @cached_property
+    def correction(self) -> float:
         """What arithmetic is to be multiplied by, as the measured kinds tell: this device, these datasets."""
         ratios = []
-        for (task, model, objective), (mean, _, _) in self.measured.items():
-            if task in self.tasks and model in self.tasks[task].models:
-                like = self.tasks[task].trial("re", model, seed=0, epochs=1)
-                ratios.append(mean / (self._guess(like) * HALVES[objective]))
+        for like in (
+            task.trial("re", model, seed=0, epochs=1) for task in self.tasks.values() for model in task.models
+        ):
+            for objective in OBJECTIVES:
+                if (measured := self.measured.get((*kind_of(like), objective))) is not None:
+                    ratios.append(measured[0] / (self._guess(like) * HALVES[objective]))
         return median(ratios) if ratios else 1.0
 
     def _guess(self, trial: Trial) -> float:
         """Seconds of training one encoder: 6 operations a parameter, token and sample for forward and backward."""
         task = self.tasks[trial.task]
         model = task.models[trial.model]
-        config = model.config or {}
-        layers, width = SHAPES.get(
-            model.source or "", (config.get("num_hidden_layers", 4), config.get("hidden_size", 256))
-        )
-        features = NUM_FEATURES[task.kind]
-        if task.kind == "image" and "image_size" in config:
-            features = (config["image_size"] // config.get("patch_size", 16)) ** 2
+        layers, width, features = _shape(task, model)
         num_samples = self._num_samples(trial) * trial.epochs
         parameters = layers * (12 * width**2 + 2 * features * width)
         operations = 6.0 * parameters * features * num_samples
         return operations / FLOPS[self.device] + LAUNCHES[self.device] * layers * num_samples / trial.batch_size
+
+
+def kind_of(trial: Trial) -> Kind:
+    """What a trial's time depends on, beside its own settings."""
+    return trial.task_digest, trial.model_digest
+
+
+def _shape(task: Task, model: Model) -> tuple[int, int, int]:
+    """Layers, width and features of a sample, as far as they can be told without a download."""
+    config = settings_at_hand(model)
+    own = _whole(config, 4, "num_hidden_layers", "n_layers"), _whole(config, 256, "hidden_size", "dim")
+    layers, width = SHAPES.get(model.source or "", own)
+    features = task.max_length or NUM_FEATURES[task.kind]
+    if task.kind == "image" and "image_size" in config:
+        features = (_whole(config, 224, "image_size") // _whole(config, 16, "patch_size")) ** 2
+    return layers, width, features
+
+
+def _whole(config: Mapping[str, Any], otherwise: int, *names: str) -> int:
+    """The first of these settings that is a number above 0. What is wrong with one is said where the model is read."""
+    found = (config.get(name) for name in names)
+    return next((value for value in found if isinstance(value, int) and value > 0), otherwise)
+
+
+def settings_at_hand(model: Model) -> dict[str, Any]:
+    """A model's configuration: the task file's, or that of a folder; empty for one of the hub."""
+    if model.config is not None:
+        return model.config
+    if model.is_local:
+        assert model.source is not None
+        with contextlib.suppress(OSError, ValueError):  # reading the model says what is wrong, in due time
+            config = json.loads((Path(model.source) / "config.json").read_text(encoding="utf-8"))
+            return config if isinstance(config, dict) else {}
+    return {}

@@ -1,4 +1,4 @@
-"""What the trials of a sweep share, in Ray's object store: arrays of a task, a teacher's checkpoint, its targets.
+"""What the trials of a sweep share, in Ray's object store: arrays of a task, a teacher's saved model, its targets.
 
 The module itself is light: the processes that hold or fetch need not load torch.
 """
@@ -10,9 +10,11 @@ import ray
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rekd.running.downloads import bring
 from rekd.store.files import Store
 from rekd.store.saved_model import Weights
-from rekd.tasks.data import Data, load_data
+from rekd.tasks.commits import pinned
+from rekd.tasks.data import Data, load_data, remarks_on
 from rekd.tasks.task import Task
 from rekd.trial import Trial
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Key = tuple[str, ...]
-"""Such as ("data", task digest) or ("targets", task digest, teacher digest)."""
+"""Such as ("data", name of a task's data) or ("targets", task digest, teacher digest)."""
 
 
 @ray.remote(num_cpus=0)
@@ -41,7 +43,8 @@ class _Directory:
 
 # These are tasks, not `ray.put`: an object that a task made is made again by Ray when its node is lost.
 @ray.remote(num_cpus=0)
-def _fetch_data(task: Task) -> Data:
+def _fetch_data(store_uri: str, task: Task) -> Data:
+    bring(task, Store(store_uri))
     return load_data(task)
 
 
@@ -57,21 +60,26 @@ def _fetch_targets(
     from rekd.running.supplies import Supplies, default_device
 
     supplies = Supplies(Store(store_uri), device=default_device())
-    supplies.keep(task, data, teacher_digest, weights)
+    supplies.keep(task, data, weights)
     if num_view_epochs:
         return supplies.fetch_view_targets(task, teacher_digest, num_view_epochs)
     return supplies.fetch_targets(task, teacher_digest)
 
 
 @ray.remote(num_cpus=0)
-def _check_models(task: Task, data: Data, trials: list[Trial]) -> None:
-    import torch
+def _check_models(store_uri: str, task: Task, data: Data, trials: list[Trial]) -> list[str]:
+    from rekd.running.one_trial import check_model
 
-    from rekd.method.streams import Streams
-    from rekd.running.one_trial import build_model
-
+    bring(task, Store(store_uri))
     for trial in trials:
-        build_model(trial, task, data, Streams(0, device=torch.device("cpu")))
+        check_model(trial, task, data)
+    return list(dict.fromkeys(remark for trial in trials for remark in remarks_on(data, task, trial)))
+
+
+@ray.remote(num_cpus=0)
+def _pinned(store_uri: str, task: Task, models: list[str]) -> Task:
+    bring(task, Store(store_uri))
+    return pinned(task, models)
 
 
 class Shelf:
@@ -86,25 +94,28 @@ class Shelf:
         self.directory: Any = _Directory.options(scheduling_strategy=here).remote()
         self._references: dict[Key, ray.ObjectRef] = {}
 
+    def pinned(self, task: Task, models: list[str]) -> Task:
+        """The task with commits for names of the hub (`rekd.tasks.commits`): those that a worker finds, and reads later.
+
+        Raises ValueError where the hub does not know a name.
+        """
+        return _answer(_pinned.remote(self.store_uri, task, models))
+
     def data(self, task: Task) -> ray.ObjectRef:
         """The arrays of a task."""
-        return self._once(("data", task.digest), _fetch_data, task)
+        return self._once(("data", task.data_name), _fetch_data, self.store_uri, task)
 
-    def check(self, task: Task, trials: list[Trial]) -> None:
-        """Raises ValueError where the data is not what the task says, or where a trial's model cannot read it."""
+    def check(self, task: Task, trials: list[Trial]) -> list[str]:
+        """Remarks on the data. Raises ValueError where it is not what the task says, or a trial's model cannot read it."""
         try:
-            ray.get(_check_models.remote(task, self.data(task), trials))
+            return _answer(_check_models.remote(self.store_uri, task, self.data(task), trials))
         except RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, RayTaskError):  # of the data, which the models were to be checked with
-                cause = cause.cause
-            if isinstance(cause, ValueError):
-                raise ValueError(str(cause)) from error
             # Such as memory: the row of each trial that it concerns will say so, and the others go on.
-            logger.warning("The models of %s could not be looked at: %s", task.name, cause)
+            logger.warning("The models of %s could not be looked at: %s", task.name, error.cause)
+            return []
 
     def weights(self, teacher_digest: str) -> ray.ObjectRef:
-        """The checkpoint of a teacher."""
+        """The saved model of a teacher."""
         return self._once(("weights", teacher_digest), _fetch_weights, self.store_uri, teacher_digest)
 
     def targets(self, task: Task, teacher_digest: str) -> ray.ObjectRef:
@@ -139,6 +150,17 @@ class Shelf:
             self._references[key] = fetch.remote(*arguments)
             ray.get(self.directory.put.remote(key, [self._references[key]]))
         return self._references[key]
+
+
+def _answer(reference: ray.ObjectRef) -> Any:
+    """The object. A ValueError in its making, or in that of what it is made of, is raised as it would have been here."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        cause = error.cause.cause if isinstance(error.cause, RayTaskError) else error.cause
+        if isinstance(cause, ValueError):
+            raise ValueError(str(cause)) from error
+        raise
 
 
 def take(directory: Any, key: Key) -> Any:

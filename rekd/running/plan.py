@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -50,14 +51,14 @@ class SweepResult:
     num_trained: int = 0
     """Trials that were run now."""
     is_interrupted: bool = False
+    held: str = ""
+    """Why trials were not started any more, such as a limit that was reached."""
 
     @classmethod
-    def of(
-        cls, plan: Plan, results: pd.DataFrame, *, num_trained: int = 0, is_interrupted: bool = False
-    ) -> "SweepResult":
+    def of(cls, plan: Plan, results: pd.DataFrame, **how: Any) -> "SweepResult":
         """A plan with those rows of the ledger that belong to it, sorted by digest: not in the order in which they ended."""
         rows = results[results["digest"].isin(list(plan.unique_trials()))].sort_values("digest", ignore_index=True)
-        return cls(plan=plan, rows=rows, num_trained=num_trained, is_interrupted=is_interrupted)
+        return cls(plan=plan, rows=rows, **how)
 
     @property
     def failed(self) -> pd.DataFrame:

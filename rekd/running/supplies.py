@@ -1,11 +1,13 @@
 """What a trial needs from elsewhere: its task's arrays, and its teacher."""
 
+from dataclasses import replace
+
 import torch
 
 from rekd.method.models import RationaleModel
-from rekd.method.teacher import Targets, compute_targets
+from rekd.method.teacher import Asked, Targets, compute_targets
 from rekd.store.files import Store
-from rekd.store.saved_model import Weights
+from rekd.store.saved_model import Weights, saved_sha256
 from rekd.tasks.data import Data, load_data
 from rekd.tasks.task import Task
 
@@ -22,46 +24,54 @@ class Supplies:
         self.store = store
         self.device = device
         self._data: dict[str, Data] = {}
-        self._targets: dict[tuple[str, str], Targets] = {}
-        self._views: dict[tuple[str, str], list[Targets]] = {}
-        self._teachers: dict[str, RationaleModel] = {}
+        self._targets: dict[Asked, Targets] = {}
+        self._teachers: dict[str, RationaleModel] = {}  # by the checksum of what was saved
 
     def data(self, task: Task) -> Data:
         """A task's arrays."""
-        if task.digest not in self._data:
-            self._data[task.digest] = self.fetch_data(task)
-        return self._data[task.digest]
+        if task.data_name not in self._data:
+            self._data[task.data_name] = self.fetch_data(task)
+        return self._data[task.data_name]
 
     def targets(self, task: Task, teacher_digest: str) -> Targets:
         """What a teacher says of a task's training pool: from the store, or computed now and stored."""
-        key = (task.digest, teacher_digest)
-        if key not in self._targets:
-            targets = self.fetch_targets(task, teacher_digest)
-            targets.check(teacher_digest=teacher_digest, data_fingerprint=self.data(task).fingerprint)
-            self._targets[key] = targets
-        return self._targets[key]
+        asked = self.asked(task, teacher_digest)
+        if asked not in self._targets:
+            self._keep_targets(asked, self.fetch_targets(task, teacher_digest))
+        return self._targets[asked]
 
     def view_targets(self, task: Task, teacher_digest: str, num_epochs: int) -> list[Targets]:
         """What a teacher says of the views of each epoch."""
-        key = (task.digest, teacher_digest)
-        if len(self._views.get(key, ())) < num_epochs:
-            views = self.fetch_view_targets(task, teacher_digest, num_epochs)
-            fingerprint = self.data(task).fingerprint
-            for epoch, targets in enumerate(views, start=1):
-                targets.check(teacher_digest=teacher_digest, data_fingerprint=fingerprint, view_epoch=epoch)
-            self._views[key] = views
-        return self._views[key][:num_epochs]
+        first = self.asked(task, teacher_digest)
+        asked = [replace(first, view_epoch=epoch) for epoch in range(1, num_epochs + 1)]
+        if any(one not in self._targets for one in asked):
+            for one, targets in zip(asked, self.fetch_view_targets(task, teacher_digest, num_epochs), strict=True):
+                self._keep_targets(one, targets)
+        return [self._targets[one] for one in asked]
+
+    def asked(self, task: Task, teacher_digest: str) -> Asked:
+        """What names a teacher's targets: the teacher as it is saved now, and the task's samples."""
+        return Asked(
+            teacher_digest=teacher_digest,
+            teacher_sha256=saved_sha256(self.store, teacher_digest),
+            data_fingerprint=self.data(task).fingerprint,
+        )
 
     def teacher(self, digest: str) -> RationaleModel:
         """A teacher's model, for what stored targets cannot serve. It is shared: leave it in evaluation mode."""
-        if digest not in self._teachers:
-            self._teachers[digest] = _model(self.fetch_weights(digest))
-        return self._teachers[digest]
+        sha256 = saved_sha256(self.store, digest)
+        if sha256 not in self._teachers:
+            self._teachers[sha256] = _model(self.fetch_weights(digest))
+        return self._teachers[sha256]
 
-    def keep(self, task: Task, data: Data, teacher_digest: str, weights: Weights) -> None:
-        """Takes over what somebody else has read already."""
-        self._data[task.digest] = data
-        self._teachers[teacher_digest] = _model(weights)
+    def _keep_targets(self, asked: Asked, targets: Targets) -> None:
+        targets.check(asked)
+        self._targets[asked] = targets
+
+    def keep(self, task: Task, data: Data, weights: Weights) -> None:
+        """Takes over what somebody else has read already: a task's arrays, and a teacher."""
+        self._data[task.data_name] = data
+        self._teachers[weights.sha256] = _model(weights)
 
     def fetch_data(self, task: Task) -> Data:
         return load_data(task)
@@ -70,22 +80,19 @@ class Supplies:
         return Weights.load(self.store, digest)
 
     def fetch_targets(self, task: Task, teacher_digest: str) -> Targets:
-        return self._stored_or_computed(task, teacher_digest, view_epoch=0)
+        return self._stored_or_computed(task, self.asked(task, teacher_digest))
 
     def fetch_view_targets(self, task: Task, teacher_digest: str, num_epochs: int) -> list[Targets]:
-        return [self._stored_or_computed(task, teacher_digest, view_epoch=epoch) for epoch in range(1, num_epochs + 1)]
+        asked = self.asked(task, teacher_digest)
+        epochs = range(1, num_epochs + 1)
+        return [self._stored_or_computed(task, replace(asked, view_epoch=epoch)) for epoch in epochs]
 
-    def _stored_or_computed(self, task: Task, teacher_digest: str, *, view_epoch: int) -> Targets:
-        data = self.data(task)
-        identity = {
-            "teacher_digest": teacher_digest,
-            "data_fingerprint": data.fingerprint,
-            "view_epoch": view_epoch,
-        }
-        stored = Targets.load(self.store, **identity)
+    def _stored_or_computed(self, task: Task, asked: Asked) -> Targets:
+        stored = Targets.load(self.store, asked)
         if stored is not None:
             return stored
-        targets = compute_targets(self.teacher(teacher_digest), data.pool.arrays, device=self.device, **identity)
+        arrays = self.data(task).pool.arrays
+        targets = compute_targets(self.teacher(asked.teacher_digest), arrays, asked, device=self.device)
         targets.save(self.store)
         return targets
 

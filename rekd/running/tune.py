@@ -1,5 +1,6 @@
 """A sweep on Ray: the conductor decides what runs, Ray Tune runs it, the object store holds what trials share."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -8,25 +9,32 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
-from rich.console import Console
 from rich.markup import escape
 
-from rekd.cluster.connect import Cluster, this_machine
+from rekd.cluster.connect import Cluster, this_machine, worker_logs
+from rekd.cluster.orders import Notes
+from rekd.cluster.waiting import Watch, look_at_ray
+from rekd.command_line import PlainConsole
 from rekd.running.agenda import Agenda
 from rekd.running.conductor import Conductor
 from rekd.running.gpu_shares import Shares, measured_shares
+from rekd.running.limits import Limits
 from rekd.running.object_store import Shelf
 from rekd.running.plan import PlanFunction, SweepResult, fixed_plan
 from rekd.running.progress import Progress
 from rekd.store.claims import Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger
+from rekd.store.upkeep import clear_ended
+from rekd.tasks.commits import commits, moved
 from rekd.tasks.task import Task
 from rekd.trial import Trial
 
@@ -47,12 +55,14 @@ def run_sweep(
     max_concurrent: int | None = None,
     callbacks: Sequence[tune.Callback] = (),
     trainable: Callable[..., None] | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - it is frozen
 ) -> SweepResult:
     """Runs what a plan asks for and the ledger does not have, until the plan has nothing more to ask.
 
     A trial starts as soon as the results that it depends on are there. One that `failed` in an earlier run is tried
     again. One that another sweep on this store is running is left to it, and its result awaited. `trainable` takes the
-    place of training, for measurements: called with a trial's fields and what trials share, it writes the ledger.
+    place of training, for measurements: called with a trial's fields and what trials share, it writes the ledger. Once one of
+    the `limits` is reached no trial is started any more, and the result says so.
 
     Without a `cluster` Ray is started on this machine, or met where it runs already; what was started is stopped at the
     end. Without a `progress` the terminal shows how far it is.
@@ -62,7 +72,7 @@ def run_sweep(
     StoreUnavailableError where the store fails for long while trials run.
     """
     store = store if isinstance(store, Store) else Store(str(store))
-    progress = Progress(Console(highlight=False)) if progress is None else progress
+    progress = Progress(PlainConsole(highlight=False)) if progress is None else progress
     if cluster is None:
         with this_machine() as cluster:
             return run_sweep(
@@ -75,6 +85,7 @@ def run_sweep(
                 max_concurrent=max_concurrent,
                 callbacks=callbacks,
                 trainable=trainable,
+                limits=limits,
             )
     by_name = {task.name: task for task in tasks}
     shares = _fixed_shares(gpus_per_trial, cluster)
@@ -100,20 +111,35 @@ def run_sweep(
             commit=_commit(),
         )
         with_resources = tune.with_resources(function_of_trial, _resources(shares, by_name))
+        watch = Watch(look_at_ray, needs="GPU" if shares.smallest else "CPU", notes=_why_none_is_ordered)
+        progress.reasons.append(watch.said)
+        conductor.limit = partial(limits.reached, watch, time.monotonic())
         with claims, progress:
+            clear_ended(store, claims, agenda.with_result)
             _fit(with_resources, conductor, callbacks)
-    ledger.compact()
-    return conductor.result()
+    result = conductor.result()
+    if failed := [digest for digest in result.failed["digest"] if digest in agenda.given]:
+        _keep_logs(store, failed)
+    with contextlib.suppress(OSError):  # it makes reading faster; what has ended is in the ledger without it
+        ledger.compact()
+    return result
 
 
-def _check(agenda: Agenda, tasks: Mapping[str, Task], shelf: Shelf, progress: Progress) -> None:
-    """Raises ValueError where a trial could not start, before any does: its data or its model is not as it says."""
+def _check(agenda: Agenda, tasks: dict[str, Task], shelf: Shelf, progress: Progress) -> None:
+    """Says what is to be known of the data. Raises ValueError where a trial could not start, before any does.
+
+    What their names stand for on the hub is settled here, for the whole run (`rekd.tasks.commits`).
+    """
     kinds = agenda.kinds()
-    for task in tasks.values():
+    for task in list(tasks.values()):
         trials = [trial for trial in kinds if trial.task == task.name]
         if trials and not task.is_embedded:
             progress.say(f"[dim]Looking at the data and the models of {escape(task.name)}.[/]")
-            shelf.check(task, trials)
+            models = sorted({trial.model for trial in trials})
+            tasks[task.name] = task = shelf.pinned(task, models)
+            remarks = moved(commits(task, models), agenda.results["commits"])
+            for remark in [*remarks, *shelf.check(task, trials)]:
+                progress.say(f"[yellow]{escape(remark)}[/]")
 
 
 def _slots(cluster: Cluster, gpus: float) -> int:
@@ -123,6 +149,7 @@ def _slots(cluster: Cluster, gpus: float) -> int:
 def _fit(trainable: Any, conductor: Conductor, callbacks: Sequence[tune.Callback]) -> None:
     """Lets Ray Tune run what the conductor gives out, until that is over."""
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(conductor.slots)
+    _keep_keys_out_of_logs()
     searcher = _GivenOut(conductor)
     with tempfile.TemporaryDirectory() as scratch:
         tuner = tune.Tuner(
@@ -145,6 +172,31 @@ def _fit(trainable: Any, conductor: Conductor, callbacks: Sequence[tune.Callback
             ),
         )
         tuner.fit()
+
+
+def _why_none_is_ordered() -> str | None:
+    """What the head of a rented cluster, where a sweep runs there, has noted of its orders."""
+    return Notes().hold() or Notes().refused()
+
+
+def _keep_keys_out_of_logs() -> None:
+    """Tune would hand AWS's keys on to workers, and Ray write them into its logs in plain text.
+
+    Workers do without: those of this machine have the environment of who started Ray, those of a cluster a role.
+    """
+    from ray.tune.execution import class_cache
+
+    class_cache.ENV_VARS_TO_PROPAGATE = {
+        name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")
+    }
+
+
+def _keep_logs(store: Store, failed: Sequence[str]) -> None:
+    """What trials' processes printed goes into the store where some failed: Ray's own folder is removed."""
+    folder = f"{store.logs_folder}/failed/{failed[0]}"
+    for name, content in worker_logs():
+        with contextlib.suppress(OSError):
+            store.write_once(f"{folder}/{name}", content)
 
 
 class _GivenOut(Searcher):
@@ -199,7 +251,14 @@ class _InTurn(FIFOScheduler):
         self.searcher = searcher
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """No trial goes before its turn: a free process takes the next trial that is given."""
+        """No trial goes before its turn: a free process takes the next trial that is given.
+
+        Where nothing more is to be started, those that wait for a machine end, and with them what Ray would rent for them.
+        """
+        if self.searcher.conductor.held:
+            for trial in list(tune_controller.get_live_trials()):
+                if trial.status == TuneTrial.PENDING:
+                    tune_controller.stop_trial(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """A trial that another sweep has taken over ends here."""
@@ -217,6 +276,7 @@ class _Reporter(tune.Callback):
             raise self.searcher.trouble
         conductor = self.searcher.conductor
         conductor.claims.check()
+        conductor.look_at_limit()
         # Of a process that could not be given its next trial Tune tells the searcher nothing.
         if time.monotonic() - self.looked > LOOK_AGAIN:
             self.looked = time.monotonic()

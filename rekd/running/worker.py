@@ -7,6 +7,7 @@ from ray import tune
 from ray.exceptions import RayError
 
 from rekd.method.teacher import Targets
+from rekd.running.downloads import bring
 from rekd.running.object_store import Key, take
 from rekd.running.one_trial import run_trial
 from rekd.running.supplies import Supplies, default_device
@@ -28,7 +29,7 @@ class SharedSupplies(Supplies):
         self.directory = directory
 
     def fetch_data(self, task: Task) -> Data:
-        return self._take(("data", task.digest)) or super().fetch_data(task)
+        return self._take(("data", task.data_name)) or super().fetch_data(task)
 
     def fetch_weights(self, digest: str) -> Weights:
         return self._take(("weights", digest)) or super().fetch_weights(digest)
@@ -57,5 +58,6 @@ def train_and_report(trial: Trial, *, tasks: dict[str, Task], store_uri: str, di
     if store_uri not in _supplies:
         _supplies[store_uri] = SharedSupplies(Store(store_uri), directory)
     supplies = _supplies[store_uri]
+    bring(tasks[trial.task], supplies.store)
     for record in run_trial(trial, task=tasks[trial.task], store=supplies.store, supplies=supplies, commit=commit):
         tune.report(record)

@@ -1,5 +1,6 @@
 """Checkpoints of a running trial, so that what stops it costs an epoch at most."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -24,17 +25,26 @@ class Checkpoints:
         for name in self._names()[:-KEPT]:
             self.store.remove_file(f"{self.folder}/{name}")
 
-    def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors and state of the newest checkpoint that is whole; None where there is none.
+    def latest(
+        self, misfit: Callable[[dict[str, Tensor], dict[str, Any]], str] = lambda tensors, state: ""
+    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and state of the newest checkpoint that is whole and fits; None where there is none.
 
-        A damaged one is set aside with a warning, and the one before it is used.
+        `misfit` says why one does not fit, and nothing where it does. One that is damaged or does not fit is set aside with
+        a warning, and the one before it is used.
         """
         for name in reversed(self._names()):
             path = f"{self.folder}/{name}"
+            content = self.store.read(path)
             try:
-                return unpack(self.store.read(path))
+                tensors, state = unpack(content)
             except DamagedFileError as error:
-                self.store.set_aside(path, f"is damaged ({error}); the trial goes on without it")
+                self.store.set_aside(path, content, f"is damaged ({error}); the trial goes on without it")
+                continue
+            why = misfit(tensors, state)
+            if not why:
+                return tensors, state
+            self.store.set_aside(path, content, f"does not fit ({why}); the trial goes on without it")
         return None
 
     def clear(self) -> None:

@@ -5,7 +5,9 @@ trial; otherwise it takes its claim back and asks again later. Of two that write
 the other, as every store that lists what was just written grants (a disk, S3), so that two never have the same trial.
 
 An owner writes a beat every `BEAT` seconds. One whose beat has stood still for `LEASE`, by the clock of whoever looks,
-or whose process is known to have ended, is dead, and its claims with it. One that only stood still (a suspended machine,
+or whose process is known to have ended, is dead, and its claims with it. What is known of processes is what Linux says in
+`/proc`: on another system, or where that is out of reach, claims rest on leases alone, and those of an owner that was
+killed are taken over after `LEASE` and not at once. One that only stood still (a suspended machine,
 a store out of reach) finds its claims gone when it looks again, and gives those trials up.
 """
 
@@ -35,6 +37,9 @@ LEASE = 90.0
 LOOK_AGAIN = 2.0
 """Seconds for which a look at the claims of others serves."""
 
+PROC = Path("/proc")
+"""Where Linux says which processes there are."""
+
 
 class Claims:
     """The claims of one sweep. A context: inside it the owner shows signs of life, at its end nothing of it is left."""
@@ -51,14 +56,15 @@ class Claims:
         self._beats = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._live, name="claims", daemon=True)
-        self._seen: dict[str, tuple[int, float]] = {}  # an owner's last beat, and when it was first seen here
+        self._seen: dict[str, tuple[bytes, float]] = {}  # an owner's last beat, and when it was first seen here
         self._elsewhere: frozenset[str] = frozenset()
+        self._alive: set[str] = set()  # other owners
         self._looked = float("-inf")
         self._not_before: dict[str, float] = {}  # two that met ask again at different times
 
     def __enter__(self) -> "Claims":
         self.store.check_writable()
-        self._beat()
+        self._beat(patiently=True)
         self._thread.start()
         return self
 
@@ -105,9 +111,11 @@ class Claims:
             others = {*owners, *(owner for owners in claims.values() for owner in owners)} - {self.owner}
             lost = {digest for digest in self.held if self.owner not in claims.get(digest, ())}
             self.held, self.lost = self.held - lost, self.lost | lost
-            alive = {owner for owner in others if self._is_alive(owner)}
-            for owner in others - alive:
-                with contextlib.suppress(PermissionError):  # a dead one's claims count for nothing, there or not
+            self._alive = alive = {owner for owner in sorted(others) if self._is_alive(owner)}
+            for owner in sorted(others - alive):
+                with contextlib.suppress(
+                    PermissionError
+                ):  # of S3 too; a dead one's claims count for nothing, there or not
                     self._bury(owner, claims)
             self._elsewhere = frozenset(digest for digest, owners in claims.items() if alive.intersection(owners))
             self._looked = time.monotonic()
@@ -126,6 +134,15 @@ class Claims:
         if time.monotonic() - self._looked > BEAT:
             self.elsewhere()
 
+    def check_alone(self) -> None:
+        """Raises ValueError where another owner is alive."""
+        self._looked = float("-inf")
+        self.elsewhere()
+        if self._alive:
+            raise ValueError(
+                f"A sweep is running on {self.store}, and may need what would be removed. Wait for its end."
+            )
+
     def _claims(self) -> dict[str, list[str]]:
         """Owners by trial."""
         claims: dict[str, list[str]] = {}
@@ -137,14 +154,14 @@ class Claims:
 
     def _is_alive(self, owner: str) -> bool:
         try:
-            found = json.loads(self.store.read(self.store.owner_file(owner)))
+            beat = self.store.read(self.store.owner_file(owner))
+            if _has_ended(json.loads(beat)):
+                return False
         except (FileNotFoundError, ValueError):  # its beat is written before its first claim and removed after its last
             return False
-        if _has_ended(found["process"]):
-            return False
-        beat, since = self._seen.get(owner, (-1, 0.0))
-        if beat != found["beat"]:
-            self._seen[owner] = (found["beat"], time.monotonic())
+        last, since = self._seen.get(owner, (b"", 0.0))
+        if beat != last:
+            self._seen[owner] = (beat, time.monotonic())
             return True
         return time.monotonic() - since < LEASE
 
@@ -168,10 +185,11 @@ class Claims:
                     self.failing_since = None
                     self.on_trouble(f"The store {self.store} takes files again.")
 
-    def _beat(self) -> None:
+    def _beat(self, *, patiently: bool = False) -> None:
         self._beats += 1
         content = {"beat": self._beats, "process": _this_process()}
-        self.store.write_once(self.store.owner_file(self.owner), json.dumps(content).encode())
+        write = self.store.write if patiently else self.store.write_once
+        write(self.store.owner_file(self.owner), json.dumps(content).encode())
 
 
 def _this_process() -> dict[str, Any]:
@@ -179,24 +197,37 @@ def _this_process() -> dict[str, Any]:
     return {"machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
 
 
-def _has_ended(process: dict[str, Any]) -> bool:
-    """Whether a process is known to have ended; of another machine's nothing is known."""
-    return process["machine"] == _machine() and _started(process["pid"]) != process["started"]
+def _has_ended(owner: Any) -> bool:
+    """Whether the process of an owner's beat is known to have ended. In doubt it is not, and its lease decides."""
+    try:
+        process = owner["process"]
+        if process["machine"] != _machine():  # of which nothing is known
+            return False
+        os.kill(process["pid"], 0)
+        started = _started(process["pid"])
+    except ProcessLookupError:
+        return True
+    except (OSError, LookupError, TypeError, OverflowError):  # another user's, or the beat of another version
+        return False
+    return started is not None and started != process["started"]
 
 
 def _machine() -> list[str]:
     """Host, boot, and the namespace in which process numbers count (containers share the first two)."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return [socket.gethostname(), boot, str(Path("/proc/self/ns/pid").readlink())]
-    except OSError:  # no Linux: leases alone
-        return [uuid.uuid4().hex]
-
-
-def _started(pid: int) -> str:
-    """When a process was started, in the kernel's ticks; empty where there is none."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+        return [socket.gethostname(), boot, str((PROC / "self/ns/pid").readlink())]
     except OSError:
-        return ""
+        return [uuid.uuid4().hex]  # like no other: leases alone
+
+
+def _started(pid: int) -> str | None:
+    """When a process was started, in the kernel's ticks; empty where it has ended, None where that cannot be seen.
+
+    Other users' processes cannot, where `/proc` is mounted with `hidepid`.
+    """
+    try:
+        fields = (PROC / f"{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
     return "" if fields[0] in "ZX" else fields[19]

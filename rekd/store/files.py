@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import logging
 import os
 import random
@@ -9,9 +10,10 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 import pyarrow.fs as pafs
 
@@ -34,17 +36,43 @@ HOPELESS = {
 }
 """Errors that waiting does not mend."""
 
+REFUSALS = re.compile(
+    r"AWS Error (ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|REQUEST_TIME_TOO_SKEWED|NO_SUCH_BUCKET"
+    r"|UNKNOWN \(HTTP status (301|400|401|403)\))"
+)
+"""The same of S3, whose errors have no number: a wrong key, no such bucket, a wrong region, a token that has expired."""
+
+SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "file", "http", "https")
+"""What a URI begins with; a folder of such a name is taken for one that was mistyped."""
 
 SECRETS = ("secret", "password", "token", "key", "credential", "sig")
 """Parts of the names of a URI's options that would hold what nobody else may see."""
 
 
 class StoreUnavailableError(OSError):
-    """The store did not answer, or refused, for as long as `PATIENCE`. It is no trial's fault."""
+    """The store did not answer, or failed, for as long as `PATIENCE`. It is no trial's fault."""
+
+
+class StoreRefusedError(StoreUnavailableError, PermissionError):
+    """The store refuses, and waiting would not mend it. It is no trial's fault either."""
 
 
 class DamagedFileError(ValueError):
     """The file is not what was written."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a store, as a listing shows it."""
+
+    path: str
+    num_bytes: int
+    written_at: float
+    """Seconds since 1970."""
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
 
 
 class Store:
@@ -57,6 +85,7 @@ class Store:
     def __init__(self, uri: str | Path) -> None:
         """`uri` is a local path or a URI such as `s3://bucket/folder`. Raises ValueError where nothing can open it."""
         self.uri = str(uri)
+        _refuse_mistyped(self.uri)
         if "://" in self.uri:
             _refuse_secrets(self.uri)
             try:
@@ -74,8 +103,13 @@ class Store:
 
     @property
     def trials_folder(self) -> str:
-        """One Parquet file a finished trial, one row each."""
+        """One Parquet file a trial that ended with a result, one row each."""
         return f"{self.root}/trials"
+
+    @property
+    def failures_folder(self) -> str:
+        """One Parquet file a trial that failed, one row each: a failure cannot take the place of a result."""
+        return f"{self.root}/failures"
 
     @property
     def epochs_folder(self) -> str:
@@ -83,12 +117,12 @@ class Store:
         return f"{self.root}/epochs"
 
     def compact_file(self, table: str) -> str:
-        """The rows of many trials in one file, `trials` or `epochs`: what is read first, because it is read fast."""
+        """A copy of all files of a table (`trials`, `epochs` or `failures`) in one, because it is read fast."""
         return f"{self.root}/compact/{table}.parquet"
 
     @property
     def set_aside_folder(self) -> str:
-        """Files that could not be read, kept for whoever wants to know why."""
+        """Copies of files that could not be read, for whoever wants to know why."""
         return f"{self.root}/set-aside"
 
     @property
@@ -104,16 +138,29 @@ class Store:
     def trial_file(self, digest: str) -> str:
         return f"{self.trials_folder}/{digest}.parquet"
 
+    def failure_file(self, digest: str) -> str:
+        return f"{self.failures_folder}/{digest}.parquet"
+
     def epochs_file(self, digest: str) -> str:
         return f"{self.epochs_folder}/{digest}.parquet"
 
+    @property
+    def models_folder(self) -> str:
+        """One folder a trial whose model was kept."""
+        return f"{self.root}/models"
+
     def model_folder(self, digest: str) -> str:
         """The best version of a finished trial, in the Hugging Face manner."""
-        return f"{self.root}/models/{digest}"
+        return f"{self.models_folder}/{digest}"
+
+    @property
+    def all_running_folder(self) -> str:
+        """One folder a trial that has not ended."""
+        return f"{self.root}/running"
 
     def running_folder(self, digest: str) -> str:
         """Checkpoints of a trial that has not ended."""
-        return f"{self.root}/running/{digest}"
+        return f"{self.all_running_folder}/{digest}"
 
     def running_trial_file(self, digest: str) -> str:
         """Which trial it is, as JSON."""
@@ -136,9 +183,14 @@ class Store:
         """Signs of life of a running sweep, as JSON."""
         return f"{self.owners_folder}/{owner}.json"
 
-    def targets_file(self, fingerprint: str) -> str:
+    @property
+    def targets_folder(self) -> str:
+        """What teachers say, a file each teacher and set of samples. Its name begins with the teacher's digest."""
+        return f"{self.root}/targets"
+
+    def targets_file(self, teacher_digest: str, fingerprint: str) -> str:
         """What a teacher says of a task's train and dev splits."""
-        return f"{self.root}/targets/{fingerprint}.safetensors"
+        return f"{self.targets_folder}/{teacher_digest}-{fingerprint}.safetensors"
 
     def samples_file(self, task_digest: str) -> str:
         """The test samples of a task on which every trial shows its rationale."""
@@ -147,6 +199,32 @@ class Store:
     def rationales_file(self, digest: str) -> str:
         """What a trial predicts and selects on its task's samples."""
         return f"{self.root}/rationales/{digest}.parquet"
+
+    @property
+    def predictions_folder(self) -> str:
+        """One Parquet file a trial, one row a sample of the test split."""
+        return f"{self.root}/predictions"
+
+    def predictions_file(self, digest: str) -> str:
+        """What a trial predicts and selects on the whole test split."""
+        return f"{self.predictions_folder}/{digest}.parquet"
+
+    def audit_file(self, digest: str) -> str:
+        """What was found in a trial's rationales by those who did not train it, one row."""
+        return f"{self.audits_folder}/{digest}.parquet"
+
+    @property
+    def audits_folder(self) -> str:
+        """One Parquet file a trial that was audited."""
+        return f"{self.root}/audits"
+
+    def judge_file(self, name: str) -> str:
+        """The weights of the judge of a task's rationales."""
+        return f"{self.root}/judges/{name}.safetensors"
+
+    def download_file(self, digest: str) -> str:
+        """A model or dataset of the hub, as a tar file of what the libraries keep of it."""
+        return f"{self.root}/downloads/{digest}.tar"
 
     def write(self, path: str, content: bytes) -> None:
         """Writes a whole file, replacing what stood there. Raises StoreUnavailableError where that fails for long."""
@@ -171,9 +249,25 @@ class Store:
 
     def names_in(self, folder: str) -> list[str]:
         """Names of the files and folders in `folder`, sorted; none where it does not exist. Temporary names are left out."""
-        selector = pafs.FileSelector(folder, allow_not_found=True)
-        found = _patiently(lambda: self.file_system.get_file_info(selector), f"listing {folder}")
-        return sorted(info.base_name for info in found if not info.base_name.startswith("."))
+        return sorted(info.base_name for info in self._listed(folder) if not info.base_name.startswith("."))
+
+    def states_in(self, folder: str) -> dict[str, str]:
+        """Size and time of each file in `folder` as a text, by name: where it is another one, so is the file."""
+        return {
+            info.base_name: f"{info.size} {info.mtime_ns}"
+            for info in self._listed(folder)
+            if info.is_file and not info.base_name.startswith(".")
+        }
+
+    def files_under(self, folder: str) -> list[StoredFile]:
+        """Every file in `folder` and in its folders, temporary ones too, sorted by path."""
+        found = [info for info in self._listed(folder, recursive=True) if info.is_file]
+        files = [StoredFile(info.path, info.size or 0, (info.mtime_ns or 0) / 1e9) for info in found]
+        return sorted(files, key=lambda file: file.path)
+
+    def _listed(self, folder: str, *, recursive: bool = False) -> list[pafs.FileInfo]:
+        selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)
+        return _patiently(lambda: self.file_system.get_file_info(selector), f"listing {folder}")
 
     def remove_file(self, path: str) -> None:
         """Removes a file; nothing happens where there is none."""
@@ -188,20 +282,31 @@ class Store:
         for name, content in files:
             self.write(f"{folder}/{name}", content)
 
-    def set_aside(self, path: str, why: str) -> None:
-        """Moves a file that is of no use out of the way, with a warning: its path and `why`, such as "is damaged".
+    def keep_aside(self, path: str, content: bytes, why: str) -> None:
+        """Keeps what was read of a file that is of no use, with a warning: its path and `why`, such as "is damaged".
 
-        Another process may have done it first. Where the store cannot be written, the file stays and is left out.
+        The file stays what it is: another process may have written a good one since. A second call with the same content
+        says and does nothing. Where the store cannot be written, the warning is all.
         """
-        destination = f"{self.set_aside_folder}/{uuid.uuid4().hex[:8]}-{path.rsplit('/', 1)[-1]}"
+        destination = f"{self.set_aside_folder}/{hashlib.sha256(content).hexdigest()[:8]}-{path.rpartition('/')[2]}"
         try:
-            _patiently(lambda: self._move(path, destination), f"setting {path} aside")
-        except FileNotFoundError:
-            return
+            if self.exists(destination):
+                return
+            self.write(destination, content)
         except OSError as error:
             logger.warning("%s %s. It cannot be set aside (%s) and is left out.", path, why, error)
         else:
-            logger.warning("%s %s. It is now %s.", path, why, destination)
+            logger.warning("%s %s. What was read is kept as %s.", path, why, destination)
+
+    def set_aside(self, path: str, content: bytes, why: str) -> None:
+        """As `keep_aside`, and removes the file where it still is what was read.
+
+        For files that one process at a time writes, as the claims on their trial grant: looking and removing are two steps.
+        """
+        self.keep_aside(path, content, why)
+        with contextlib.suppress(OSError):  # it has gone, or may not be removed and is left out
+            if self.read(path) == content:
+                self.remove_file(path)
 
     def write_once(self, path: str, content: bytes) -> None:
         """As `write`, but an OSError comes at once."""
@@ -221,17 +326,6 @@ class Store:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _move(self, path: str, destination: str) -> None:
-        try:
-            self.file_system.create_dir(destination.rpartition("/")[0], recursive=True)
-            self.file_system.move(path, destination)
-        except OSError as error:  # those of S3 have no number
-            if "ACCESS_DENIED" in str(error):
-                raise PermissionError(errno.EACCES, str(error)) from error
-            if self.file_system.get_file_info(path).type == pafs.FileType.NotFound:
-                raise FileNotFoundError(errno.ENOENT, "no longer there", path) from error
-            raise
-
     def _read(self, path: str) -> bytes:
         if self.is_local:
             return Path(path).read_bytes()
@@ -242,9 +336,20 @@ class Store:
         return self.uri
 
 
+def _refuse_mistyped(uri: str) -> None:
+    """Raises ValueError where an address would be taken for a folder that nobody meant."""
+    if not uri.strip():
+        raise ValueError("The store has an empty address. Give a folder, or a URI such as s3://bucket/folder.")
+    scheme, colon, rest = uri.partition(":")
+    if colon and scheme.lower() in SCHEMES and not rest.startswith("//"):
+        raise ValueError(f"The store {uri} is no URI. Write {scheme}://{rest.lstrip('/')}, or ./{uri} for a folder.")
+
+
 def _refuse_secrets(uri: str) -> None:
     """Raises ValueError where an address holds what opens the store: it is shown in logs, job lists and reports."""
     scheme, _, rest = uri.partition("://")
+    while (decoded := unquote(rest)) != rest:  # a colon or a name that is percent-encoded opens the store as well
+        rest = decoded
     options = parse_qs(rest.partition("?")[2])
     if re.match("[^@]*:[^@]*@", rest) or any(word in name.lower() for name in options for word in SECRETS):
         raise ValueError(
@@ -254,7 +359,10 @@ def _refuse_secrets(uri: str) -> None:
 
 
 def _patiently(work: Callable[[], Result], what: str) -> Result:
-    """The result of `work`, which is tried again, less and less often, for `PATIENCE` seconds."""
+    """The result of `work`, which is tried again, less and less often, for `PATIENCE` seconds.
+
+    What waiting does not mend is raised at once.
+    """
     started, pause = time.monotonic(), 0.1
     while True:
         try:
@@ -262,6 +370,8 @@ def _patiently(work: Callable[[], Result], what: str) -> Result:
         except OSError as error:
             if isinstance(error, FileNotFoundError) or error.errno in HOPELESS:
                 raise
+            if REFUSALS.search(str(error)):
+                raise StoreRefusedError(f"The store refuses {what}: {error}") from error
             waited = time.monotonic() - started
             if waited > PATIENCE:
                 raise StoreUnavailableError(f"{what} failed for {waited:.0f} s: {error}") from error

@@ -1,21 +1,19 @@
-"""The ledger: what has been run and what came out, one row a trial and one row an epoch, in Parquet."""
+"""The ledger: what has been run and what came out, one row a trial and one row an epoch, in Parquet.
 
-import base64
-from collections.abc import Iterable, Sequence
+A result (`ok` or `diverged`) and a failure are files of their own. So no failure can take the place of a result, however
+two that run the same trial meet; where both are there, the result is the trial's row.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
 from rekd.store.files import Store
-from rekd.store.formats import FORMAT, written_by
-from rekd.trial import Trial, canonical_json, plain_type
-
-WORTHWHILE = 100
-"""Trials in files of their own from which on they are worth a compact copy: reading them takes 0.2 s."""
+from rekd.store.formats import FORMAT
+from rekd.store.tables import Table
+from rekd.trial import PRESETS, Trial, canonical_json, is_read, neutral_values, plain_type
 
 Status = Literal["ok", "diverged", "failed"]
 
@@ -50,15 +48,19 @@ class Outcome:
     test_token_ratio: float | None = None
 
     test_sufficiency: float | None = None
-    """Probability of the predicted class from the whole input minus that from the rationale (ERASER)."""
+    """Probability of the class that is predicted from the rationale: from the whole input minus from the rationale."""
     test_comprehensiveness: float | None = None
-    """Probability of the predicted class from the whole input minus that from all but the rationale (ERASER)."""
+    """Probability of the same class: from the whole input minus from all but the rationale."""
     test_distinct_masks: float | None = None
     """Different masks a sample; 1 / samples where one mask serves every input (collapse)."""
     dev_teacher_overlap: float | None = None
     """Mean intersection over union of the student's and the teacher's rationales."""
     dev_teacher_train_share: float | None = None
     """Share of the dev split that the teacher was trained on: 0 with a fixed split."""
+    num_dev_in_train: int | None = None
+    """Samples of dev that stand in train too, with the same content."""
+    num_test_in_train: int | None = None
+    """Samples of test that stand in train too, with the same content."""
 
     train_seconds: float | None = None
     """Time in training and evaluation, over all attempts that contributed."""
@@ -70,6 +72,29 @@ class Outcome:
     """When it ended, UTC, ISO 8601."""
     versions: str = ""
     """Versions of rekd, torch and transformers, and the commit where it is known."""
+    commits: str | None = None
+    """What names of the hub stood for: commits as JSON, by what was asked for; None where nothing was of the hub."""
+    test_eraser_sufficiency: float | None = None
+    """Probability of the class that is predicted from the whole input: from that minus from the rationale (ERASER). The
+    model's own predictor says so, which never saw whole inputs in training; the audit has a judge that did."""
+    test_eraser_comprehensiveness: float | None = None
+    """Probability of the same class: from the whole input minus from all but the rationale."""
+    dev_expected_ratio: float | None = None
+    """Share of all positions that is selected on average, over the samples of the mask that training draws."""
+    dev_argmax_ratio: float | None = None
+    """Share of all positions that is selected by argmax: the more probable half of each."""
+    test_expected_ratio: float | None = None
+    test_argmax_ratio: float | None = None
+    test_rationale_precision: float | None = None
+    """Of what is selected, the share that is evidence by the task's `rationale_column`; a mean over samples, as are the
+    next three (`rekd.tasks.truth`)."""
+    test_rationale_recall: float | None = None
+    test_rationale_f1: float | None = None
+    test_rationale_iou: float | None = None
+    test_rationale_auprc: float | None = None
+    """Mean area under the precision-recall curve of the selection logits."""
+    warning: str | None = None
+    """What went wrong beside the result, in one line: such as samples to look at that could not be written."""
 
 
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
@@ -114,154 +139,123 @@ EPOCHS_SCHEMA = pa.schema(
 
 
 class Ledger:
-    """Finished trials of one store. Every method may be called from any number of processes at once."""
+    """Trials of one store that have ended. Every method may be called from any number of processes at once.
+
+    >>> import tempfile
+    >>> from rekd import Trial
+    >>> trial = Trial(
+    ...     task="mine", task_digest="0", model="tiny", model_digest="0", objective="cls", seed=2026, epochs=20
+    ... )
+    >>> ledger = Ledger(tempfile.mkdtemp())
+    >>> ledger.write(trial, Outcome(status="ok", dev_loss=0.25), [{"epoch": 1, "dev_loss": 0.25}])
+    >>> ledger.done() == {trial.digest}
+    True
+    >>> ledger.row(trial.digest)["dev_loss"]
+    0.25
+    """
 
     def __init__(self, store: Store | str) -> None:
         self.store = store if isinstance(store, Store) else Store(store)
+        self._results = Table(self.store, "trials", TRIALS_SCHEMA)
+        self._failures = Table(self.store, "failures", TRIALS_SCHEMA)
+        self._epochs = Table(self.store, "epochs", EPOCHS_SCHEMA)
 
     def write(self, trial: Trial, outcome: Outcome, epochs: Iterable[dict[str, Any]] = ()) -> None:
         """Records that a trial has ended. Its epochs go first: whoever sees the row of `trials` sees them all.
 
-        A failure leaves the row of a run that did not fail: two may overlap where a node was given up too early.
+        A failure leaves the result of another run of the trial, and has no epochs.
         """
-        digest = trial.digest
-        if outcome.status == "failed" and (row := self.row(digest)) is not None and row["status"] != "failed":
-            return
-        records = [{"digest": digest, **record} for record in epochs]
-        self.store.write(self.store.epochs_file(digest), _parquet(records, EPOCHS_SCHEMA))
-        row = {"digest": digest, **asdict(trial), "fidelity": trial.fidelity, **asdict(outcome)}
+        row = {**asdict(trial), "fidelity": trial.fidelity, **asdict(outcome)}
         row |= {"config": canonical_json(asdict(trial)), "format": FORMAT}
-        self.store.write(self.store.trial_file(digest), _parquet([row], TRIALS_SCHEMA))
+        row["error"] = outcome.error.encode(errors="replace").decode()  # it may name a file whose name is no UTF-8
+        if outcome.status == "failed":
+            self._failures.write(trial.digest, [row])
+            return
+        self._epochs.write(trial.digest, epochs)
+        self._results.write(trial.digest, [row])
+        self._failures.remove(trial.digest)
 
     def trials(self, digests: Sequence[str] | None = None) -> pa.Table:
         """One row a trial, sorted by digest; of the given digests only, where they are given."""
-        return self._read("trials", TRIALS_SCHEMA, digests).sort_by("digest")
+        failures = self._failures.read(digests)  # first: one that is gone by then has given way to a result
+        rows = self._results.read(digests)
+        results = _chosen(rows, lambda digest, status: status not in (None, "failed"))
+        known = _digests(results)
+        failed = _chosen(failures, lambda digest, status: status == "failed" and digest not in known)
+        known |= _digests(failed)
+        # 0.1.0 put failures among the results.
+        before = _chosen(rows, lambda digest, status: status == "failed" and digest not in known)
+        return _as_known_now(pa.concat_tables([results, failed, before])).sort_by("digest")
 
     def row(self, digest: str) -> dict[str, Any] | None:
         """The row of one trial; None where it has not ended."""
-        table = self._read_or_set_aside(self.store.trial_file(digest), TRIALS_SCHEMA)
-        if table is None:  # the compact copy may have it
-            table = self.trials([digest])
-        return next(iter(table.to_pylist()), None)
+        rows = _as_known_now(self._results.read([digest])).to_pylist()
+        if rows and rows[0]["status"] != "failed":
+            return rows[0]
+        return next(iter(self.trials([digest]).to_pylist()), None)
+
+    def failure(self, digest: str) -> dict[str, Any] | None:
+        """The row of a trial's last failure, where it has failed since it last had a result."""
+        return next(iter(self._failures.read([digest]).to_pylist()), None)
 
     def epochs(self, digests: Sequence[str] | None = None) -> pa.Table:
         """One row an epoch of a finished trial, sorted by digest and epoch."""
-        table = self._read("epochs", EPOCHS_SCHEMA, digests)
-        return table.sort_by([("digest", "ascending"), ("epoch", "ascending")])
+        return self._epochs.read(digests)
 
     def done(self) -> set[str]:
         """Digests that need not run again: those that ended `ok` or `diverged`."""
-        table = self.trials().select(["digest", "status"]).to_pydict()
-        return {digest for digest, status in zip(table["digest"], table["status"], strict=True) if status != "failed"}
+        return _digests(_chosen(self.trials(), lambda digest, status: status != "failed"))
 
     def withdraw(self, digest: str, why: str) -> None:
-        """A trial that ended `ok` counts as `failed` from now on and runs again: what it left is of no use."""
-        rows = [row for row in self.trials([digest]).to_pylist() if row["status"] == "ok"]
-        if not rows:
-            return
-        for name in ("trials", "epochs"):  # what the copies hold is not to change, and now it does
-            self.store.remove_file(self.store.compact_file(name))
-        rows[0] |= {"status": "failed", "error": why}
-        self.store.write(self.store.trial_file(digest), _parquet(rows, TRIALS_SCHEMA))
+        """A trial that has a result counts as failed from now on, with its numbers, and runs again.
 
-    def compact(self, *, at_least: int = WORTHWHILE) -> None:
-        """Copies rows that will not change (`ok` and `diverged`) into one file a table, which is read 100 times faster.
-
-        Nothing is deleted: the files of single trials stay what the ledger is, and another writer is not disturbed.
-        Nothing happens with fewer than `at_least` trials that are not in there yet.
+        What it said as a teacher goes with it: trained again, on another device, it may say something else. For the holder
+        of the trial's claim: another run of it might end meanwhile.
         """
-        known = len(self._read_compact("trials", TRIALS_SCHEMA))
-        if len(self.store.names_in(self.store.trials_folder)) - known < at_least:
-            return
-        trials = self.trials()
-        final = trials.filter(pc.field("status") != "failed")
-        epochs = self.epochs().filter(pc.field("digest").isin(pa.array(final["digest"].to_pylist(), pa.string())))
-        # Epochs first, as in `write`: a trial that is compact has its epochs there.
-        for name, table in (("epochs", epochs), ("trials", final)):
-            self.store.write(self.store.compact_file(name), _as_parquet(table))
+        row = self.row(digest)
+        if row is not None and row["status"] != "failed":
+            self._failures.write(digest, [row | {"status": "failed", "error": why}])
+            self._results.remove(digest)
+        for name in self.store.names_in(self.store.targets_folder):
+            if name.startswith(f"{digest}-"):
+                self.store.remove_file(f"{self.store.targets_folder}/{name}")
 
-    def _read(self, name: str, schema: pa.Schema, digests: Sequence[str] | None) -> pa.Table:
-        folder = f"{self.store.root}/{name}"
-        compact = self._read_compact(name, schema)
-        known = set(compact["digest"].unique().to_pylist())
-        if digests is None:
-            wanted = [name.removesuffix(".parquet") for name in self.store.names_in(folder)]
-        else:
-            wanted = sorted(set(digests))
-            compact = compact.filter(pc.field("digest").isin(pa.array(wanted, pa.string())))
-        paths = [f"{folder}/{digest}.parquet" for digest in wanted if digest not in known]
-        if digests is not None:
-            paths = [path for path in paths if self.store.exists(path)]
-        return pa.concat_tables([compact, self._read_files(paths, schema)])
+    def compact(self, *, at_least: int | None = None) -> None:
+        """Copies all rows into one file a table, which is read 100 times faster, where `at_least` trials are not there yet.
 
-    def _read_compact(self, name: str, schema: pa.Schema) -> pa.Table:
-        path = self.store.compact_file(name)
-        table = self._read_or_set_aside(path, schema) if self.store.exists(path) else None
-        return schema.empty_table() if table is None else table
-
-    def _read_files(self, paths: list[str], schema: pa.Schema) -> pa.Table:
-        if not paths:
-            return schema.empty_table()
-        try:
-            return self._scan(paths, schema)
-        except (pa.ArrowException, OSError):
-            tables = [table for path in paths if (table := self._read_or_set_aside(path, schema)) is not None]
-            return pa.concat_tables(tables) if tables else schema.empty_table()
-
-    def _scan(self, paths: list[str], schema: pa.Schema) -> pa.Table:
-        dataset = pads.dataset(paths, schema=schema, format=_FORMAT, filesystem=self.store.file_system)
-        table = dataset.to_table()
-        for fragment in dataset.get_fragments():  # the scan has read their footers: no file is opened again
-            _check_names(fragment.metadata)
-        return table
-
-    def _read_or_set_aside(self, path: str, schema: pa.Schema) -> pa.Table | None:
-        try:
-            content = self.store.read(path)
-        except FileNotFoundError:
-            return None
-        try:
-            return _parsed(content, schema)
-        except (pa.ArrowException, OSError) as error:  # not the store's: the content is here
-            self.store.set_aside(path, f"could not be read ({error}); what is lost with it runs again")
-            return None
+        By itself it chooses how many are worth it, so that a sweep may call it whenever a trial has ended. The files of
+        single trials stay what the ledger is (`rekd.store.tables`).
+        """
+        if self._results.compact(at_least=at_least):
+            self._epochs.compact(at_least=1)
+            self._failures.compact(at_least=1)
 
 
-_FORMAT = pads.ParquetFileFormat(
-    default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
-)
+def _chosen(rows: pa.Table, is_wanted: Callable[[str, str | None], bool]) -> pa.Table:
+    """The rows whose digest and status are wanted."""
+    wanted = [*map(is_wanted, rows["digest"].to_pylist(), rows["status"].to_pylist())]
+    return rows if all(wanted) else rows.filter(pa.array(wanted, pa.bool_()))
 
 
-def _parsed(content: bytes, schema: pa.Schema) -> pa.Table:
-    """The table in a file's content. Columns that it lacks, because an earlier version wrote it, come back as nulls."""
-    fragment = _FORMAT.make_fragment(pa.BufferReader(content))
-    table = fragment.to_table(schema=schema)
-    _check_names(fragment.metadata)
-    return table
+def _as_known_now(trials: pa.Table) -> pa.Table:
+    """Rows of earlier versions beside those of this one: fields that were born since have their neutral values, and a
+    preset that came to mean something else has another name."""
+    objectives = trials["objective"].to_pylist()
+    for name, neutral in neutral_values(Trial).items():
+        pairs = zip(trials[name].to_pylist(), objectives, strict=True)
+        values = [neutral if value is None and is_read(name, objective) else value for value, objective in pairs]
+        trials = _with_column(trials, name, values)
+    before = "authors of 0.1.0"
+    points = zip(*(trials[name].to_pylist() for name in PRESETS[before]), strict=True)
+    is_before = [point == tuple(PRESETS[before].values()) for point in points]
+    pairs = zip(trials["fidelity"].to_pylist(), is_before, strict=True)
+    return _with_column(trials, "fidelity", [before if is_old else name for name, is_old in pairs])
 
 
-def _check_names(footer: pq.FileMetaData) -> None:
-    """Raises ArrowInvalid where a column's name is damaged.
-
-    Pages have checksums, the footer has none: the column would pass for one that an earlier version did not write.
-    Arrow keeps a second copy of the names there.
-    """
-    encoded = (footer.metadata or {}).get(b"ARROW:schema")
-    if encoded is None:  # written by another program
-        return
-    try:
-        names, copies = footer.schema.names, pa.ipc.read_schema(pa.py_buffer(base64.b64decode(encoded))).names
-    except ValueError as error:  # not UTF-8, not Base64, not a schema
-        raise pa.ArrowInvalid(f"its schema is damaged: {error}") from error
-    if names != copies:
-        raise pa.ArrowInvalid("the name of a column is damaged")
+def _with_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
+    index = table.schema.get_field_index(name)
+    return table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
 
 
-def _parquet(records: list[dict[str, Any]], schema: pa.Schema) -> bytes:
-    return _as_parquet(pa.Table.from_pylist(records, schema=schema))
-
-
-def _as_parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(written_by()), sink, write_page_checksum=True)
-    return sink.getvalue().to_pybytes()
+def _digests(rows: pa.Table) -> set[str]:
+    return set(rows["digest"].to_pylist())

@@ -11,41 +11,63 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from rekd.store.files import DamagedFileError, Store
-from rekd.store.ledger import Ledger
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The checkpoint of a finished trial. `rekd.method.models.RationaleModel.assemble` makes a model of it."""
+    """The saved model of a finished trial. `rekd.method.models.RationaleModel.assemble` makes a model of it."""
 
     config: dict[str, Any]
     """Content of its config.json."""
     arrays: Mapping[str, np.ndarray]
     """Parameters and buffers by name."""
 
+    @property
+    def sha256(self) -> str:
+        """The checksum of its files, which names the model."""
+        return self.config["sha256"]
+
     @classmethod
     def load(cls, store: Store, digest: str) -> "Weights":
         """From the store. Raises ValueError where it has none that is whole.
 
-        What is damaged is set aside, and the trial counts as failed: the next sweep that needs it trains it again.
+        What is damaged is set aside. The trial's row stays, for its numbers are true; a sweep that needs the model trains
+        it again (`is_saved`).
         """
-        files = [f"{store.model_folder(digest)}/{name}" for name in ("config.json", "model.safetensors")]
+        folder = store.model_folder(digest)
+        files: dict[str, bytes] = {}
         try:
-            config, weights = json.loads(store.read(files[0])), store.read(files[1])
+            for name in ("config.json", "model.safetensors"):
+                files[name] = store.read(f"{folder}/{name}")
+            config, weights = json.loads(files["config.json"]), files["model.safetensors"]
             check(config, weights)
+            config.setdefault("sha256", checksum_of(config, weights))
             return cls(config=config, arrays=load(weights))
-        except (FileNotFoundError, ValueError, SafetensorError) as error:
+        except (FileNotFoundError, ValueError, SafetensorError, AttributeError) as error:
             is_gone = isinstance(error, FileNotFoundError)
-            found = "no checkpoint" if is_gone else f"a damaged checkpoint ({error})"
-            message = (
+            found = "no saved model" if is_gone else f"a damaged saved model ({error})"
+            for name, content in {} if is_gone else files.items():
+                store.set_aside(f"{folder}/{name}", content, f"is of no use: the trial has {found}")
+            raise ValueError(
                 f"The trial {digest} has {found}. Type its sweep's command again, which trains it first, or choose another "
                 "teacher."
-            )
-            # The row first: were this stopped in between, a trial without a model would count as done for good.
-            Ledger(store).withdraw(digest, message)
-            for file in [] if is_gone else files:
-                store.set_aside(file, f"is of no use: the trial has {found}")
-            raise ValueError(message) from error
+            ) from error
+
+
+def is_saved(store: Store, digest: str) -> bool:
+    """Whether a trial's model is in the store, as far as a look at its folder tells."""
+    return {"config.json", "model.safetensors"} <= set(store.names_in(store.model_folder(digest)))
+
+
+def saved_sha256(store: Store, digest: str) -> str:
+    """The checksum of a trial's saved model, of which only the config.json is read where that holds it.
+
+    Raises ValueError as `Weights.load`.
+    """
+    try:
+        return json.loads(store.read(f"{store.model_folder(digest)}/config.json"))["sha256"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return Weights.load(store, digest).sha256  # which says what is wrong, and does what is to be done
 
 
 def checksum_of(config: Mapping[str, Any], weights: bytes) -> str:

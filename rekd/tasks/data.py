@@ -1,19 +1,32 @@
 """The arrays that a task stands for: its samples, divided into train, dev and test."""
 
 import hashlib
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64
 
-from rekd.messages import shortened
+from rekd.messages import one_line, shortened
+from rekd.tasks import hidden_digits
 from rekd.tasks.hub import quiet
 from rekd.tasks.images import read_images
-from rekd.tasks.tables import read_labels, read_tables
+from rekd.tasks.labels import read_labels
+from rekd.tasks.spans import ReadText, read_text
+from rekd.tasks.tables import read_tables
 from rekd.tasks.task import Task
 from rekd.tasks.task_file import Kind
-from rekd.tasks.texts import read_texts
+from rekd.tasks.texts import check_vocabularies, load_tokenizer, read_texts
+from rekd.tasks.truth import Truth, read_truth
+from rekd.trial import Trial
+
+SHOWN_PER_CLASS = 4
+MOST_SHOWN = 64
+
+Division = Literal["fixed", "by_seed", "stratified_by_seed"]
+"""How a pool is divided into train and dev (`Trial.split`)."""
 
 SPLIT_SEED = 2026
 """Of the fixed splits, which are the same for every run; the paper's first seed, though any constant would do."""
@@ -28,13 +41,22 @@ class Split:
     `valid`, uint8 of the same shape, 1 where there is a token and 0 where there is padding."""
     labels: Int64[np.ndarray, "sample"]
     """Class of each sample."""
+    truth: Truth | None = None
+    """Where the evidence stands, if that is known: for tests alone."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: Int64[np.ndarray, "index"]) -> "Split":
         """The samples at `indices`, in that order."""
-        return Split({name: array[indices] for name, array in self.arrays.items()}, self.labels[indices])
+        truth = None if self.truth is None else self.truth.take(indices)
+        return Split({name: array[indices] for name, array in self.arrays.items()}, self.labels[indices], truth)
+
+    def contents(self) -> np.ndarray:
+        """A digest of 8 bytes of what each sample holds, without its label."""
+        rows = zip(*(np.ascontiguousarray(array) for _, array in sorted(self.arrays.items())), strict=True)
+        digests = (hashlib.blake2b(b"".join(part.data for part in row), digest_size=8).digest() for row in rows)
+        return np.frombuffer(b"".join(digests), dtype=np.uint64)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -54,16 +76,21 @@ class Data:
     """Share of `pool` that is dev, where the dataset has no dev split of its own."""
     fingerprint: str
     """Digest of the arrays themselves: targets that a teacher computed from other data are refused by it."""
+    shown_texts: tuple[ReadText, ...] = ()
+    """Of a text task: the test samples of `shown_samples` in their order, as they were written."""
+    remarks: tuple[str, ...] = ()
+    """What is no mistake but is not to pass in silence, such as files that were not read: a sentence each."""
 
-    def train_dev(
-        self, split: Literal["fixed", "by_seed"], seed: int
-    ) -> tuple[Int64[np.ndarray, "train"], Int64[np.ndarray, "dev"]]:
-        """Sorted indices of train and dev within `pool`.
+    def train_dev(self, split: Division, seed: int) -> tuple[Int64[np.ndarray, "train"], Int64[np.ndarray, "dev"]]:
+        """Indices of train and dev within `pool`.
 
         `fixed` is the same for every seed: the dataset's own dev split, or a stratified one. `by_seed` is a random one
-        of the same size, drawn with the seed and not stratified, as the authors' code does.
+        of the same size, drawn with the seed and not stratified. `stratified_by_seed` is the dataset's own, or what
+        `datasets` makes of the seed, in its order, as in the authors' code; the others are sorted.
         """
         everything = np.arange(len(self.pool))
+        if split == "stratified_by_seed" and self.dev_indices is None:
+            return _stratified_by_seed(self.pool.labels, self.num_dev, seed)
         if split == "by_seed":
             dev = np.random.default_rng(seed).permutation(everything)[: self.num_dev]
         elif self.dev_indices is not None:
@@ -71,6 +98,19 @@ class Data:
         else:
             dev = _stratified(self.pool.labels, self.num_dev)
         return np.setdiff1d(everything, dev, assume_unique=True), np.sort(dev)
+
+    def in_train(self, split: Division, seed: int) -> dict[str, int]:
+        """How many samples of dev and of test stand in train too, with the same content: `dev` and `test`."""
+        train, dev = self.train_dev(split, seed)
+        contents, of_test = self._contents
+        known = set(contents[train].tolist())
+        others = {"dev": contents[dev], "test": of_test}
+        return {name: sum(content in known for content in of_split.tolist()) for name, of_split in others.items()}
+
+    @cached_property
+    def _contents(self) -> tuple[np.ndarray, np.ndarray]:
+        """A number for what each sample of the pool and of the test split holds, without its label."""
+        return self.pool.contents(), self.test.contents()
 
     @property
     def num_dev(self) -> int:
@@ -80,46 +120,122 @@ class Data:
 
 def load_data(task: Task) -> Data:
     """The task's arrays. Raises ValueError where the dataset is not what the task says."""
-    if task.dataset == "digits":
-        splits, class_names = {"train": _digits()}, task.class_names
-    else:
-        splits, class_names = _read(task)
-    for role, name in task.splits.items():
-        _check_classes(task, splits[role], name, class_names)
-
-    pool = splits["train"]
-    if task.test_fraction is not None:
-        test_indices = _held_out(task, pool, task.test_fraction, "test_fraction")
-        splits["test"] = pool.take(test_indices)
-        pool = pool.take(np.setdiff1d(np.arange(len(pool)), test_indices, assume_unique=True))
-    dev_indices = None
-    if "dev" in splits:
-        dev_indices = len(pool) + np.arange(len(splits["dev"]))
-        arrays = {name: np.concatenate([pool.arrays[name], splits["dev"].arrays[name]]) for name in pool.arrays}
-        pool = Split(arrays, np.concatenate([pool.labels, splits["dev"].labels]))
-    else:
-        _held_out(task, pool, task.dev_fraction, "dev_fraction")
+    read = _READ_HERE.get(task.dataset, _read)(task)
+    absent = [
+        remark
+        for role, name in task.splits.items()
+        for remark in _absent_classes(task, read.splits[role], role, name, read.class_names)
+    ]
+    pool, test, test_texts = _without_test(task, read)
+    pool, dev_indices = _with_dev(task, pool, read.splits.get("dev"))
     return Data(
         kind=task.kind,
         num_classes=task.num_classes,
-        class_names=class_names,
+        class_names=read.class_names,
         pool=pool,
-        test=splits["test"],
+        test=test,
         dev_indices=dev_indices,
         dev_fraction=task.dev_fraction,
-        fingerprint=_fingerprint(pool, splits["test"], dev_indices),
+        fingerprint=_fingerprint(pool, test, dev_indices),
+        shown_texts=read.as_tokens(
+            task, [test_texts[row] for row in shown_samples(test.labels).tolist()] if test_texts else []
+        ),
+        remarks=(*read.remarks, *absent),
     )
 
 
-def _read(task: Task) -> tuple[dict[str, Split], tuple[str, ...] | None]:
-    """Splits by role, and the names of the classes where the task or the dataset knows them."""
+def _without_test(task: Task, read: "_Read") -> tuple[Split, Split, list[str]]:
+    """The training split without its share for testing, if any; the test split, and its texts."""
+    pool = read.splits["train"]
+    if task.test_fraction is None:
+        return pool, read.splits["test"], read.texts.get("test", [])
+    chosen = _held_out(task, pool, task.test_fraction, "test_fraction")
+    rest = np.setdiff1d(np.arange(len(pool)), chosen, assume_unique=True)
+    texts = read.texts.get("train", [])
+    return pool.take(rest), pool.take(chosen), [texts[row] for row in chosen.tolist()] if texts else []
+
+
+def _with_dev(task: Task, pool: Split, dev: Split | None) -> tuple[Split, Int64[np.ndarray, "dev"] | None]:
+    """The pool with the dataset's own dev split behind it, and where that is; else whether a share of it can be dev."""
+    if dev is None:
+        _held_out(task, pool, task.dev_fraction, "dev_fraction")
+        return pool, None
+    arrays = {name: np.concatenate([pool.arrays[name], dev.arrays[name]]) for name in pool.arrays}
+    return Split(arrays, np.concatenate([pool.labels, dev.labels])), len(pool) + np.arange(len(dev))
+
+
+def shown_samples(labels: Int64[np.ndarray, "sample"]) -> Int64[np.ndarray, "shown"]:
+    """Indices into the test split of the samples that people look at: the first four of each class, in turn, 64 at most.
+
+    A rule, so that nobody picks the pretty ones.
+    """
+    firsts = [np.flatnonzero(labels == label)[:SHOWN_PER_CLASS] for label in np.unique(labels)]
+    turns = [first[turn] for turn in range(SHOWN_PER_CLASS) for first in firsts if turn < len(first)]
+    return np.sort(np.array(turns[:MOST_SHOWN], dtype=np.int64))
+
+
+def remarks_on(data: Data, task: Task, trial: Trial) -> list[str]:
+    """What is to be said before a trial of the task starts: the data's remarks, and what its split has in common."""
+    remarks = [*data.remarks]
+    for name, count in data.in_train(trial.split, trial.seed).items():
+        if count:
+            total = data.num_dev if name == "dev" else len(data.test)
+            remarks.append(
+                f"{task.name}: {count} of the {total} samples of {name} stand in train too, with the same content."
+            )
+    return remarks
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Read:
+    """What was read of a dataset."""
+
+    splits: dict[str, Split]
+    """By role."""
+    class_names: tuple[str, ...] | None
+    texts: Mapping[str, list[str]] = field(default_factory=dict)
+    """By role, of a text task: as they were written."""
+    tokenizer: Any = None
+    remarks: Sequence[str] = ()
+
+    def as_tokens(self, task: Task, texts: Sequence[str]) -> tuple[ReadText, ...]:
+        """Some of the texts as the tokenizer reads them."""
+        with quiet():
+            return tuple(read_text(self.tokenizer, text, max_length=task.max_length or 0) for text in texts)
+
+
+def _read(task: Task) -> _Read:
     import datasets  # noqa: F401  before `quiet`, which is for libraries that are imported
 
-    with quiet():
-        tables = read_tables(task)
-        labels, class_names = read_labels(task, tables)
-        arrays = read_images(task, tables) if task.kind == "image" else read_texts(task, tables)
-    return {role: Split(arrays[role], labels[role]) for role in tables}, class_names
+    try:
+        with quiet():
+            return _read_tables(task)
+    except Exception as error:
+        if type(error) is ValueError:  # ours; those of libraries are of classes of their own
+            raise
+        raise ValueError(f"{task.name}: {task.dataset} cannot be read: {one_line(error)}") from error
+
+
+def _read_tables(task: Task) -> _Read:
+    tables, not_read = read_tables(task)
+    labels, class_names = read_labels(task, tables)
+    listed = f"{task.name}: {len(not_read)} of what {task.dataset} holds is not read: {shortened(not_read)}."
+    remarks = [listed] if not_read else []
+    if task.kind == "image":
+        images = read_images(task, tables)
+        truth = read_truth(task, tables, images)
+        splits = {role: Split(images[role], labels[role], truth.get(role)) for role in tables}
+        return _Read(splits=splits, class_names=class_names, remarks=remarks)
+    tokenizer = load_tokenizer(task)
+    tokens = read_texts(task, tables, tokenizer)
+    truth = read_truth(task, tables, tokens, tokenizer)
+    return _Read(
+        splits={role: Split(tokens[role], labels[role], truth.get(role)) for role in tables},
+        class_names=class_names,
+        texts={role: list(table[task.input_column]) for role, table in tables.items()},
+        tokenizer=tokenizer,
+        remarks=[*remarks, *check_vocabularies(task, tokenizer, tokens)],
+    )
 
 
 def _held_out(task: Task, pool: Split, fraction: float, key: str) -> np.ndarray:
@@ -144,26 +260,76 @@ def _stratified(labels: Int64[np.ndarray, "sample"], num_held_out: int) -> Int64
     return np.sort(held_out)
 
 
-def _digits() -> Split:
+def _stratified_by_seed(
+    labels: Int64[np.ndarray, "sample"], num_held_out: int, seed: int
+) -> tuple[Int64[np.ndarray, "kept"], Int64[np.ndarray, "held_out"]]:
+    """Indices of the samples that are kept and held out, as `train_test_split` of `datasets` draws and orders them.
+
+    Drawn here, so that another version of that library changes no split.
+    """
+    rng = np.random.default_rng(seed)
+    counts = np.bincount(labels)
+    num_kept = _shares(counts, len(labels) - num_held_out, rng)
+    num_others = _shares(counts - num_kept, num_held_out, rng)
+    kept, held_out = [], []
+    for number, (first, second) in enumerate(zip(num_kept, num_others, strict=True)):
+        drawn = np.flatnonzero(labels == number)[rng.permutation(counts[number])]
+        kept.append(drawn[:first])
+        held_out.append(drawn[first : first + second])
+    return rng.permutation(np.concatenate(kept)), rng.permutation(np.concatenate(held_out))
+
+
+def _shares(counts: Int64[np.ndarray, "class"], num_draws: int, rng: np.random.Generator) -> Int64[np.ndarray, "class"]:
+    """How many of `num_draws` fall to each class: its share, rounded down; what is left to the largest remainders."""
+    exact = num_draws * counts / counts.sum()
+    shares = np.floor(exact)
+    for remainder in np.unique(exact - shares)[::-1]:
+        num_left = int(num_draws - shares.sum())
+        if num_left == 0:
+            break
+        tied = np.flatnonzero(exact - np.floor(exact) == remainder)
+        shares[rng.choice(tied, size=min(len(tied), num_left), replace=False)] += 1
+    return shares.astype(np.int64)
+
+
+def _read_digits(task: Task) -> _Read:
     """scikit-learn's 1797 handwritten digits of 8 x 8 pixels, 0..16 stretched to the 8 bits of every other image."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
     image = np.rint(np.asarray(pixels) * (255 / 16)).astype(np.uint8)
-    return Split({"image": image.reshape(-1, 1, 8, 8)}, np.asarray(labels, dtype=np.int64))
+    split = Split({"image": image.reshape(-1, 1, 8, 8)}, np.asarray(labels, dtype=np.int64))
+    return _Read(splits={"train": split}, class_names=task.class_names)
 
 
-def _check_classes(task: Task, split: Split, name: str, class_names: tuple[str, ...] | None) -> None:
-    """Every class is there, in every split."""
-    where = f"{task.name}: split {name!r} of {task.dataset}"
+def _read_hidden_digits(task: Task) -> _Read:
+    splits = {
+        name: Split({"image": one.images}, one.labels, Truth(one.truth, np.ones(len(one.labels), dtype=bool)))
+        for name, one in hidden_digits.make().items()
+    }
+    return _Read(splits=splits, class_names=task.class_names)
+
+
+_READ_HERE = {"digits": _read_digits, "hidden-digits": _read_hidden_digits}
+"""Embedded datasets that are arrays before they are tables."""
+
+
+def _absent_classes(
+    task: Task, split: Split, role: str, name: str, class_names: tuple[str, ...] | None
+) -> Iterator[str]:
+    """A remark where a split has no sample of some class. Raises ValueError where nothing could be learnt of it."""
     counts = np.bincount(split.labels, minlength=task.num_classes)
-    shown = [_class_name(number, class_names) for number in np.flatnonzero(counts == 0).tolist()]
-    if shown:
-        present = int(np.count_nonzero(counts))
-        raise ValueError(
-            f"{where} has samples of {present} of {task.num_classes} classes, none of {shortened(shown)}. "
-            "Add some, or correct num_classes."
-        )
+    absent = [_class_name(number, class_names) for number in np.flatnonzero(counts == 0).tolist()]
+    if not absent:
+        return
+    present = int(np.count_nonzero(counts))
+    remark = (
+        f"{task.name}: split {name!r} of {task.dataset} has samples of {present} of {task.num_classes} classes, none of "
+        f"{shortened(absent)}."
+    )
+    if role == "train":
+        raise ValueError(f"{remark} Add some, or correct num_classes.")
+    yield remark
 
 
 def _class_name(number: int, class_names: tuple[str, ...] | None) -> str:

@@ -1,11 +1,13 @@
 """The Hugging Face Hub: quiet, quick where there is no network, and one line where something is wrong."""
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from rekd.messages import one_line
@@ -27,7 +29,7 @@ def hub(repo_type: RepoType, name: str, *, revision: str | None = None, instead:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Repository:
     """A dataset or model, and whether the hub that has it could be reached. `hub` for several reads and one question."""
 
     name: str
@@ -36,6 +38,8 @@ class Found:
     """What was looked for, in words."""
     advice: str
     """What else to do, in words."""
+    commit: str | None
+    """What its revision stands for: on the hub, or where that cannot be reached on this machine. None: nobody knows."""
     offline: Exception | None
     """Why the hub could not be reached."""
 
@@ -54,11 +58,21 @@ class Found:
                     ) from error
                 raise ValueError(
                     f"Looked for {self.looked} on {_hub_name()}, which cannot be reached ({one_line(self.offline)}), "
-                    f"and in {constants.HF_HOME}, where it is not. {self.advice}"
+                    f"and in {constants.HF_HOME}: {one_line(error)}. {self.advice}"
                 ) from error
 
 
-def find(repo_type: RepoType, name: str, *, revision: str | None = None, instead: str) -> Found:
+_at_hand: dict[tuple[RepoType, str, str | None], str] = {}
+"""What lies in the libraries' own folder, by type, name and revision; and the name that it has now."""
+
+
+def have_at_hand(repo_type: RepoType, name: str, revision: str | None, *, present_name: str) -> None:
+    """From now on this process does not ask the hub for it, by its revision or by the commit that this stands for."""
+    for each in {revision, _remembered(repo_type, name, revision)}:
+        _at_hand[repo_type, name, each] = present_name
+
+
+def find(repo_type: RepoType, name: str, *, revision: str | None = None, instead: str) -> Repository:
     """Asks the hub for `name`, once. Raises ValueError where the hub says that it is not there."""
     import huggingface_hub
     from huggingface_hub.errors import (
@@ -71,16 +85,48 @@ def find(repo_type: RepoType, name: str, *, revision: str | None = None, instead
 
     looked = f"the {repo_type} {name!r}" + (f" (revision {revision!r})" if revision else "")
     advice = f"To use a local folder, write {instead}."
-    offline, present_name = None, name
+    offline, present_name, commit = None, name, None
+    if (at_hand := _at_hand.get((repo_type, name, revision))) is not None:
+        offline, commit = OSError("not asked: the store had it"), _remembered(repo_type, name, revision)
+        return Repository(name=at_hand, looked=looked, advice=advice, commit=commit, offline=offline)
     try:
-        present_name = huggingface_hub.HfApi().repo_info(name, repo_type=repo_type, revision=revision, timeout=5).id
+        info = huggingface_hub.HfApi().repo_info(name, repo_type=repo_type, revision=revision, timeout=5)
+        present_name, commit = info.id, info.sha
+        for each in {name, present_name}:
+            _remember(repo_type, each, revision, commit)
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ValueError(
             f"Looked for {looked} on {_hub_name()}: it is not there, or not open to you. Correct the name. {advice}"
         ) from error
     except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
-        offline = error
-    return Found(name=present_name, looked=looked, advice=advice, offline=offline)
+        offline, commit = error, _remembered(repo_type, name, revision)
+    return Repository(name=present_name, looked=looked, advice=advice, commit=commit, offline=offline)
+
+
+def _remember(repo_type: RepoType, name: str, revision: str | None, commit: str | None) -> None:
+    """Notes in the hub's cache what a revision stands for. What is read by its commit is found by its revision later, too."""
+    if commit is None or commit == revision:
+        return
+    with suppress(OSError):  # a cache that cannot be written
+        file = _reference(repo_type, name, revision)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(commit)
+
+
+def _remembered(repo_type: RepoType, name: str, revision: str | None) -> str | None:
+    if re.fullmatch("[0-9a-f]{40}", revision or ""):
+        return revision
+    with suppress(OSError):
+        return _reference(repo_type, name, revision).read_text().strip()
+    return None
+
+
+def _reference(repo_type: RepoType, name: str, revision: str | None) -> Path:
+    """The file of the hub's cache that says which commit a revision is."""
+    from huggingface_hub import constants
+
+    folder = f"{repo_type}s--{name.replace('/', '--')}"
+    return Path(constants.HF_HUB_CACHE) / folder / "refs" / (revision or "main")
 
 
 def _hub_name() -> str:

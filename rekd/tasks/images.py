@@ -1,17 +1,21 @@
-"""A table's column of images as 8-bit pixels."""
+"""A table's column of images as 8-bit pixels, and one image as a model that was trained on them sees it."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from jaxtyping import UInt8
 
 from rekd.messages import one_line, shortened, shown
+from rekd.tasks.local_files import IMAGE_SUFFIXES
 from rekd.tasks.tables import at_row
 from rekd.tasks.task import Task
 
 if TYPE_CHECKING:
     import datasets
+    import PIL.Image
 
 
 def read_images(task: Task, tables: "dict[str, datasets.Dataset]") -> dict[str, dict[str, np.ndarray]]:
@@ -37,16 +41,11 @@ def _pixels(task: Task, table: "datasets.Dataset", split: str) -> np.ndarray:
     pixels: np.ndarray = np.zeros((0, 1 if task.image_mode == "L" else 3, 0, 0), dtype=np.uint8)
     for row, value in enumerate(table[column]):
         image = _decoded(task, value, split, row, folders) if encoded else _from_numbers(task, value, split, row)
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(
-                f"{at_row(task, split, row)}: the image is of mode {image.mode!r}, more than 8 bits a pixel. "
-                "Scale it to 0..255 and save it with 8 bits."
-            )
-        image = image.convert(task.image_mode)
-        if task.image_size is not None:
-            image = image.resize((task.image_size, task.image_size), resample=2)  # 2 is bilinear
-        array = np.asarray(image)
-        array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+        size = None if task.image_size is None else (task.image_size, task.image_size)
+        try:
+            array = pixels_of(image, mode=task.image_mode, size=size)
+        except ValueError as error:
+            raise ValueError(f"{at_row(task, split, row)}: {error}") from error
         if row == 0:
             pixels = np.zeros((len(table), *array.shape), dtype=np.uint8)
         if array.shape != pixels.shape[1:]:
@@ -59,11 +58,32 @@ def _pixels(task: Task, table: "datasets.Dataset", split: str) -> np.ndarray:
     return pixels
 
 
+def opened(file: "str | Path | BinaryIO") -> "PIL.Image.Image":
+    """An image file as it is looked at: turned as its camera noted. Raises what Pillow does where it is none."""
+    import PIL.Image
+    import PIL.ImageOps
+
+    with PIL.Image.open(file) as image:
+        return PIL.ImageOps.exif_transpose(image)
+
+
+def pixels_of(
+    image: "PIL.Image.Image", *, mode: str, size: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "channel height width"]:
+    """An image in a mode (`RGB` or `L`) and in a size (width, height). Raises ValueError where 8 bits do not hold it."""
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(
+            f"the image is of mode {image.mode!r}, more than 8 bits a pixel. Scale it to 0..255 and save it with 8 bits."
+        )
+    image = image.convert(mode)
+    if size is not None:
+        image = image.resize(size, resample=2)  # 2 is bilinear
+    array = np.asarray(image)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
 def _decoded(task: Task, value: Any, split: str, row: int, folders: Sequence[Path] | None) -> Any:
     """A PIL image of an encoded one (PNG, JPEG, ...): of its bytes, or of a file in one of the folders (None: anywhere)."""
-    import datasets
-    import PIL.Image
-
     if value is None or (value.get("bytes") is None and value.get("path") is None):
         raise ValueError(f"{at_row(task, split, row)}: the image is missing. Remove the row.")
     if value.get("bytes") is None and folders is not None and not _is_in(folders, value["path"]):
@@ -72,11 +92,21 @@ def _decoded(task: Task, value: Any, split: str, row: int, folders: Sequence[Pat
             "Write the dataset with save_to_disk or to_parquet, which embed images."
         )
     try:
-        return datasets.Image().decode_example(value)
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        return opened(BytesIO(value["bytes"]) if value.get("bytes") is not None else _file(value["path"]))
+    except Exception as error:  # of Pillow's readers, or of what a hub's file is fetched with
         raise ValueError(
             f"{at_row(task, split, row)}: the image cannot be decoded: {one_line(error)}. Remove it."
         ) from error
+
+
+def _file(path: str) -> "str | BinaryIO":
+    """A file of this machine by its path, or one of the hub opened by its address."""
+    if "://" not in path:
+        return path
+    from datasets.utils.file_utils import xopen
+
+    with xopen(path, "rb") as file:
+        return BytesIO(file.read())
 
 
 def _folders_of_images(task: Task) -> tuple[Path, ...] | None:
@@ -112,6 +142,11 @@ def _from_numbers(task: Task, value: Any, split: str, row: int) -> Any:
     if array.dtype.kind == "f":
         got = f"{np.count_nonzero(np.isnan(array))} NaN" if np.isnan(array).any() else f"values like {array.flat[0]:g}"
         raise ValueError(f"{where} holds fractional pixels ({got}). Give 8-bit pixels: whole numbers 0..255.")
+    if isinstance(value, str) and value.lower().endswith(IMAGE_SUFFIXES):
+        raise ValueError(
+            f"{where} holds {shown(value)}, the path of an image: what a table names is not opened. Arrange the images as "
+            "split/class/image, or write the dataset with save_to_disk or to_parquet, which embed them."
+        )
     if array.dtype.kind not in "iu":
         raise ValueError(f"{where} holds {shown(value)}, which is no image. Set input_column to the images' column.")
     if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] not in (1, 3)):

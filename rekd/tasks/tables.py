@@ -1,25 +1,33 @@
-"""Datasets of the hub and of this machine as tables, a row a sample, and their labels as class numbers."""
+"""Datasets of the hub and of this machine as tables, a row a sample."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from rekd.messages import one_line, shortened, shown
+from rekd.tasks import planted_reviews
+from rekd.tasks.embedded import EMBEDDED_DATASETS
+from rekd.tasks.eraser import read_annotations
 from rekd.tasks.hub import hub
 from rekd.tasks.local_files import TABLE_SUFFIXES, LocalDataset, check_split
+from rekd.tasks.table_files import read_table
 from rekd.tasks.task import Task
 
 if TYPE_CHECKING:
     import datasets
 
 
-def read_tables(task: Task) -> "dict[str, datasets.Dataset]":
-    """The task's splits by role, input and label columns only. Raises ValueError where they are not as the task says."""
-    tables = _read_hub(task) if task.local_dataset is None else _read_local(task, task.local_dataset)
+def read_tables(task: Task) -> "tuple[dict[str, datasets.Dataset], list[str]]":
+    """The task's splits by role, columns of inputs, labels and truth only; and what the dataset holds that is not read.
+
+    Raises ValueError where they are not as the task says.
+    """
+    if task.input_column == task.label_column:
+        raise ValueError(
+            f"{task.name}: input_column and label_column are both {task.input_column!r}. Name two columns."
+        )
+    tables, not_read = _read(task)
     wanted = [task.input_column, task.label_column]
     for role, name in task.splits.items():
         for column in wanted:
@@ -28,8 +36,16 @@ def read_tables(task: Task) -> "dict[str, datasets.Dataset]":
                     f"{task.name}: split {name!r} of {task.dataset} has no column {column!r}, "
                     f"but {shortened(tables[role].column_names)}. Set input_column and label_column."
                 )
-        tables[role] = _undecoded(task, tables[role].select_columns(wanted))
-    return tables
+        truth = [name for name in tables[role].column_names if name == task.rationale_column and name not in wanted]
+        tables[role] = _undecoded(task, tables[role].select_columns([*wanted, *truth]))
+    if task.rationale_column is not None and not any(
+        task.rationale_column in table.column_names for table in tables.values()
+    ):
+        raise ValueError(
+            f"{task.name}: no split of {task.dataset} has the rationale_column {task.rationale_column!r}. Correct it, or "
+            "leave it out: it is only for comparing rationales with what people marked."
+        )
+    return tables, not_read
 
 
 def _undecoded(task: Task, table: "datasets.Dataset") -> "datasets.Dataset":
@@ -51,15 +67,31 @@ def at_row(task: Task, split: str, row: int) -> str:
     return f"{task.name}: {task.dataset}, split {split!r}, row {row}"
 
 
-def _read_hub(task: Task) -> "dict[str, datasets.Dataset]":
+def _read(task: Task) -> "tuple[dict[str, datasets.Dataset], list[str]]":
+    if task.dataset in EMBEDDED_DATASETS:
+        return _made(task), []
+    local = task.local_dataset
+    return _read_hub(task) if local is None else (_read_local(task, local), local.not_read())
+
+
+def _made(task: Task) -> "dict[str, datasets.Dataset]":
+    import datasets
+
+    made = planted_reviews.make()
+    return {role: datasets.Dataset.from_list(made[name]) for role, name in task.splits.items()}
+
+
+def _read_hub(task: Task) -> "tuple[dict[str, datasets.Dataset], list[str]]":
     import datasets
 
     instead = f"a TOML file with extends = {task.name!r} and dataset = '/path/to/folder', and name it with --task"
-    with hub("dataset", task.dataset, revision=task.revision, instead=instead) as name:
-        splits = datasets.load_dataset(name, task.config_name, revision=task.revision)
+    revision = task.commit or task.revision
+    with hub("dataset", task.dataset, revision=revision, instead=instead) as name:
+        splits = datasets.load_dataset(name, task.config_name, revision=revision)
     for name in task.splits.values():
         check_split(name, list(map(str, splits)), f"{task.name}: {task.dataset}")
-    return {role: splits[name] for role, name in task.splits.items()}
+    not_read = [f"split {str(name)!r}" for name in splits if str(name) not in task.splits.values()]
+    return {role: splits[name] for role, name in task.splits.items()}, not_read
 
 
 def _read_local(task: Task, local: LocalDataset) -> "dict[str, datasets.Dataset]":
@@ -69,11 +101,16 @@ def _read_local(task: Task, local: LocalDataset) -> "dict[str, datasets.Dataset]
     if local.is_saved:
         saved = {role: local.saved_folder(name) for role, name in task.splits.items()}
         try:
-            return {role: datasets.Dataset.load_from_disk(folder) for role, folder in saved.items()}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            # Without the format in which its rows were last looked at, such as NumPy's.
+            return {role: datasets.Dataset.load_from_disk(folder).with_format(None) for role, folder in saved.items()}
+        except Exception as error:  # of any library below it
             raise ValueError(
-                f"{task.name}: {local.path} cannot be read as a folder of save_to_disk: {error}"
+                f"{task.name}: {local.path} cannot be read as a folder of save_to_disk: {one_line(error)}"
             ) from error
+    if local.documents():
+        return {
+            role: datasets.Dataset.from_list(read_annotations(local.path, of_role)) for role, of_role in files.items()
+        }
     if files["train"][0].suffix.lower() in TABLE_SUFFIXES:
         return {role: _read_tables(task, of_role) for role, of_role in files.items()}
 
@@ -97,83 +134,11 @@ def _read_tables(task: Task, files: Sequence[Path]) -> "datasets.Dataset":
     tables = []
     for file in files:
         try:
-            tables.append(_read_table(task, file))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+            tables.append(read_table(file, texts=(task.input_column,) if task.kind == "text" else ()))
+        except Exception as error:  # of any library below it
             raise ValueError(f"{task.name}: {file} cannot be read: {one_line(error)}") from error
     try:
-        return datasets.Dataset(pa.concat_tables(tables, promote_options="default"))
-    except (ValueError, TypeError) as error:
+        # Shards may differ in how wide a number or a text is.
+        return datasets.Dataset(pa.concat_tables(tables, promote_options="permissive"))
+    except Exception as error:  # as above
         raise ValueError(f"{task.name}: {files[0].parent} cannot be read as one table: {one_line(error)}") from error
-
-
-def _read_table(task: Task, file: Path) -> Any:
-    import pyarrow as pa
-    from pyarrow import csv, parquet
-
-    suffix = file.suffix.lower()
-    if suffix == ".parquet":
-        return parquet.read_table(file)
-    if suffix in (".csv", ".tsv"):
-        # Reviews contain line breaks. A text of digits is a text.
-        parse = csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True)
-        types = {task.input_column: pa.string()} if task.kind == "text" else {}
-        return csv.read_csv(file, parse_options=parse, convert_options=csv.ConvertOptions(column_types=types))
-    text = file.read_text(encoding="utf-8")
-    if text.lstrip().startswith("["):
-        rows = json.loads(text)
-    else:
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("it is not a list of objects, nor one object a line.")
-    return pa.Table.from_pylist(rows)
-
-
-def read_labels(
-    task: Task, tables: "dict[str, datasets.Dataset]"
-) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
-    """Class numbers by role, and the names of the classes where the dataset has them."""
-    import datasets
-
-    column = task.label_column
-    roles = task.splits
-    values = {role: list(table[column]) for role, table in tables.items()}
-    for role, name in roles.items():
-        if not values[role]:
-            raise ValueError(
-                f"{task.name}: split {name!r} of {task.dataset} has no samples. Fill it, or name another one in the task file."
-            )
-    names = task.class_names
-    feature = tables["train"].features[column]
-    if isinstance(feature, datasets.ClassLabel):
-        names = names or tuple(feature.names)
-        if any(table.features[column] != feature for table in tables.values()):
-            raise ValueError(f"{task.name}: column {column!r} of {task.dataset} names other classes in other splits.")
-    elif all(isinstance(value, str) for of_role in values.values() for value in of_role):
-        names = names or tuple(sorted({value for of_role in values.values() for value in of_role}))
-        numbers = {name: number for number, name in enumerate(names)}
-        for role, of_role in values.items():
-            for row, value in enumerate(of_role):
-                if value not in numbers:
-                    raise ValueError(
-                        f"{at_row(task, roles[role], row)}: label {value!r} is none of the class_names "
-                        f"{shortened(names)}. Correct one of them."
-                    )
-            values[role] = [numbers[value] for value in of_role]
-    if names is not None and len(names) != task.num_classes:
-        raise ValueError(
-            f"{task.name}: num_classes is {task.num_classes}, but column {column!r} of {task.dataset} has {len(names)} "
-            f"classes: {shortened(names)}. Correct num_classes or label_column."
-        )
-    for role, of_role in values.items():
-        for row, value in enumerate(of_role):
-            if not isinstance(value, int):
-                raise ValueError(
-                    f"{at_row(task, roles[role], row)}: label {shown(value)} of column {column!r} is neither a whole number "
-                    "nor a text. Correct it, or name another label_column."
-                )
-            if not 0 <= value < task.num_classes:
-                raise ValueError(
-                    f"{at_row(task, roles[role], row)}: label {value} is outside 0 to {task.num_classes - 1}. "
-                    "Count classes from 0, and correct num_classes."
-                )
-    return {role: np.array(of_role, dtype=np.int64) for role, of_role in values.items()}, names

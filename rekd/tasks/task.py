@@ -4,38 +4,32 @@
 more: nothing here imports a library for data or models. Its arrays are `rekd.tasks.data.load_data`'s.
 """
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rekd.messages import check_one_of
+from rekd.messages import check_one_of, one_line
+from rekd.tasks.class_order import is_reordered
+from rekd.tasks.embedded import EMBEDDED_DATASETS, identity
 from rekd.tasks.local_files import LocalDataset, sha256_of
+from rekd.tasks.normalisation import unseen_normalisation
 from rekd.tasks.task_file import (
-    EMBEDDED_DATASETS,
     OVERRIDES,
     TASK_FILES,
     Kind,
     defaults_for,
     read_task_file,
     task_names,
+    weight_files,
 )
+from rekd.tasks.tokenizer_files import pads_left, tokenizer_content
 from rekd.trial import FIDELITY, Objective, Trial, digest_of, later_born
 
 TeacherMode = Literal["stored", "stored_views", "live_predictor", "live"]
 """`stored`: targets computed once. `stored_views`: once for each epoch's views. `live_predictor`: stored selection
 logits, and the teacher's predictor in every step, under the student's mask. `live`: the whole teacher in every step."""
-
-VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
-"""Files one of which a tokenizer's folder has."""
-
-_TOKENIZER_FILES = (
-    *VOCABULARY_FILES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +42,8 @@ class Model:
     """Name on the Hugging Face Hub, or absolute path of a local folder."""
     revision: str | None = None
     """Branch, tag or commit on the hub; None is its default branch."""
+    commit: str | None = None
+    """What the hub's name and revision stood for when a run began (`rekd.tasks.commits`); no part of a digest."""
     config: dict[str, Any] | None = None
     """Hugging Face configuration with its `model_type`, where there is no `source`."""
     defaults: dict[str, Any]
@@ -58,19 +54,34 @@ class Model:
         """Whether `source` is a folder of this machine."""
         return self.source is not None and Path(self.source).is_absolute()
 
+    @property
+    def is_on_hub(self) -> bool:
+        return self.source is not None and not self.is_local
+
     @cached_property
     def digest(self) -> str:
-        """What the name stands for: of a folder the content of its configuration and weights, never its path."""
+        """What the name stands for: of a folder the content of its configuration and weights, never its path.
+
+        Raises ValueError where a folder's images would be normalised in a way that is not known here.
+        """
         if self.config is not None:
             return digest_of({"config": self.config, **later_born(self)})
         assert self.source is not None
         if not self.is_local:
             return digest_of({"hub": self.source, "revision": self.revision, **later_born(self)})
-        # The preprocessor holds the mean and deviation that pixels are scaled with: another one, another result.
         folder = Path(self.source)
-        files = [folder / "config.json", folder / "preprocessor_config.json", *sorted(folder.glob("*.safetensors"))]
+        files = [folder / "config.json", folder / "preprocessor_config.json", *weight_files(folder)]
         contents = {file.name: sha256_of(file) for file in files if file.is_file()}
-        return digest_of({"files": contents, **later_born(self)})
+        return digest_of({"files": contents, **unseen_normalisation(folder), **later_born(self)})
+
+    @property
+    def image_size(self) -> int | None:
+        """The smaller side in pixels of the images that it reads, where that is known without the hub."""
+        config = self.config
+        if config is None and self.is_local:
+            config = json.loads((Path(str(self.source)) / "config.json").read_bytes())
+        size = (config or {}).get("image_size")
+        return min(size) if isinstance(size, list) else size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +93,15 @@ class Task:
     kind: Kind
     """What a sample is."""
     dataset: str
-    """An embedded dataset (`digits`), a name on the Hugging Face Hub, or the absolute path of a folder or a file."""
+    """An embedded dataset (such as `digits`), a name on the Hugging Face Hub, or the absolute path of a folder or a file."""
     config_name: str | None = None
     """Configuration of a dataset on the hub that has several."""
     revision: str | None = None
     """Branch, tag or commit on the hub; None is its default branch."""
+    commit: str | None = None
+    """What the dataset's name and revision stood for when a run began; no part of a digest."""
+    tokenizer_commit: str | None = None
+    """The same of the tokenizer."""
     input_column: str
     """Column of the images or texts."""
     label_column: str = "label"
@@ -121,6 +136,11 @@ class Task:
     """By name."""
     seeds: tuple[int, ...] = tuple(range(2026, 2036))
     """Of its trials, where a sweep is not told others (Section 3.3: 2026 to 2035)."""
+    teacher_seeds: tuple[int, ...] | None = None
+    """Of the trials among which the teacher is chosen; None is those of the others."""
+    rationale_column: str | None = None
+    """Column that says which features people, or whoever made the data, hold to be the evidence (`rekd.tasks.truth`).
+    Nothing is trained on it, and it is no part of the digest."""
     defaults: dict[str, Any]
     """Fields of `Trial`; a table `re`, `rekd` or `cls` holds for that objective."""
 
@@ -129,7 +149,7 @@ class Task:
         """What the name stands for: all that changes arrays or splits. Never paths, models, seeds or defaults."""
         dataset: dict[str, Any]
         if self.dataset in EMBEDDED_DATASETS:
-            dataset = {"embedded": self.dataset}
+            dataset = identity(self.dataset)
         elif self.local_dataset is not None:
             dataset = {"content": self.local_dataset.content()}
         else:
@@ -140,23 +160,39 @@ class Task:
                 "columns": [self.input_column, self.label_column],
                 "splits": [self.train_split, self.test_split if self.test_fraction is None else None, self.dev_split],
                 "fractions": [self.dev_fraction if self.dev_split is None else None, self.test_fraction],
-                "classes": [self.num_classes, self.class_names],
+                "classes": [self.num_classes, self.class_names, *self._names_identity()],
                 "input": [self.image_mode, self.image_size] if self.kind == "image" else self._tokens_identity(),
                 **later_born(self),
             }
         )
 
+    def _names_identity(self) -> list[str]:
+        """A word where `class_names` move classes to other numbers than 0.1.0 gave them."""
+        local = self.local_dataset
+        if self.class_names is None or local is None:
+            return []
+        try:
+            return ["by name"] if is_reordered(local, self.label_column, self.class_names) else []
+        except Exception as error:  # of any library that reads a file
+            raise ValueError(f"{self.name}: {self.dataset} cannot be read: {one_line(error)}") from error
+
     def _tokens_identity(self) -> list[Any]:
         source, revision = self.tokenizer_source
         if not Path(source).is_absolute():
             return [self.max_length, source, revision]
-        files = (Path(source) / name for name in _TOKENIZER_FILES)
-        return [self.max_length, {file.name: sha256_of(file) for file in files if file.is_file()}]
+        # 0.1.0 padded where the tokenizer says, and then the classifier read padding.
+        padding = ["padded on the right"] if pads_left(Path(source)) else []
+        return [self.max_length, tokenizer_content(Path(source)), *padding]
 
     @property
     def is_embedded(self) -> bool:
         """Whether data and models come with the program: then they are as they should be."""
         return self.dataset in EMBEDDED_DATASETS and all(model.source is None for model in self.models.values())
+
+    @property
+    def data_name(self) -> str:
+        """What names the task's arrays, those that nothing is trained on too."""
+        return self.digest if self.rationale_column is None else f"{self.digest}-{self.rationale_column}"
 
     @property
     def splits(self) -> dict[str, str]:
@@ -173,6 +209,15 @@ class Task:
         """The dataset's files, where it is on this machine."""
         path = Path(self.dataset)
         return LocalDataset(task=self.name, path=path, splits=self.splits) if path.is_absolute() else None
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the dataset is."""
+        return self.dataset not in EMBEDDED_DATASETS and self.local_dataset is None
+
+    @property
+    def has_tokenizer_on_hub(self) -> bool:
+        return self.kind == "text" and not Path(self.tokenizer_source[0]).is_absolute()
 
     @property
     def tokenizer_source(self) -> tuple[str, str | None]:
@@ -196,7 +241,7 @@ class Task:
         for name in overrides:
             check_one_of("override", name, OVERRIDES, self.name)
 
-        values = {**self.defaults_of(objective, model), **FIDELITY[fidelity], **overrides}
+        values = {**self._downscaling(model), **self.defaults_of(objective, model), **FIDELITY[fidelity], **overrides}
         return Trial(
             task=self.name,
             task_digest=self.digest,
@@ -206,6 +251,15 @@ class Task:
             seed=seed,
             **values,
         )
+
+    def _downscaling(self, model: str) -> dict[str, str]:
+        """The field `downscaling` of a trial whose images are known to be larger than its model's.
+
+        Where that shows only when they are read, the trial is refused until its task says how.
+        """
+        reads = self.models[model].image_size
+        is_larger = self.image_size is not None and reads is not None and self.image_size > reads
+        return {"downscaling": "antialiased"} if is_larger else {}
 
     def teacher_mode(self, trial: Trial) -> TeacherMode | None:
         """How a student of this task hears its teacher; None where it has none."""
@@ -232,6 +286,12 @@ def load_task(name_or_file: str | Path) -> Task:
 
     A file may say `extends = "cifar10"` (an embedded name, or a file beside it) and then only what differs. Relative
     paths in it start at its own folder and stay inside. Raises ValueError on anything that is not as it should be.
+
+    >>> task = load_task("cifar10")
+    >>> task.teacher, task.students
+    ('vit-base', ('vit-small', 'vit-tiny'))
+    >>> task.trial("re", "vit-tiny", seed=2026).lambda_select
+    0.05
     """
     file = Path(name_or_file)
     if isinstance(name_or_file, str) and not name_or_file.endswith(".toml"):

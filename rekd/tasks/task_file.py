@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rekd.messages import check_one_of, valid_names
+from rekd.tasks.embedded import EMBEDDED_DATASETS, NEEDED
 from rekd.tasks.local_files import TABLE_SUFFIXES
 from rekd.trial import FIDELITY, Objective, Trial, canonical_json, is_read, plain_type
 
@@ -19,9 +20,6 @@ Kind = Literal["image", "text"]
 
 TASK_FILES = Path(__file__).parent / "task_files"
 """The embedded tasks."""
-
-EMBEDDED_DATASETS = ("digits",)
-"""Datasets that come with a dependency."""
 
 PAPER_DEFAULTS: dict[str, Any] = {
     "epochs": 35,  # Section 3.3
@@ -59,6 +57,8 @@ _TASK_TYPES: dict[str, Any] = {
     "teacher": str,
     "students": list,
     "seeds": tuple,
+    "teacher_seeds": tuple,
+    "rationale_column": str,
     "models": dict,
     "defaults": dict,
 }
@@ -75,6 +75,7 @@ _DEFAULTS = tuple(name for name in OVERRIDES if name not in FIDELITY["paper"] an
 
 _MAX_SEEDS = 10_000
 _SEEDS = re.compile(r"(\d{1,10})(?:\s*-\s*(\d{1,10}))?")
+_SHARE = re.compile(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
@@ -104,8 +105,9 @@ def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ValueError(f"The task file {file} cannot be read: {error}.") from error
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file} is not valid TOML: {error}.") from error
-    if "seeds" in table:
-        table["seeds"] = _seeds_of(table["seeds"], file)
+    for key in ("seeds", "teacher_seeds"):
+        if key in table:
+            table[key] = _seeds_of(table[key], key, file)
     _check_keys(table, file)
     _resolve_paths(table, file)
 
@@ -227,11 +229,11 @@ def seeds_in(text: str) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _seeds_of(value: Any, file: Path) -> tuple[int, ...]:
+def _seeds_of(value: Any, key: str, file: Path) -> tuple[int, ...]:
     """Of a text such as "2026-2035", or of a list of whole numbers."""
     if not isinstance(value, str):
         if not isinstance(value, list) or not all(type(seed) is int for seed in value):
-            raise ValueError(f"{file}: seeds is a text such as '2026-2035' or a list of whole numbers, got {value!r}.")
+            raise ValueError(f"{file}: {key} is a text such as '2026-2035' or a list of whole numbers, got {value!r}.")
         value = ",".join(map(str, value))
     try:
         return seeds_in(value)
@@ -265,13 +267,23 @@ def _check_defaults(defaults: dict[str, Any], where: str, file: Path) -> None:
 
 
 def _check_default(table: dict[str, Any], name: str, valid: Sequence[str], where: str, file: Path) -> None:
-    """Leaves a float where the field is one: TOML's 1 and 1.0 are one setting."""
+    """Leaves a float where the field is one: TOML's 1 and 1.0 are one setting, and so are "1/4" and 0.25."""
     if name not in valid:
         raise ValueError(f"{file}: {where}.{name} is not a default of these trials. {valid_names(name, valid)}")
+    if name == "p_target" and isinstance(table[name], str):
+        table[name] = _share(table[name], f"{file}: {where}.{name}")
     kind = next(plain_type(field.type) for field in fields(Trial) if field.name == name)
     if isinstance(table[name], bool) or not isinstance(table[name], (int, float) if kind is float else kind):
         raise ValueError(f"{file}: {where}.{name} is {_KIND_NAMES[kind]}, got {table[name]!r}.")
     table[name] = kind(table[name])
+
+
+def _share(text: str, where: str) -> float:
+    """A share that is written as so many features of so many, such as "3/36"."""
+    found = _SHARE.fullmatch(text)
+    if found is None or int(found[2]) == 0:
+        raise ValueError(f"{where} is a fraction in (0, 1), or a text such as '3/36', got {text!r}.")
+    return int(found[1]) / int(found[2])
 
 
 def _check_task(table: dict[str, Any], file: Path) -> None:
@@ -291,6 +303,8 @@ def _check_task(table: dict[str, Any], file: Path) -> None:
     for key in ("image_size", "max_length"):
         if key in table:
             _require(table[key] >= 1, key, table[key], "1 or more", file)
+    label_column = table.get("label_column", "label")
+    _require(table["input_column"] != label_column, "input_column", label_column, "another than label_column", file)
     if "class_names" in table:
         names = table["class_names"]
         expected = f"{table['num_classes']} different names, one a class"
@@ -307,10 +321,7 @@ def _check_task(table: dict[str, Any], file: Path) -> None:
     table["students"] = tuple(table["students"])
 
     if table["dataset"] in EMBEDDED_DATASETS:
-        needed = {"kind": "image", "image_mode": "L", "num_classes": 10, "image_size": None, "dev_split": None}
-        for key, value in needed.items():
-            _require(table.get(key) == value, key, table.get(key), f"{value!r} for the dataset 'digits'", file)
-        _require("test_fraction" in table, "test_fraction", None, "needed by 'digits', which has no test split", file)
+        _check_embedded(table, file)
     if table["kind"] == "text":
         _require(
             "max_length" in table, "max_length", None, "the number of tokens a text, needed by kind = 'text'", file
@@ -321,6 +332,14 @@ def _check_task(table: dict[str, Any], file: Path) -> None:
                 "Name one on the hub, or a folder."
             )
     _check_trials(table, file)
+
+
+def _check_embedded(table: dict[str, Any], file: Path) -> None:
+    name = table["dataset"]
+    for key, value in NEEDED[name].items():
+        _require(table.get(key) == value, key, table.get(key), f"{value!r} for the dataset {name!r}", file)
+    if name == "digits":
+        _require("test_fraction" in table, "test_fraction", None, "needed by 'digits', which has no test split", file)
 
 
 def _check_model(name: str, table: dict[str, Any], file: Path) -> None:
@@ -338,11 +357,16 @@ def _check_model(name: str, table: dict[str, Any], file: Path) -> None:
             raise ValueError(f"{file}: models.{name}.config: {error}") from error
     if "source" in table and Path(table["source"]).is_absolute():
         folder = Path(table["source"])
-        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        if not (folder / "config.json").is_file() or not weight_files(folder):
             raise ValueError(
-                f"{file}: models.{name}.source = {str(folder)!r} is not a folder with config.json and *.safetensors. "
-                "Write one with model.save_pretrained(folder)."
+                f"{file}: models.{name}.source = {str(folder)!r} is not a folder with config.json and *.safetensors or "
+                "pytorch_model*.bin. Write one with model.save_pretrained(folder)."
             )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a folder's pretrained weights, sorted. A pytorch_model.bin is read where there are no safetensors."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
 def _check_trials(table: dict[str, Any], file: Path) -> None:

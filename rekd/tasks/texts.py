@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +11,18 @@ import numpy as np
 from rekd.messages import one_line, shown
 from rekd.tasks.hub import hub, quiet
 from rekd.tasks.tables import at_row
-from rekd.tasks.task import VOCABULARY_FILES, Model, Task
+from rekd.tasks.task import Model, Task
+from rekd.tasks.tokenizer_files import VOCABULARY_FILES, pads_left
 
 if TYPE_CHECKING:
     import datasets
     import transformers
 
 
-def read_texts(task: Task, tables: "dict[str, datasets.Dataset]") -> dict[str, dict[str, np.ndarray]]:
+def read_texts(
+    task: Task, tables: "dict[str, datasets.Dataset]", tokenizer: "transformers.PreTrainedTokenizerBase"
+) -> dict[str, dict[str, np.ndarray]]:
     """Arrays by role: `input_ids`, int32 [sample, feature], and `valid`, uint8, 1 where there is a token."""
-    tokenizer = load_tokenizer(task)
     assert task.max_length is not None
     for role, name in task.splits.items():
         for row, text in enumerate(tables[role][task.input_column]):
@@ -35,7 +38,9 @@ def read_texts(task: Task, tables: "dict[str, datasets.Dataset]") -> dict[str, d
         valid = np.zeros((len(table), task.max_length), dtype=np.uint8)
         for start in range(0, len(table), 1000):
             texts = table[start : start + 1000][task.input_column]
-            tokens = tokenizer(texts, truncation=True, padding="max_length", max_length=task.max_length)
+            tokens = tokenizer(
+                texts, truncation=True, padding="max_length", max_length=task.max_length, return_attention_mask=True
+            )
             input_ids[start : start + 1000] = tokens["input_ids"]
             valid[start : start + 1000] = tokens["attention_mask"]
         arrays[role] = {"input_ids": input_ids, "valid": valid}
@@ -43,37 +48,23 @@ def read_texts(task: Task, tables: "dict[str, datasets.Dataset]") -> dict[str, d
 
 
 def load_tokenizer(task: Task) -> "transformers.PreTrainedTokenizerBase":
-    """The tokenizer of a text task. Raises ValueError where there is none, or it does not fit a model of the task."""
-    import transformers
+    """The tokenizer of a text task, which pads on the right: a classifier reads the first token.
 
+    Raises ValueError where there is none, or it does not fit a model of the task.
+    """
     source, revision = task.tokenizer_source
-    with quiet():
-        if Path(source).is_absolute():
-            # Without its files, transformers makes one of no words: every text would be a row of unknown tokens.
-            if not any((Path(source) / name).is_file() for name in VOCABULARY_FILES):
-                raise ValueError(
-                    f"{task.name}: the tokenizer {source} cannot be read: there is none of {', '.join(VOCABULARY_FILES)}. "
-                    "Write the folder with tokenizer.save_pretrained(folder)."
-                )
-            try:
-                tokenizer = transformers.AutoTokenizer.from_pretrained(
-                    source, local_files_only=True, trust_remote_code=False
-                )
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{task.name}: the tokenizer {source} cannot be read: {one_line(error)}. "
-                    "Write the folder with tokenizer.save_pretrained(folder)."
-                ) from error
-        else:
-            instead = f"a TOML file with extends = {task.name!r} and tokenizer = '/path/to/folder'"
-            with hub("model", source, revision=revision, instead=instead):
-                tokenizer = transformers.AutoTokenizer.from_pretrained(
-                    source, revision=revision or "main", trust_remote_code=False
-                )
+    tokenizer = _read(task, source, task.tokenizer_commit or revision)
     if tokenizer.pad_token_id is None:
         raise ValueError(
             f"{task.name}: the tokenizer {source} has no padding token. Add one, or use another tokenizer."
         )
+    if tokenizer.padding_side == "left" and not (Path(source).is_absolute() and pads_left(Path(source))):
+        # Rows of 0.1.0, where the classifier read padding, would pass for these: no digest tells them apart.
+        raise ValueError(
+            f"{task.name}: the tokenizer {source} pads on the left. Set its padding_side to 'right', write it with "
+            "tokenizer.save_pretrained(folder), and name the folder as the task's tokenizer."
+        )
+    tokenizer.padding_side = "right"
     for model in task.models.values():
         config = _known_config(model)
         if config.get("vocab_size", math.inf) < len(tokenizer):
@@ -89,6 +80,69 @@ def load_tokenizer(task: Task) -> "transformers.PreTrainedTokenizerBase":
     return tokenizer
 
 
+def check_vocabularies(
+    task: Task, tokenizer: "transformers.PreTrainedTokenizerBase", arrays: Mapping[str, Mapping[str, np.ndarray]]
+) -> Iterator[str]:
+    """Whether the models were made with this tokenizer. A remark on each whose own one cannot be read.
+
+    Raises ValueError where a model's own tokenizer gives a token of the texts another number: it would read nonsense.
+    """
+    numbers = np.unique(np.concatenate([np.unique(of_role["input_ids"]) for of_role in arrays.values()])).tolist()
+    used = dict(zip(tokenizer.convert_ids_to_tokens(numbers), numbers, strict=True))
+    for model in task.models.values():
+        source = (str(model.source), model.revision)
+        if model.source is None or source == task.tokenizer_source or not _has_tokenizer(model):
+            continue
+        try:
+            own = _read(task, source[0], model.commit or model.revision).get_vocab()
+        except ValueError as error:
+            yield f"{task.name}: whether the model {model.name} has the task's tokenizer is not known. {error}"
+            continue
+        _check_vocabulary(task, model, used, own)
+
+
+def _check_vocabulary(task: Task, model: Model, used: Mapping[str, int], own: Mapping[str, int]) -> None:
+    for token, number in used.items():
+        if own.get(token) != number:
+            has = f"number {own[token]}" if token in own else "no number"
+            raise ValueError(
+                f"{task.name}: the tokenizer {task.tokenizer_source[0]} gives {token!r} the number {number}, that of the "
+                f"model {model.name} {has}: the model would read nonsense. Choose models that share one tokenizer, and name "
+                "it as the task's tokenizer."
+            )
+
+
+def _has_tokenizer(model: Model) -> bool:
+    return not model.is_local or any((Path(str(model.source)) / name).is_file() for name in VOCABULARY_FILES)
+
+
+def _read(task: Task, source: str, revision: str | None) -> "transformers.PreTrainedTokenizerBase":
+    import transformers
+
+    with quiet():
+        if not Path(source).is_absolute():
+            instead = f"a TOML file with extends = {task.name!r} and tokenizer = '/path/to/folder'"
+            with hub("model", source, revision=revision, instead=instead):
+                return transformers.AutoTokenizer.from_pretrained(
+                    source, revision=revision or "main", trust_remote_code=False
+                )
+        advice = "Write the folder with tokenizer.save_pretrained(folder)."
+        return read_tokenizer(Path(source), name=f"{task.name}: the tokenizer {source}", advice=advice)
+
+
+def read_tokenizer(folder: Path, *, name: str, advice: str) -> "transformers.PreTrainedTokenizerBase":
+    """The tokenizer in a folder of this machine. Raises ValueError, a line that begins and ends as given, where it is none."""
+    import transformers
+
+    # Without its files, transformers makes one of no words: every text would be a row of unknown tokens.
+    if not any((folder / file).is_file() for file in VOCABULARY_FILES):
+        raise ValueError(f"{name} cannot be read: there is none of {', '.join(VOCABULARY_FILES)}. {advice}")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # these libraries have no common base for what they raise
+        raise ValueError(f"{name} cannot be read: {one_line(error)}. {advice}") from error
+
+
 def _known_config(model: Model) -> dict[str, Any]:
     """The model's configuration as far as it is known without the network."""
     if model.config is not None:
@@ -98,5 +152,7 @@ def _known_config(model: Model) -> dict[str, Any]:
     file = Path(str(model.source)) / "config.json"
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"The configuration {file} of the model {model.name} cannot be read: {error}") from error
+    except Exception as error:  # of a file that may hold anything
+        raise ValueError(
+            f"The configuration {file} of the model {model.name} cannot be read: {one_line(error)}"
+        ) from error

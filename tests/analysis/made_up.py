@@ -169,8 +169,13 @@ def write_images(store: Store, task_digest: str, digests: Iterable[str]) -> None
         _write_rationales(store, digest, masks.reshape(NUM_SAMPLES, -1))
 
 
-def write_reviews(store: Store, task_digest: str, digests: Iterable[str]) -> None:
-    """Samples of text with markup in it, and rationales of the given trials: every other word, and the first position."""
+def write_reviews(
+    store: Store, task_digest: str, digests: Iterable[str], *, read: tuple[int, int] | None = None
+) -> None:
+    """Samples of text with markup in it, and rationales of the given trials: every other word, and the first position.
+
+    Without `read` they are as 0.1.0 wrote them.
+    """
     words = REVIEW.split()
     tokens, spans, at = ["[CLS]"], [[0, 0]], 0
     for word in words:
@@ -191,6 +196,8 @@ def write_reviews(store: Store, task_digest: str, digests: Iterable[str]) -> Non
         "rows": pa.array(nothing, pa.int64()),
         "columns": pa.array(nothing, pa.int64()),
     }
+    if read is not None:
+        columns["read"] = [list(read)] * NUM_SAMPLES
     _write(store, store.samples_file(task_digest), columns)
     for digest in digests:
         masks = np.tile((np.arange(len(tokens)) % 4 < 2).astype(np.uint8), (NUM_SAMPLES, 1))

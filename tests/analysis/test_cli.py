@@ -1,22 +1,28 @@
 """`python -m analysis`, and what is behind its commands."""
 
+import io
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import made_up
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+from rich.table import Table as RichTable
 from typer.testing import CliRunner
 
 from analysis.cli import app
 from analysis.query import query
 from analysis.status import status
+from rekd.command_line import PlainConsole
 from rekd.command_line import run as run_app
 from rekd.store.files import Store
-from rekd.store.ledger import Outcome
+from rekd.store.ledger import Ledger, Outcome
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +80,20 @@ def test_query_to_text_csv_and_parquet(store: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "sql", ["select nope from trials", "select * from '/etc/passwd'", "copy trials to 'x.csv'", "selec", ""]
+    "sql",
+    [
+        "select nope from trials",
+        "select * from '/etc/passwd'",
+        "copy trials to 'x.csv'",
+        "selec",
+        "",
+        "select cast(digest as int) from trials",  # an error while rows are fetched
+        "select error('boom') from trials",
+        "call enable_logging(storage='file', storage_config={'path': 'x'})",
+        "select * from enable_logging(storage='file', storage_config={'path': 'x'})",
+        "set enable_external_access=true",
+        "install httpfs",
+    ],
 )
 def test_a_query_sees_the_two_tables_only(
     store: str, sql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -82,8 +101,28 @@ def test_a_query_sees_the_two_tables_only(
     monkeypatch.chdir(tmp_path)
     code, _, error = run("query", store, sql)
     assert code == 2
-    assert "quer" in error
+    assert error.startswith("Error: The query ")
+    assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_column_is_told_with_those_that_are_near(store: str) -> None:
+    code, _, error = run("query", store, "select dev_los from trials")
+    assert code == 2
+    assert 'Referenced column "dev_los" not found' in error
+    assert "dev_loss" in error
+    assert error.endswith("`DESCRIBE trials` and `DESCRIBE epochs` list the columns.\n")
+    assert len(error) < 300
+    assert "dev_loss,DOUBLE" in run("query", store, "describe trials")[1]
+
+
+def test_a_query_may_end_the_process_by_no_statement(store: str) -> None:
+    """DuckDB aborts where a log that was switched on cannot be written when it closes: in a process of its own."""
+    sql = "CALL enable_logging(storage='file', storage_config={'path': '/nowhere/x'})"
+    command = [sys.executable, "-m", "analysis", "query", store, sql]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("Error: The query cannot be answered: ")
 
 
 @pytest.mark.parametrize(
@@ -169,3 +208,74 @@ def test_status_of_a_store_in_use(tmp_path: Path) -> None:
     assert f"{'f' * 16} trial: epoch 1" in out
     shutil.rmtree(tmp_path / "running")
     assert status(store).running.empty
+
+
+ANYTHING = {
+    "seed that int64 cannot hold": json.dumps(asdict(made_up.trial(seed=3)) | {"seed": 2**63}).encode(),
+    "epochs of another type": json.dumps(asdict(made_up.trial(seed=3)) | {"epochs": {"a": [1]}, "seed": True}).encode(),
+    "a list": b"[1, 2]",
+    "deep": b"[" * 100_000,
+    "not text": b"\xff\xfe",
+    "half": b'{"task": "dig',
+    "a number": b"7",
+}
+
+
+@pytest.mark.parametrize("what", ANYTHING)
+def test_status_survives_any_file(tmp_path: Path, what: str) -> None:
+    store = Store(tmp_path)
+    digest = made_up.trial(seed=3).digest
+    store.write(store.running_trial_file(digest), ANYTHING[what])
+    store.write(f"{store.running_folder(digest)}/epoch-newest.safetensors", b"")
+    store.write(f"{store.running_folder(digest)}/epoch-{'9' * 40}.safetensors", b"")
+    store.write(f"{store.running_folder(digest)}/epoch-00002.safetensors/in a folder", b"")
+    store.write(f"{store.all_running_folder}/a file", b"")
+    store.write(f"{store.running_folder('not a digest')}/trial.json", b"")
+    now = status(store).running.set_index("digest")
+    assert now.loc[digest, "epoch"] == 0
+    assert set(now.index) == {digest, "not a digest"}
+    code, out, _ = run("status", tmp_path)
+    assert code == 0
+    assert digest in out
+
+
+HOSTILE = "=HYPERLINK(0)\x1b]0;owned\x07\x1b[31m"
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> str:
+    """A store with a trial whose error would be a formula to a spreadsheet and commands to a terminal."""
+    store = str(tmp_path / "hostile")
+    Ledger(store).write(made_up.trial(), Outcome(status="failed", error=HOSTILE))
+    return store
+
+
+def test_a_text_of_a_store_is_no_formula_in_a_csv_file(hostile: str, tmp_path: Path) -> None:
+    run("query", hostile, "select error, -1.5 as number from trials", "--out", tmp_path / "all.csv")
+    _, out, _ = run("query", hostile, "select error, -1.5 as number from trials")
+    for written in ((tmp_path / "all.csv").read_text(), out):
+        assert "'=HYPERLINK" in written
+        assert "-1.5" in written
+        assert "'-1.5" not in written
+    run("query", hostile, "select error from trials", "--out", tmp_path / "all.parquet")
+    assert pq.read_table(tmp_path / "all.parquet")["error"].to_pylist() == [HOSTILE]
+
+
+def test_a_text_of_a_store_is_no_command_to_a_terminal(hostile: str) -> None:
+    for command in (("query", hostile, "select error from trials"), ("status", hostile)):
+        _, out, err = run(*command)
+        assert "\x1b" not in out + err
+        assert "\x07" not in out + err
+
+
+def test_our_own_console_spells_what_others_would_command() -> None:
+    console = PlainConsole(file=io.StringIO(), force_terminal=True, width=100)
+    table = RichTable()
+    table.add_row(HOSTILE, style="red")
+    console.print(table)
+    console.print(f"[bold]{HOSTILE}[/]")
+    said = console.file.getvalue()
+    assert "\x1b]0;" not in said
+    assert "\\x1b]0;owned" in said
+    assert "\x1b[31m" in said  # rich's own red
+    assert "\x1b[1m" in said

@@ -17,7 +17,7 @@ from selenium.webdriver.common.by import By
 
 from analysis import load_trials
 from analysis.rationales import Piece, students_of, text_pieces
-from analysis.report import _warnings, report
+from analysis.report import _shared_samples, _warnings, report
 from analysis.stages import split_stages
 from rekd.store.files import Store
 
@@ -238,3 +238,30 @@ def test_text_is_cut_where_selection_begins_and_ends() -> None:
     )
     assert text_pieces(text, spans, np.zeros(5)) == (Piece(text, False),)
     assert text_pieces("", [(0, 0)], np.ones(1)) == ()
+
+
+def test_what_was_not_read_of_a_text_is_not_shown_as_unselected(tmp_path: Path) -> None:
+    text = "a fine  film indeed"
+    pieces = text_pieces(text, [(0, 1), (2, 6), (8, 12)], np.array([0, 0, 1]), read=(0, 12))
+    assert pieces == (Piece("a fine  ", False), Piece("film", True), Piece(" indeed", False, read=False))
+    store = Store(tmp_path)
+    trials = made_up.paper_trials()
+    made_up.fill(store, trials)
+    digests = [made.digest for made in trials if made.objective == "rekd"]
+    made_up.write_reviews(store, trials[0].task_digest, digests)
+    assert "<del" not in report(store)
+    made_up.write_reviews(store, trials[0].task_digest, digests, read=(0, 10))
+    assert "<del" in report(store)
+
+
+def test_samples_that_stand_in_two_splits_are_said() -> None:
+    finals = pd.DataFrame(
+        {"task": ["a", "a", "b"], "num_dev_in_train": [3, 4, 0], "num_test_in_train": [0, np.nan, np.nan]}
+    )
+    assert _shared_samples(finals) == ["a: 4 samples of dev stand in train too, with the same content."]
+    finals["num_test_in_train"] = [2, 1, 5]
+    assert _shared_samples(finals) == [
+        "a: 4 samples of dev and 2 samples of test stand in train too, with the same content.",
+        "b: 5 samples of test stand in train too, with the same content.",
+    ]
+    assert _shared_samples(finals[["task"]]) == []

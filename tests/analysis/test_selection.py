@@ -102,6 +102,27 @@ def test_stopped_runs_are_counted_and_not_averaged() -> None:
     assert "lambda_select 0.1 (none of 1 runs has a result: failed)" in choice["why"]
 
 
+def test_a_run_without_a_ratio_has_no_result_where_the_ratio_decides() -> None:
+    runs = pd.DataFrame(
+        [
+            one_setting(0.15, 0.3, seed=1),
+            one_setting(np.nan, 0.1, seed=2),
+            one_setting(np.nan, 0.1, seed=1, lambda_select=1e-2),
+        ]
+    )
+    settings = lambda_settings(runs).set_index("lambda_select")
+    assert settings["num_seeds"].to_dict() == {1e-3: 1, 1e-2: 0}
+    assert settings.loc[1e-3, "dev_loss"] == 0.3
+    assert np.isnan(settings.loc[1e-2, "dev_loss"])
+    assert settings.loc[1e-2, "reason"] == "none of 1 runs has a result: no dev result"
+    assert select_lambda_select(runs)["lambda_select"].tolist() == [1e-3]
+
+    teacher = select_teacher(runs[:2]).iloc[0]
+    assert (teacher["seed"], teacher["num_seeds"], teacher["num_seeds_expected"]) == (1, 1, 2)
+    of_alpha = runs.rename(columns={"lambda_select": "alpha"})  # of alpha the loss alone decides
+    assert alpha_settings(of_alpha)["num_seeds"].tolist() == [2, 1]
+
+
 def test_unequal_counts_of_the_paper_are_shown() -> None:
     why = select_lambda_select(paper.lambda_sweep(5)).set_index("model")["why"]
     assert "1e-05 (9 of 10)" in why["BERT Base"]

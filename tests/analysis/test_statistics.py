@@ -193,6 +193,27 @@ def test_paired_differences_use_the_shared_seeds(pairs: pd.DataFrame) -> None:
     assert paired_differences(pairs[:10]).empty
 
 
+def paired(baseline: list[float], treatment: list[float]) -> pd.DataFrame:
+    """A frame of two objectives on the same seeds."""
+    rows = [("re", seed, value) for seed, value in enumerate(baseline)]
+    rows += [("rekd", seed, value) for seed, value in enumerate(treatment)]
+    return pd.DataFrame(rows, columns=["objective", "seed", "test_accuracy"]).assign(task="t", model="m", status="ok")
+
+
+def test_a_tie_is_no_seed_on_which_the_treatment_is_ahead() -> None:
+    result = paired_differences(paired([0.5, 0.5, 0.5, 0.5], [0.6, 0.5, 0.5, 0.4])).iloc[0]
+    assert result["num_better"] == 1
+    assert result["num_pairs"] == 4
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95])
+def test_the_interval_of_paired_differences_has_the_confidence_that_was_asked_for(confidence: float) -> None:
+    after = 0.6 + np.random.default_rng(0).normal(0, 0.05, size=40)
+    result = paired_differences(paired([0.5] * 40, after.tolist()), confidence=confidence).iloc[0]
+    known = stats.t.interval(confidence, 39, loc=(after - 0.5).mean(), scale=stats.sem(after - 0.5))
+    np.testing.assert_allclose((result["low"], result["high"]), known, rtol=1e-6)
+
+
 def test_what_cannot_be_paired_is_refused(pairs: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match="38 rows for the same seed of one setting, such as task t, objective re"):
         paired_differences(pd.concat([pairs, pairs]))

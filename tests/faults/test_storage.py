@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from sweep import assert_same_ledger, epochs_begun_again, wait_until
+from sweep import Sweep, assert_same_ledger, epochs_begun_again, wait_until
 
 from analysis import load_trials
 from rekd.cluster.launched import free_port
@@ -239,6 +239,19 @@ def test_s3_that_refuses_writes_for_a_while(s3_sweep, connection, undisturbed, r
     s3_sweep.finish(process)
     assert_same_ledger(s3_sweep.store, undisturbed.store)
     report("S3 that refuses writes for 20 s", epochs=epochs_begun_again(s3_sweep.store), recovery=recovery)
+
+
+@pytest.mark.slow
+def test_two_sweeps_on_one_bucket_share_the_trials(s3_sweep, undisturbed, report, tmp_path):
+    """What clusters/skypilot.yaml rests on: machines that know nothing of each other but the bucket."""
+    other = Sweep(s3_sweep.task, s3_sweep.store, tmp_path / "other.log", environment=KEYS)
+    processes = [s3_sweep.start(), other.start()]
+    for each, process in zip((s3_sweep, other), processes, strict=True):
+        assert "Choice for vit-tiny" in each.finish(process)
+    assert_same_ledger(s3_sweep.store, undisturbed.store)
+    trials = load_trials(s3_sweep.store)
+    assert (trials["attempt"] == 1).all()  # nothing twice
+    report("two sweeps on one bucket", epochs=0, recovery="at once")
 
 
 # --- Damaged files --------------------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ def scalars(file: Path, tag: str) -> dict[int, float]:
     return values
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_epochs_of_the_ledger_in_a_folder_a_trial(tmp_path):
     output = sweep(tmp_path, "--log", "tensorboard")
     logged = {
@@ -67,11 +68,13 @@ def test_tensorboard_has_the_epochs_of_the_ledger_in_a_folder_a_trial(tmp_path):
         assert noise not in output
 
 
+@pytest.mark.slow
 def test_without_the_option_nothing_is_logged(tmp_path):
     sweep(tmp_path)
     assert not Path(Store(tmp_path).logs_folder).exists()
 
 
+@pytest.mark.slow
 @needs["mlflow"]
 def test_mlflow_has_the_epochs_of_the_ledger_in_a_local_database(tmp_path):
     sweep(tmp_path, "--log", "mlflow")
@@ -86,6 +89,7 @@ def test_mlflow_has_the_epochs_of_the_ledger_in_a_local_database(tmp_path):
     assert seeds == [("2026",), ("2027",)]
 
 
+@pytest.mark.slow
 @needs["mlflow"]
 def test_mlflow_goes_where_its_own_variable_says(tmp_path):
     elsewhere = tmp_path / "elsewhere" / "runs.db"
@@ -94,6 +98,7 @@ def test_mlflow_goes_where_its_own_variable_says(tmp_path):
     assert not Path(Store(tmp_path / "store").logs_folder).exists()
 
 
+@pytest.mark.slow
 @needs["wandb"]
 def test_wandb_offline_needs_neither_network_nor_login(tmp_path):
     sweep(tmp_path, "--log", "wandb", WANDB_MODE="offline")
@@ -105,6 +110,7 @@ def test_wandb_offline_needs_neither_network_nor_login(tmp_path):
         assert digest.encode() in content
 
 
+@pytest.mark.slow
 @needs["wandb"]
 def test_wandb_without_a_login_is_refused_before_anything_starts(tmp_path):
     output = sweep(tmp_path / "store", "--log", "wandb", status=2, HOME=str(tmp_path))

@@ -135,6 +135,14 @@ def test_a_branch_without_an_eligible_setting_stops_alone(plan_of):
     assert not [trial for trial in plan.trials if trial.objective == "rekd"]
 
 
+@pytest.mark.parametrize(("epochs", "is_said"), [(1, True), (None, False)])
+def test_where_nothing_is_eligible_after_a_short_run_the_plan_says_that_it_was_short(plan_of, epochs, is_said):
+    function = plan_of("alpha", Options(task=["digits"], seeds=(1,), epochs=epochs))
+    plan, _ = run_to_the_end(function, ratio=lambda trial: 0.9)
+    assert plan.stopped
+    assert ("These trials have 1 of the task's 50 epochs" in plan.stopped[0]) == is_said
+
+
 def test_a_stage_starts_when_what_it_needs_is_there_not_when_the_whole_stage_is(plan_of):
     function = plan_of("reproduce", Options(task=["cifar10"], seeds=(1,)))
     tuning = [trial for trial in function(NOTHING).trials if trial.model == "vit-tiny" and trial.objective == "re"]

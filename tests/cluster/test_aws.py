@@ -1,0 +1,185 @@
+"""`ray up cluster.yaml`, sweeps and `rekd down` on a pretended AWS, and all that AWS can refuse or take back.
+
+One cluster for all, in this order: what a test leaves there, the next one finds. The file is the user's, filled in by `deploy`.
+"""
+
+import re
+import subprocess
+import time
+
+import aws
+import policy
+import pytest
+
+from rekd.cluster.orders import MOST_REFUSALS
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(reason := aws.missing()), reason=f"a pretended AWS on one machine: {reason}"),
+]
+
+SWEEP = ("python", "sweeps/alpha_sweep.py", "--task", "digits", "--teacher-seed", "2026", "--alphas", "0.3")
+ON_HEAD = "/home/ubuntu/.rekd"
+NO_ROLE, NO_QUOTA = "AuthFailure.ServiceLinkedRoleCreationNotPermitted", "VcpuLimitExceeded"
+
+
+@pytest.fixture(scope="module")
+def cloud():
+    with aws.deployed() as cloud:
+        up(cloud)
+        yield cloud
+
+
+def up(cloud) -> None:
+    started = time.monotonic()
+    done = cloud.laptop.run("ray", "up", "-y", aws.FILE, timeout=300)
+    print(f"\nray up: {time.monotonic() - started:.0f} s")
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def type_sweep(cloud, *arguments: str) -> subprocess.Popen[str]:
+    words = cloud.laptop.command(*SWEEP, *arguments)
+    return subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for(condition, seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.5)
+
+
+def note(cloud, name: str) -> str:
+    """One of the files by which the head tells why there is no machine."""
+    return cloud.head.run("cat", f"{ON_HEAD}/{name}", check=False).stdout
+
+
+def is_spot(order: dict) -> bool:
+    return "InstanceMarketOptions.MarketType" in order["params"]
+
+
+def training(cloud, sweep: subprocess.Popen[str], since: float) -> list[aws.Machine]:
+    """Machines on which a trial of the sweep runs, once epochs have come into the store."""
+    assert sweep.poll() is None, sweep.communicate()[0]
+    if not any("/running/" in call["params"].get("path", "") for call in cloud.calls if call["at"] > since):
+        return []
+    return [m for m in cloud.workers() if any("ray::ImplicitFunc" in line for line in m.processes())]
+
+
+def test_what_is_refused_is_told_and_not_asked_for_again_and_again(cloud):
+    """No role for spot machines, no quota for others; then the quota comes, and the sweep goes on by itself."""
+    started = time.monotonic()
+    cloud.refuse = lambda order: NO_ROLE if "InstanceMarketOptions.MarketType" in order else NO_QUOTA
+    sweep = type_sweep(cloud, "--seeds", "2026", "--epochs", "2")
+    wait_for(lambda: "No g6e.xlarge" in note(cloud, "refused"), 90, "a word on why there is no machine")
+    assert note(cloud, "refused") == f"No g6e.xlarge: {NO_ROLE} (spot), {NO_QUOTA} (on demand)\n"
+    time.sleep(20)
+    assert 0 < len(cloud.orders(since=started)) <= MOST_REFUSALS
+    cloud.refuse = lambda order: NO_ROLE if "InstanceMarketOptions.MarketType" in order else None
+    output, _ = sweep.communicate(timeout=400)
+    assert sweep.returncode == 0, output
+    assert "REKD" in output
+    ordered = [order for order in cloud.orders(since=started) if "code" not in order]
+    assert ordered
+    assert not any(map(is_spot, ordered))
+    assert {order["params"]["InstanceType"] for order in ordered} == {"g6e.xlarge"}
+    assert len(cloud.workers()) > 1  # more trials than one machine holds
+    assert note(cloud, "refused") == ""
+    cloud.refuse = lambda order: None
+
+
+def test_machines_are_given_back_when_no_trial_waits(cloud):
+    wait_for(lambda: not cloud.workers(), 150, "the workers are gone")
+    assert cloud.head
+
+
+def test_a_machine_that_is_taken_back_costs_no_trial(cloud):
+    started = time.monotonic()
+    sweep = type_sweep(cloud, "--seeds", "2026,2027", "--epochs", "8")
+    wait_for(lambda: training(cloud, sweep, started), 300, "a trial runs")
+    announced = training(cloud, sweep, started)[0]
+    assert announced.is_spot
+    cloud.interrupt(announced, notice=30)
+    log = "/tmp/ray/session_latest/logs/monitor.log"
+    wait_for(
+        lambda: "RAY_STOPPING" in cloud.head.run("cat", log).stdout or announced.process is None,
+        20,
+        "Ray knows of the announcement",
+    )
+    assert announced.process is not None  # before it was taken
+    wait_for(lambda: announced.process is None, 60, "the machine is gone")
+    gone = time.monotonic()
+    wait_for(lambda: training(cloud, sweep, gone), 200, "a trial runs elsewhere")
+    cloud.interrupt(training(cloud, sweep, gone)[0], notice=None)
+    output, _ = sweep.communicate(timeout=500)
+    assert sweep.returncode == 0, output
+
+
+def test_down_in_mid_sweep_leaves_nothing_that_is_paid_for(cloud):
+    started = time.monotonic()
+    sweep = type_sweep(cloud, "--seeds", "2026", "--epochs", "20")
+    wait_for(lambda: training(cloud, sweep, started), 300, "a trial runs")
+    started = time.monotonic()
+    done = cloud.laptop.run("python", "-m", "rekd", "down")
+    print(f"\ndown: {time.monotonic() - started:.0f} s")
+    assert "is down" in done.stdout
+    wait_for(lambda: not cloud.running(), 10, "all machines are off")
+    assert cloud.left() == []
+    sweep.kill()
+    sweep.communicate()
+
+
+def test_a_setup_that_fails_three_times_orders_no_more_machines(cloud):
+    up(cloud)
+    cloud.spoil = True
+    sweep = type_sweep(cloud, "--seeds", "2026", "--epochs", "1")
+    wait_for(lambda: "setups in a row have failed" in note(cloud, "refused"), 200, "the setup is given up")
+    said = note(cloud, "refused")
+    assert "sudo: a password is required" in said
+    assert re.search(r"i-\w+ said last: ", said)
+    num_orders = len(cloud.orders())
+    wait_for(lambda: not cloud.workers(), 120, "the machines that cannot be set up are gone")
+    time.sleep(10)
+    assert len(cloud.orders()) == num_orders
+    sweep.kill()
+    sweep.communicate()
+    cloud.laptop.run("python", "-m", "rekd", "down")
+    assert cloud.left() == []
+
+
+def test_the_roles_allow_what_was_done_and_no_more(cloud):
+    """Of all the tests before this one."""
+    for role in ("rekd-head", "rekd-worker"):
+        assert policy.refused(cloud.calls, role) == set()
+    spare = {
+        action for action in policy.unused(cloud.calls, "rekd-head") if not action.startswith(("ssm:", "ssmmessages:"))
+    }
+    # AWS itself asks for the first, on the first spot order of an account; the others are for a store that fails.
+    assert spare == {"iam:CreateServiceLinkedRole", "s3:AbortMultipartUpload", "s3:GetBucketLocation"}
+    order = next(order for order in cloud.orders() if order["who"] == "rekd-head")["params"]
+    assert order["MetadataOptions.HttpTokens"] == "required"
+    assert order["BlockDeviceMapping.1.Ebs.Encrypted"] == "true"
+    rights = policy.statements("rekd-head")
+    for kind, tag, is_allowed in (
+        ("g6e.xlarge", "rekd", True),
+        ("p5.48xlarge", "rekd", False),
+        ("g6e.xlarge", "other", False),
+    ):
+        context = {"ec2:InstanceType": kind, "aws:RequestTag/ray-cluster-name": tag}
+        assert policy.allows(rights, "ec2:RunInstances", f"{policy.EC2}instance/1", context) == is_allowed
+
+
+def test_a_machine_image_is_made_on_a_machine_that_goes_again(cloud):
+    made = cloud.laptop.run("python", "clusters/aws/make_image.py", timeout=300)
+    assert re.search(r"^      ImageId: ami-\w+ ", made.stdout, re.MULTILINE)
+    assert cloud.left() == []
+
+
+def test_a_file_that_nobody_filled_in_ends_in_one_line(cloud):
+    cloud.laptop.run("sed", "-i", "s/sg-[0-9a-f]*/sg-CHANGE-ME/", aws.FILE)
+    done = cloud.laptop.run("ray", "up", "-y", aws.FILE, check=False)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert "still has CHANGE-ME in it" in done.stderr

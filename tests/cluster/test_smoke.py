@@ -1,0 +1,22 @@
+"""`ray up cluster.yaml`, one trial, `rekd down`, on a pretended AWS: two minutes, with everything installed as on AWS."""
+
+import aws
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(reason := aws.missing()), reason=f"a pretended AWS on one machine: {reason}"),
+]
+
+SWEEP = ("python", "sweeps/lambda_sweep.py", "--task", "digits", "--models", "vit-student", "--lambdas", "1")
+
+
+def test_up_one_trial_and_down():
+    with aws.deployed(is_warm=False) as cloud:
+        cloud.laptop.run("ray", "up", "-y", aws.FILE)
+        done = cloud.laptop.run(*SWEEP, "--seeds", "2026", "--epochs", "1", timeout=500)
+        assert "1 trial to run" in done.stdout
+        assert len(cloud.workers()) == 1
+        print(f"\nfrom the order to the end of the first epoch: {cloud.seconds_to_first_epoch():.0f} s")
+        cloud.laptop.run("python", "-m", "rekd", "down")
+        assert cloud.left() == []
