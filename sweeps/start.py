@@ -177,7 +177,8 @@ def _run(
         console.print(f"Running on {cluster.description}. Results go to {escape(str(store))}.{afterwards}")
         num_done = len(current.unique_trials()) - len(to_do)
         later = sum(group.num_trials for group in current.postponed)
-        console.print(f"{len(to_do) + later} trials to run, {num_done} in the ledger already.")
+        num_to_run = len(to_do) + later
+        console.print(f"{num_to_run} trial{'' if num_to_run == 1 else 's'} to run, {num_done} in the ledger already.")
         for needs in dict.fromkeys(group.needs for group in current.postponed):
             num_trials = sum(group.num_trials for group in current.postponed if group.needs == needs)
             console.print(f"  {num_trials} of them once there is the {needs}.", style="dim")

@@ -504,9 +504,10 @@ def test_rationales_are_measured_and_shown_by_the_mask_of_the_trial(preset, imag
         others = supplies.targets(image_task, teacher.digest).masks(dev, sampled_by=generator)
         measured = faithfulness(model, data.test.arrays, device=tiny.CPU, sampled_by=noise())
         shown, _ = masks_of(model, data.test.take(chosen).arrays, device=tiny.CPU, sampled_by=noise())
-        return [overlap(mask, others), *measured.values(), shown.tolist()]
+        return [overlap(mask, others), *(measured[name.removeprefix("test_")] for name in names[1:]), shown.tolist()]
 
     names = ["dev_teacher_overlap", "test_sufficiency", "test_comprehensiveness", "test_distinct_masks"]
+    names += ["test_eraser_sufficiency", "test_eraser_comprehensiveness"]
     shown = pq.read_table(store.rationales_file(student.digest))["mask"].to_pylist()
     found = [*(row[name] for name in names), shown]
     expected, other = values(preset == "authors"), values(preset != "authors")

@@ -258,6 +258,8 @@ class _InTurn(FIFOScheduler):
         if self.searcher.conductor.held:
             for trial in list(tune_controller.get_live_trials()):
                 if trial.status == TuneTrial.PENDING:
+                    # One that has never run has no folder yet, and Tune's list of results asks each for its path.
+                    trial.storage.trial_dir_name = trial.storage.trial_dir_name or trial.trial_id
                     tune_controller.stop_trial(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from analysis import load_trials
 from analysis.rationales import Piece, students_of, text_pieces
@@ -102,11 +103,16 @@ def test_pointing_at_a_plot_shows_its_values(browser: webdriver.Chrome, page: Pa
     group = browser.find_element(By.ID, "ratio-cifar10--ratio-cifar10-2")
     mark = group.find_elements(By.TAG_NAME, "use")[1]
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", mark)
-    ActionChains(browser).move_to_element(mark).perform()
-    assert tip.is_displayed()
+    heading = browser.find_element(By.TAG_NAME, "h1")
+
+    def is_shown(_: object) -> bool:  # a browser that is still scrolling tells nobody where the pointer is
+        ActionChains(browser).move_to_element(mark).perform()
+        return tip.is_displayed()
+
+    WebDriverWait(browser, 20).until(is_shown)
     assert re.fullmatch(r"vit-tiny, p_target 15%: 15\.0 %, accuracy 0\.\d{3}, 3 runs", tip.text)
-    ActionChains(browser).move_to_element(browser.find_element(By.TAG_NAME, "h1")).perform()
-    assert not tip.is_displayed()
+    ActionChains(browser).move_to_element(heading).perform()
+    WebDriverWait(browser, 20).until(lambda _: not tip.is_displayed())
 
 
 @in_browser

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis import load_epochs, load_trials, select_alpha, select_lambda_select, select_teacher
+from analysis import report as report_module
 from analysis import settings as settings_module
 from analysis.cli import app
 from analysis.figures import all_pictures
@@ -18,7 +19,7 @@ from analysis.report import report
 from analysis.settings import setting_columns, variants, with_settings
 from analysis.stages import split_stages
 from analysis.statistics import paired_differences, summarize
-from analysis.tables import Table, all_tables, alpha_table, lambda_table
+from analysis.tables import Table, all_tables, alpha_table, comparison_sentence, lambda_table
 from rekd.store.ledger import Ledger
 from rekd.trial import Trial, grown
 
@@ -152,6 +153,15 @@ def test_with_re_of_other_epochs_alone_there_is_no_difference_and_a_reason() -> 
     assert row["note"] == "no seed in common: RE 13, 14, REKD 1, 2, 3, 4"
 
 
+def test_one_pair_has_a_difference_and_no_interval_in_words() -> None:
+    (row,) = paired_differences(pd.DataFrame(RE[:1] + REKD)).iterrows()
+    assert comparison_sentence(row[1]) == (
+        "REKD 0.800, RE 0.800 in test accuracy; difference +0.000, ahead on 0 of 1 seed; no interval below 3 pairs."
+    )
+    (row,) = paired_differences(pd.DataFrame(TRY + REKD)).iterrows()
+    assert comparison_sentence(row[1]) == "REKD is not compared with RE: RE has epochs 2, this epochs 35."
+
+
 def test_point_three_and_a_tenth_more_than_two_tenths_are_two_settings_and_two_texts() -> None:
     frame = pd.DataFrame(
         [{"model": "m", "alpha": alpha, "dev_loss": 1.0, "seed": 1} for alpha in (0.3, 0.1 + 0.2)]
@@ -197,7 +207,9 @@ def test_what_a_row_of_before_lacks_is_neutral(two_ledgers: pd.DataFrame) -> Non
     pd.testing.assert_frame_equal(with_settings(with_neutral), filled, check_dtype=False)
 
 
-def test_everything_keeps_the_values_of_a_new_field_apart(two_ledgers: pd.DataFrame, tmp_path: Path) -> None:
+def test_everything_keeps_the_values_of_a_new_field_apart(
+    two_ledgers: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def apart(frame: pd.DataFrame, value: str) -> bool:
         means = frame[frame[value].notna()].groupby("estimator")[value]
         return set(means.groups) == {"gumbel", "kuma"} and means.max()["gumbel"] < 1.1 < means.min()["kuma"]
@@ -221,6 +233,10 @@ def test_everything_keeps_the_values_of_a_new_field_apart(two_ledgers: pd.DataFr
         texts = [text for texts in picture.labels.values() for text in texts]
         assert any("estimator kuma" in text for text in texts), picture.name
         assert any("estimator gumbel" in text for text in texts), picture.name
+    monkeypatch.setattr(report_module, "load_trials", lambda _: two_ledgers)
+    findings = re.findall(r"<li>cifar10, (.*?), ahead on 3 of 3 seeds", report(str(tmp_path)))
+    assert len(findings) == 4  # two students, with either value
+    assert sum("estimator kuma" in finding for finding in findings) == 2
 
 
 # --- Teachers of the same seed ---------------------------------------------------------------------------------------

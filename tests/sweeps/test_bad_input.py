@@ -269,7 +269,7 @@ CASES = {
         prepare=spoil_json("vit-tiny/config.json", model_type="resnet"),
     ),
     "a finished trial for a pretrained model": Case(
-        "vit-tiny could not be read: ... model type `rekd` ... Give one of the families albert, bert, ... save_pretrained",
+        "vit-tiny is of a trial of ... whose predictor knows rationales alone. Give that of a cls trial",
         prepare=spoil_json("vit-tiny/config.json", model_type="rekd"),
     ),
     "a model of a text's width": Case(

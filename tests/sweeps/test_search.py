@@ -2,7 +2,7 @@
 
 import io
 import re
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 
 import optuna
 import pandas as pd
@@ -12,10 +12,12 @@ from test_plans import NOTHING, finished
 
 from rekd.running.plan import to_run
 from rekd.store.files import Store
+from rekd.trial import Trial, grown
 from sweeps import search
 from sweeps.options import Options
 from sweeps.search import storage_of
 from sweeps.show import address_of
+from sweeps.stages import Stage
 
 
 @pytest.fixture
@@ -128,6 +130,26 @@ def test_an_edited_task_is_another_study(plan_of, options, tmp_path):
     searched(plan_of(options, **HOW), rounds=1)
     (tmp_path / "digits.toml").write_text('extends = "digits"\nname = "digits"\ntest_fraction = 0.3\n')
     searched(plan_of(replace(options, task=[str(tmp_path / "digits.toml")]), **HOW), rounds=1)
+    assert len(names_of(options.store)) == 2
+
+
+def test_another_value_of_a_field_that_is_born_later_is_another_study(plan_of, options, monkeypatch):
+    @dataclass(frozen=True, kw_only=True)
+    class GrownTrial(Trial):
+        lambda_sparse: float = grown(default=0.0, neutral=0.0)
+
+    made = Stage.trials
+    for value in (0.0, 0.5):
+        monkeypatch.setattr(
+            Stage,
+            "trials",
+            lambda *how, value=value, **names: [
+                replace(GrownTrial.from_record(asdict(trial)), lambda_sparse=value) for trial in made(*how, **names)
+            ],
+        )
+        searched(plan_of(options, **HOW), rounds=1)
+    monkeypatch.setattr(Stage, "trials", made)
+    searched(plan_of(options, **HOW), rounds=1)  # which is what the neutral value means
     assert len(names_of(options.store)) == 2
 
 
