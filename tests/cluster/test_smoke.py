@@ -15,7 +15,7 @@ def test_up_one_trial_and_down():
     with aws.deployed(is_warm=False) as cloud:
         cloud.laptop.run("ray", "up", "-y", aws.FILE)
         done = cloud.laptop.run(*SWEEP, "--seeds", "2026", "--epochs", "1", timeout=500)
-        assert "1 trial to run" in done.stdout
+        assert "1 trial to run" in done.stdout, done.stdout
         assert len(cloud.workers()) == 1
         print(f"\nfrom the order to the end of the first epoch: {cloud.seconds_to_first_epoch():.0f} s")
         cloud.laptop.run("python", "-m", "rekd", "down")
