@@ -105,7 +105,8 @@ def test_another_user_of_a_host_gets_at_nothing_of_rays(network):
         assert host.run("stat", "-c", "%a %U", "/tmp/rekd-0").stdout == "700 root\n"
         stranger = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
         assert host.run(*stranger, "ls", "/tmp/rekd-0", check=False).returncode != 0
-        open_ones = ("-mindepth", "1", "-path", "/tmp/rekd-0", "-prune", "-o", "-perm", "-o+w", "-print")
+        ours = ("(", "-path", "/tmp/rekd-0", "-o", "-path", str(hosts.ROOT), ")", "-prune")
+        open_ones = ("-mindepth", "1", *ours, "-o", "-perm", "-o+w", "-print")
         assert host.run("find", "/tmp", *open_ones).stdout == ""
 
 
@@ -219,7 +220,8 @@ def test_down_in_mid_sweep_loses_nothing_that_had_ended_and_leaves_nothing(netwo
     assert network.laptop.processes() == []
     for host in network.hosts:
         assert host.processes() == []
-        others = ("/root/.pyenv*", "/root/.rekd/package*", "/root/.cache*", "/root/.config*")  # libraries' own caches
+        # Libraries' own, and the environment.
+        others = ("/root/.pyenv*", "/root/.rekd/package*", "/root/.cache*", "/root/.config*", f"{hosts.ROOT}/*")
         left = host.run("find", "/root", "/tmp", "-type", "f", *(w for path in others for w in ("-not", "-path", path)))
         assert left.stdout.split() == ["/root/.rekd/installed"]
 
