@@ -66,7 +66,7 @@ class Picture:
     """Without the task."""
     figure: Figure
     labels: dict[str, list[str]] = field(default_factory=dict)
-    """By the SVG id of a group of points: one text a point, in the order of drawing."""
+    """The labels by the SVG id of a group of points: one text a point, in the order of drawing."""
 
     def render(self, kind: str) -> bytes:
         """The picture as `svg`, `pdf` or `png` (300 dots an inch); the same bytes for the same data."""
@@ -199,7 +199,7 @@ def seeds_picture(stages: Stages, task: str) -> Picture | None:
 
 
 def _joined(rows: pd.DataFrame, places: dict[tuple[str, str], float]) -> Iterator[tuple[float, float, np.ndarray]]:
-    """From where to where lines go, and the pairs that they join: RE and REKD of one setting and seed."""
+    """Yields from where to where lines go, and the pairs that they join: RE and REKD of one setting and seed."""
     baselines = Baselines(rows, "re")
     for (model, series), group in rows[rows["objective"] == "rekd"].groupby(["model", "series"]):
         plain, _ = baselines.of(group.iloc[0])
@@ -210,7 +210,7 @@ def _joined(rows: pd.DataFrame, places: dict[tuple[str, str], float]) -> Iterato
 
 
 def _slots(rows: pd.DataFrame, models: list[str], styles: dict[str, int]) -> dict[str, list[str]]:
-    """By model the series that it has, in order."""
+    """Gives by model the series that it has, in order."""
     return {
         model: [name for name in styles if name in set(rows.loc[rows["model"] == model, "series"])] for model in models
     }

@@ -45,7 +45,7 @@ class Sheet:
 
     title: str
     stacked: bool
-    """On a phone, a row is a list of names and values: for tables with sentences in them."""
+    """Whether a row becomes a list of names and values on a phone: for tables with sentences in them."""
     notes: tuple[str, ...]
     columns: list[dict[str, Any]]
     rows: list[dict[str, Any]]

@@ -56,7 +56,7 @@ class SelectionRule:
     tolerance: float | None = None
     """How far the mean ratio may be from `p_target`; None where the ratio does not decide."""
     refused: Callable[[pd.DataFrame], pd.Series] | None = None
-    """From settings to the reason why one is no candidate, whatever its results; empty where it is one."""
+    """What gives the reason why a setting is no candidate, whatever its results; empty where it is one."""
     picks_a_run: bool = False
     """Whether it picks one run (by its seed) and not a setting of several."""
 
@@ -92,7 +92,7 @@ class SelectionRule:
         return [name for name in dict.fromkeys((*leading, *names)) if name in names]
 
     def beyond_tolerance(self, settings: pd.DataFrame) -> pd.Series:
-        """By how many basis points the mean ratios lie beyond the tolerance; 0 or less is near enough."""
+        """Tells by how many basis points the mean ratios lie beyond the tolerance; 0 or less is near enough."""
         assert self.tolerance is not None
         return off_target(settings).abs() - round(self.tolerance * 10_000)
 

@@ -61,13 +61,13 @@ def setting_columns(trials: pd.DataFrame, *, but: Sequence[str] = ()) -> list[st
 
 
 def grouping_columns(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    """Of columns to group by, those that have several values, or the first: the groups are the same, and found faster."""
+    """Keeps of columns to group by those that have several values, or the first: the groups are the same, and found faster."""
     several = [name for name in columns if len(rows[name]) and len(rows[name].drop_duplicates()) > 1]
     return several or list(columns[:1])
 
 
 def columns_read(trials: pd.DataFrame, objective: str, *, but: Sequence[str] = ()) -> list[str]:
-    """Of `setting_columns` those that trials of an objective read, but for the objective itself."""
+    """Keeps of `setting_columns` those that trials of an objective read, but for the objective itself."""
     names = setting_columns(trials, but=("objective", *but))
     return [name for name in names if is_read("teacher_digest" if name == "teacher" else name, objective)]
 

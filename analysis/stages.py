@@ -48,7 +48,7 @@ class Stages:
     `lambda_select` were tried; else those at which REKD trials of the task aim; else the one with most trials, else the
     smallest."""
     teachers: pd.DataFrame
-    """Of these, the ones with a `lambda_select` that was used: who may be a teacher."""
+    """Those of them with a `lambda_select` that was used: who may be a teacher."""
     alphas: pd.DataFrame
     """REKD trials (Tables 6 and 7)."""
     ratios: pd.DataFrame
@@ -131,7 +131,7 @@ def _used(trials: pd.DataFrame, lambdas: pd.DataFrame, family: list[str], tolera
 
 
 def _first_known(orders: Sequence[pd.DataFrame], family: list[str], name: str) -> pd.DataFrame:
-    """For each family the values of a column in the first of the frames that know the family; sorted."""
+    """Gives for each family the values of a column in the first of the frames that know the family; sorted."""
     columns = [*family, name]
     known = orders[0][columns].drop_duplicates()
     for rows in orders[1:]:

@@ -92,7 +92,7 @@ def bootstrap(differences: ArrayLike, *, confidence: float = 0.95, num_resamples
 
 
 METHODS: Mapping[str, Callable[..., Inference]] = {"student": student, "exact": sign_flips, "bootstrap": bootstrap}
-"""By the name that a caller gives. Student's t is the default everywhere."""
+"""The methods by the name that a caller gives. Student's t is the default everywhere."""
 
 
 def collapsed(scores: ArrayLike, *, lower_is_better: bool = False) -> np.ndarray:

@@ -78,7 +78,7 @@ class Table:
     title: str
     """Without the task."""
     frame: pd.DataFrame
-    """With every column of a setting; the same columns whatever the ledger holds."""
+    """The table with every column of a setting; the same columns whatever the ledger holds."""
     notes: tuple[str, ...] = ()
     """What a reader has to know before the numbers are believed, a sentence each."""
 
@@ -379,7 +379,7 @@ def _arranged(table: pd.DataFrame, first: Sequence[str]) -> pd.DataFrame:
 
 
 def _ordered(table: pd.DataFrame, trials: pd.DataFrame, *, by_objective: bool = False) -> pd.DataFrame:
-    """By task, objective where asked for, and number of parameters, largest first; otherwise as before."""
+    """Orders by task, objective where asked for, and number of parameters, largest first; otherwise as before."""
     sizes = trials.groupby("model")["num_parameters"].max().astype(float).fillna(0)
     order = pd.DataFrame({"task": table["task"], "objective": 0, "size": -table["model"].map(sizes).astype(float)})
     if by_objective:

@@ -81,7 +81,7 @@ class Run:
 
     wall: float
     work: float
-    """Of all trials together."""
+    """The seconds of all trials together."""
     count: int
 
     def above(self, slots: int, critical_path: float) -> float:

@@ -188,7 +188,7 @@ def status(
         bool, typer.Option("--cluster", help="Of the cluster. A store's: `python -m analysis status STORE`.")
     ] = False,
 ) -> None:
-    """With --cluster, shows what runs on the cluster that `ray up` started, and what it costs an hour."""
+    """Shows, with --cluster, what runs on the cluster that `ray up` started, and what it costs an hour."""
     from rekd.cluster.bill import ask, lines
     from rekd.cluster.launched import FILES, find
 

@@ -127,7 +127,7 @@ class Trial:
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay, 0 or more (Appendix C.3: 0 for BERT, 1e-3 for ViT)."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the backbones' arithmetic. Weights, losses and the Gumbel part are float32 either way."""
+    """The precision of the backbones' arithmetic. Weights, losses and the Gumbel part are float32 either way."""
     dropout: float = 0.0
     """Dropout on the heads, in [0, 1) (Appendix C.3: 0.5 for BERT, 0.1 for ViT); backbones keep their own."""
 
@@ -163,7 +163,7 @@ class Trial:
     """Train and dev: one stratified split for all runs; or one drawn with the run's seed, at random (0.1.0 took that for
     what the authors do) or stratified (what they do)."""
     augmentation: Literal["none", "crop_flip", "crop_flip_seeded"] = "none"
-    """Of training images: none, or a random crop (padding of an eighth of the side: 4 of 32) and a horizontal flip;
+    """What is done to training images: none, or a random crop (padding of an eighth of the side: 4 of 32) and a flip;
     `seeded` draws them by sample and epoch, alike in all runs, so that what a teacher says of them can be stored."""
     best_epoch_rule: Literal["lowest", "rounded_latest", "logged_latest"] = "lowest"
     """Lowest dev loss and the earliest on a tie; or the latest on a tie of dev losses that are rounded to 3 decimals, all

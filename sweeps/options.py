@@ -156,7 +156,7 @@ class Options:
         return self.seeds or task.seeds
 
     def teacher_seeds_of(self, task: Task) -> tuple[int, ...]:
-        """Of the trials among which the teacher is chosen: the task's own, else those of all."""
+        """Gives the seeds of the trials among which the teacher is chosen: the task's own, else those of all."""
         return task.teacher_seeds or self.seeds_of(task)
 
     def students_of(self, task: Task) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ BASES = {
 
 
 def work_of(plan: Plan, to_do: list[Trial], estimator: Estimator) -> Seconds:
-    """Of all that is still to run, on one slot."""
+    """Estimates all that is still to run, on one slot."""
     work = estimator.total(to_do)
     for group in plan.postponed:
         work = work + estimator.seconds(group.like) * group.num_trials

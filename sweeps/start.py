@@ -1,4 +1,4 @@
-"""From a plan to its results: what is done, what would run, running it, and showing what came out."""
+"""What leads from a plan to its results: what is done, what would run, running it, and showing what came out."""
 
 import os
 import signal

@@ -10,7 +10,7 @@ from typing import Any
 from rekd.cluster.launched import DASHBOARD_PORT, ROOT, TOKEN_FILE
 
 CONFIG = Path("~/ray_bootstrap_config.yaml")
-"""On the head: the cluster file as Ray has completed it."""
+"""The cluster file on the head, as Ray has completed it."""
 
 DELAY = 60.0
 """Seconds from the end of the sweep to that of the cluster, in which the laptop hears how it ended."""

@@ -12,7 +12,7 @@ from rekd.cluster.prices import an_hour, dollars, kinds_of, read_prices
 from rekd.messages import one_line
 
 PYTHON = "~/.rekd/venv/bin/python"
-"""On the head."""
+"""The interpreter on the head."""
 
 GCS = "127.0.0.1:6379"
 """Where the head's Ray answers, on the head itself."""

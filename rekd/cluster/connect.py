@@ -35,7 +35,7 @@ class Cluster:
     """What there is to run on."""
 
     description: str
-    """For people: where the sweep runs."""
+    """Where the sweep runs, in words for people."""
     num_cpus: float
     num_gpus: float
 

@@ -70,7 +70,7 @@ class Command:
 
     @property
     def name(self) -> str:
-        """Of the same command on the same store the same, so that typing it again meets the running job."""
+        """Is the same for the same command on the same store, so that typing it again meets the running job."""
         named = json.dumps([self.script, self.arguments, self.store])
         return f"sweep-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
 

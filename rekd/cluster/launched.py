@@ -31,7 +31,7 @@ NOT_SET = "CHANGE-ME"
 DASHBOARD_PORT = 8265
 TOKEN_FILE = "~/.rekd/token"
 KEY_FILE = "~/ray_bootstrap_key.pem"
-"""On the head: what Ray opens the workers with."""
+"""The key on the head with which Ray opens the workers."""
 PATIENCE = 20
 """Seconds in which an SSH connection has to be there."""
 QUIETLY = ("-o", "BatchMode=yes", "-o", "LogLevel=ERROR")
@@ -229,7 +229,7 @@ def take_down(file: str, say: Callable[[str], None]) -> bool:
 
 
 def _clean_worker(cluster: Launched, worker: str) -> subprocess.CompletedProcess[str]:
-    """From the head, with the key that Ray put there, so that only the head need be reachable from here; else from here.
+    """Cleans a worker from the head, with the key that Ray put there, so that only the head need be reachable from here.
 
     A head without the key is one that was cleaned up, after all workers.
     """

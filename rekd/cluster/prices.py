@@ -38,7 +38,7 @@ class Kind:
     """A kind of machine in a cluster file."""
 
     name: str
-    """In the file, such as `one_gpu`."""
+    """The name in the file, such as `one_gpu`."""
     machine: str
     """The cloud's name, such as `g6e.xlarge`; empty where the file's machines are not rented."""
     gpus: float

@@ -31,7 +31,7 @@ from rekd.cluster.orders import MOST_FAILURES, ZONE_ONLY, Notes, Offer, Refusals
 from rekd.messages import one_line
 
 LOGS = Path("~/.rekd/setup")
-"""On the head: what the setup of each worker said, one file an instance."""
+"""What the setup of each worker said, on the head, one file an instance."""
 NUM_LAST_LINES = 5
 CHATTER = ("Shared connection to ", "Connection to ", "Warning: Permanently added ", "bash: ")
 """How SSH's own lines begin in such a log."""
@@ -163,7 +163,7 @@ class Rented(AWSNodeProvider):
         use_internal_ip: bool,
         docker_config: dict[str, Any] | None = None,
     ) -> Any:
-        """As Ray's, but what the commands on a worker say is kept on the head: the worker will not be there to ask."""
+        """Keeps what the commands on a worker say on the head: the worker will not be there to ask. Otherwise as Ray's."""
         if self._is_worker(node_id):
             process_runner = _Noting(_log(node_id))
         return super().get_command_runner(

@@ -34,7 +34,7 @@ class Machines:
     """A cluster at one moment."""
 
     up: Mapping[str, Machine]
-    """By Ray's name of each."""
+    """The machines by Ray's name of each."""
     setting_up: Mapping[str, str]
     """What is rented and not ready yet: its kind by its name."""
     ordered: Mapping[str, int]
@@ -137,7 +137,7 @@ class Watch:
         return sum(hours * prices.get(kind, 0.0) for kind, hours in list(self._hours.items()))
 
     def minutes_without(self) -> float:
-        """For how long there has been no machine that a trial could run on."""
+        """Says for how long there has been no machine that a trial could run on."""
         return 0.0 if self.without_since is None else (self._clock() - self.without_since) / 60
 
     def said(self) -> str:

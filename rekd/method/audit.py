@@ -17,7 +17,7 @@ from rekd.method.models import RationaleModel
 from rekd.method.samples import DeviceSamples
 
 SEED = 2026
-"""Of masks and partners that are drawn: the same for every model."""
+"""The seed of masks and partners that are drawn: the same for every model."""
 
 NUM_DRAWN = 8
 """Fixed masks that are drawn at random, beside those with a reason, before the best is taken."""
@@ -67,7 +67,7 @@ class Auditor:
         }
 
     def best_fixed(self, mask: Masks) -> Bool[np.ndarray, "feature"]:
-        """Of one mask for all, with as many features as the rationales have on average, the best on dev by the judge.
+        """Finds the one mask for all that is best on dev by the judge, with as many features as rationales have on average.
 
         Candidates are what the model selects most often, what is most salient on average, and eight at random.
         """
@@ -106,18 +106,18 @@ class Auditor:
 
 
 def top(scores: Float[np.ndarray, "sample feature"], sizes: Int64[np.ndarray, "sample"]) -> Masks:
-    """As many features of each sample as it is given, those with the highest scores; the first of a tie."""
+    """Selects as many features of each sample as it is given, those with the highest scores; the first of a tie."""
     ranks = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1, kind="stable")
     return ranks < sizes[:, None]
 
 
 def _random(sizes: Int64[np.ndarray, "sample"], real: Masks) -> Masks:
-    """As many features as each sample is given, drawn among the real ones first."""
+    """Selects as many features as each sample is given, drawn among the real ones first."""
     return top(np.random.default_rng(SEED).random(real.shape) + real, sizes)
 
 
 def partners(labels: Int64[np.ndarray, "sample"], *, same_class: bool | None) -> Int64[np.ndarray, "sample"]:
-    """For each sample another one, at random: of its class, of another class, or (None) of any.
+    """Draws for each sample another one: of its class, of another class, or (None) of any.
 
     A sample whose class has no other is its own partner.
     """

@@ -131,7 +131,7 @@ class ImageBackbone(Backbone):
 
     @classmethod
     def made_of(cls, encoder: PreTrainedModel, read: Read | None) -> "Backbone":
-        """With the normalisation of its own image processor."""
+        """Makes the backbone with the normalisation of its own image processor."""
         config: Any = encoder.config
         if read is None:
             return cls(encoder, halves(config.num_channels))

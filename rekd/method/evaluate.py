@@ -42,7 +42,7 @@ class Predictions:
         return {"expected": difference.sigmoid().mean().item(), "argmax": (difference > 0).double().mean().item()}
 
     def kept(self) -> Predicted:
-        """As it is stored."""
+        """Gives it as it is stored."""
         return Predicted(
             labels=self.labels.cpu().numpy(),
             probabilities=self.logits.softmax(dim=-1).cpu().numpy(),

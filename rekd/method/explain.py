@@ -40,15 +40,15 @@ class Explanation:
     label: str
     """Predicted class, by its name where the model knows it."""
     probability: float
-    """Of that class, in [0, 1]."""
+    """The probability of that class, in [0, 1]."""
     rationale_ratio: float
     """Share of all positions that is selected."""
     words: tuple[Word, ...] | None = None
-    """Of a text, in order."""
+    """The words of a text, in order."""
     read: tuple[int, int] | None = None
-    """Of a text: the first character that was read and the one after the last, which is not its end if it was too long."""
+    """What was read of a text: its first character, and the one after the last, which is not the end of too long a text."""
     patches: np.ndarray | None = None
-    """Of an image: bool, "row column", True where the patch is selected."""
+    """The patches of an image: bool, "row column", True where one is selected."""
 
 
 class Explainer:

@@ -30,7 +30,7 @@ class Batch:
     """The samples of one training step, on the device."""
 
     inputs: Inputs
-    """As the model sees them."""
+    """The inputs as the model sees them."""
     labels: Tensor
     """Numbers of their classes, "batch"."""
     pool_rows: Tensor

@@ -29,9 +29,9 @@ class Asked:
     """What was asked about what: a teacher, as it was saved, and samples, as they are seen."""
 
     teacher_digest: str
-    """Of the teacher's trial."""
+    """The digest of the teacher's trial."""
     teacher_sha256: str
-    """Of its saved model: trained again, on another device, it may be another one."""
+    """The checksum of its saved model: trained again, on another device, it may be another one."""
     data_fingerprint: str
     """Content of the samples."""
     view_epoch: int = 0
@@ -171,7 +171,7 @@ class Teacher:
         self._use(targets)
 
     def begin_epoch(self, epoch: int) -> None:
-        """From here on the samples are seen as in that epoch (from 1)."""
+        """Shows the samples from here on as they are seen in that epoch (from 1)."""
         if self.views:
             self._use(self.views[epoch - 1])
 

@@ -105,7 +105,7 @@ def train(
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """On a CPU, one thread: sums then run in one order, so a result does not depend on how many cores are free."""
+    """Keeps a CPU to one thread: sums then run in one order, so a result does not depend on how many cores are free."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)

@@ -36,7 +36,7 @@ LAUNCHES = {"cuda": 1.5e-4, "cpu": 4e-3}
 """Seconds a layer and step below which nothing gets however small the model: what it costs to start its operations."""
 
 COLUMNS = ("task_digest", "model_digest", "objective", "num_epochs", "status", "train_seconds", "device")
-"""Of `trials`, what an estimate reads. Digests, not names: the same data and model under another name take as long."""
+"""What an estimate reads of `trials`. Digests, not names: the same data and model under another name take as long."""
 
 OBJECTIVES = ("re", "rekd", "cls")
 
@@ -98,7 +98,7 @@ class Estimator:
         }
 
     def seconds(self, trial: Trial) -> Seconds:
-        """Of one trial: by its kind (task, model, objective) where such a run was measured."""
+        """Estimates one trial: by its kind (task, model, objective) where such a run was measured."""
         for objective in (trial.objective, *OBJECTIVES):
             measured = self.measured.get((*kind_of(trial), objective))
             if measured is not None:
@@ -127,11 +127,11 @@ class Estimator:
 
     @cached_property
     def _samples(self) -> dict[str, int]:
-        """By task; counted when they are first asked for."""
+        """Holds the samples by task; they are counted when they are first asked for."""
         return {name: num_train_samples(task) for name, task in self.tasks.items()}
 
     def total(self, trials: Iterable[Trial]) -> Seconds:
-        """Of many trials, one after another on one slot."""
+        """Adds up many trials, one after another on one slot."""
         return sum((self.seconds(trial) for trial in trials), Seconds(0, 0, 0))
 
     @cached_property

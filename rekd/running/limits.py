@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from rekd.cluster.waiting import Watch
 
 WAIT_MINUTES = 30.0
-"""For a machine. From the order to the first trial a rented one takes some minutes."""
+"""How long a sweep waits for a machine. From the order to the first trial a rented one takes some minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,9 +15,9 @@ class Limits:
     """When no more trials are started. What runs then goes on to its end, and what has ended is in the ledger."""
 
     wait_minutes: float = WAIT_MINUTES
-    """For which there may be no machine that a trial could run on."""
+    """How long there may be no machine that a trial could run on."""
     max_hours: float | None = None
-    """Of the clock, from the start of the sweep."""
+    """Hours of the clock, from the start of the sweep."""
     max_cost: float | None = None
     """What the machines may cost from the start of the sweep on, idle ones and the head included."""
     prices: Mapping[str, float] = field(default_factory=dict)

@@ -16,7 +16,7 @@ class Postponed:
     what: str
     """Such as `REKD of vit-tiny on cifar10`."""
     num_trials: int
-    """Of those, the ones that no other part of the plan asks for."""
+    """The number of those that no other part of the plan asks for."""
     num_shared: int = 0
     """And the ones that another part asks for too, whatever is chosen."""
     needs: str
@@ -30,13 +30,13 @@ class Plan:
     """The trials of a sweep as far as the results allow to name them."""
 
     trials: list[Trial] = field(default_factory=list)
-    """In order of priority. The same trial may be asked for twice; it runs once."""
+    """The trials in order of priority. The same trial may be asked for twice; it runs once."""
     postponed: list[Postponed] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     """Branches that will not go on, with the reason, such as a rule that found nothing eligible."""
 
     def unique_trials(self) -> dict[str, Trial]:
-        """By digest, in order of priority."""
+        """Holds each trial once by its digest, in order of priority."""
         return {trial.digest: trial for trial in self.trials}
 
 
@@ -45,7 +45,7 @@ class SweepResult:
     """What became of a sweep."""
 
     plan: Plan
-    """As it stood at the end."""
+    """The plan as it stood at the end."""
     rows: pd.DataFrame
     """The rows of `trials` of this sweep's trials, those of earlier runs too."""
     num_trained: int = 0
@@ -84,7 +84,7 @@ def to_run(plan: Plan, results: pd.DataFrame) -> list[Trial]:
 
 
 PlanFunction = Callable[[pd.DataFrame], Plan]
-"""From the rows of `trials` in the ledger to a plan. Pure: the same rows, the same plan."""
+"""What makes a plan of the rows of `trials` in the ledger. It is pure: the same rows, the same plan."""
 
 
 def fixed_plan(trials: Sequence[Trial]) -> PlanFunction:

@@ -99,7 +99,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """By the pace so far, where there is one; the work is weighed by its estimated length."""
+        """Follows from the pace so far, where there is one; the work is weighed by its estimated length."""
         elapsed = time.monotonic() - self.started
         if self.num_done == 0 or self.work_done <= 0:
             return None

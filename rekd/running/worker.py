@@ -50,7 +50,7 @@ class SharedSupplies(Supplies):
 
 
 _supplies: dict[str, Supplies] = {}
-"""Of this process, by store: a process that serves one trial after another reads things once."""
+"""What this process has, by store: a process that serves one trial after another reads things once."""
 
 
 def train_and_report(trial: Trial, *, tasks: dict[str, Task], store_uri: str, directory: Any, commit: str) -> None:

@@ -299,7 +299,7 @@ class Store:
             logger.warning("%s %s. What was read is kept as %s.", path, why, destination)
 
     def set_aside(self, path: str, content: bytes, why: str) -> None:
-        """As `keep_aside`, and removes the file where it still is what was read.
+        """Does what `keep_aside` does, and removes the file where it still is what was read.
 
         For files that one process at a time writes, as the claims on their trial grant: looking and removing are two steps.
         """
@@ -309,7 +309,7 @@ class Store:
                 self.remove_file(path)
 
     def write_once(self, path: str, content: bytes) -> None:
-        """As `write`, but an OSError comes at once."""
+        """Does what `write` does, but an OSError comes at once."""
         if not self.is_local:
             with self.file_system.open_output_stream(path) as stream:
                 stream.write(content)

@@ -86,7 +86,7 @@ class Outcome:
     test_expected_ratio: float | None = None
     test_argmax_ratio: float | None = None
     test_rationale_precision: float | None = None
-    """Of what is selected, the share that is evidence by the task's `rationale_column`; a mean over samples, as are the
+    """The share of what is selected that is evidence by the task's `rationale_column`; a mean over samples, as are the
     next three (`rekd.tasks.truth`)."""
     test_rationale_recall: float | None = None
     test_rationale_f1: float | None = None

@@ -29,7 +29,7 @@ class Weights:
 
     @classmethod
     def load(cls, store: Store, digest: str) -> "Weights":
-        """From the store. Raises ValueError where it has none that is whole.
+        """Reads them from the store. Raises ValueError where it has none that is whole.
 
         What is damaged is set aside. The trial's row stays, for its numbers are true; a sweep that needs the model trains
         it again (`is_saved`).

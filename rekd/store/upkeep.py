@@ -36,7 +36,7 @@ class Rubbish:
 
     @property
     def num_bytes(self) -> int:
-        """Of all of them."""
+        """Adds up the sizes of all of them."""
         return sum(self.sizes.values())
 
 

@@ -1,1 +1,1 @@
-"""From a task file to arrays: datasets, columns, splits, images and texts."""
+"""What leads from a task file to arrays: datasets, columns, splits, images and texts."""

@@ -56,7 +56,7 @@ def _named_in_parquet(file: Path, column: str) -> tuple[str, ...] | None:
 
 
 def _order_by_type(file: Path, column: str, class_names: Sequence[str]) -> tuple[str, ...] | None:
-    """Of truth values and of numbers. The file is read only where the task's names may be theirs."""
+    """Gives the order of truth values and of numbers. The file is read only where the task's names may be theirs."""
     numbers = tuple(map(str, range(len(class_names))))
     if not any(in_order_of(class_names, own) for own in (TRUTH_VALUES, numbers)):
         return None

@@ -29,7 +29,7 @@ Division = Literal["fixed", "by_seed", "stratified_by_seed"]
 """How a pool is divided into train and dev (`Trial.split`)."""
 
 SPLIT_SEED = 2026
-"""Of the fixed splits, which are the same for every run; the paper's first seed, though any constant would do."""
+"""The seed of the fixed splits, which are the same for every run; the paper's first seed, though any constant would do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Data:
     kind: Kind
     num_classes: int
     class_names: tuple[str, ...] | None
-    """In the order of their numbers, where the task or the dataset knows them."""
+    """The names in the order of their numbers, where the task or the dataset knows them."""
     pool: Split
     """The training split in the dataset's order, with the dataset's own dev split, if any, behind it."""
     test: Split
@@ -77,7 +77,7 @@ class Data:
     fingerprint: str
     """Digest of the arrays themselves: targets that a teacher computed from other data are refused by it."""
     shown_texts: tuple[ReadText, ...] = ()
-    """Of a text task: the test samples of `shown_samples` in their order, as they were written."""
+    """The test samples of `shown_samples` in their order, as they were written; of a text task alone."""
     remarks: tuple[str, ...] = ()
     """What is no mistake but is not to pass in silence, such as files that were not read: a sentence each."""
 
@@ -191,10 +191,10 @@ class _Read:
     """What was read of a dataset."""
 
     splits: dict[str, Split]
-    """By role."""
+    """The splits by their roles."""
     class_names: tuple[str, ...] | None
     texts: Mapping[str, list[str]] = field(default_factory=dict)
-    """By role, of a text task: as they were written."""
+    """The texts of each role as they were written; of a text task alone."""
     tokenizer: Any = None
     remarks: Sequence[str] = ()
 

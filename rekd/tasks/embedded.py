@@ -33,7 +33,7 @@ def identity(name: str) -> dict[str, Any]:
 
 
 def checksum_of_canvases(made: Mapping[str, hidden_digits.Canvases]) -> str:
-    """Of what `hidden_digits.make` made."""
+    """Gives the checksum of what `hidden_digits.make` made."""
     digest = hashlib.sha256()
     for name, split in made.items():
         digest.update(f"{name} {split.images.shape};".encode())
@@ -43,5 +43,5 @@ def checksum_of_canvases(made: Mapping[str, hidden_digits.Canvases]) -> str:
 
 
 def checksum_of_reviews(made: Mapping[str, list[planted_reviews.Row]]) -> str:
-    """Of what `planted_reviews.make` made, and of the words that its tokenizer knows."""
+    """Gives the checksum of what `planted_reviews.make` made, and of the words that its tokenizer knows."""
     return hashlib.sha256(canonical_json([dict(made), planted_reviews.vocabulary()]).encode()).hexdigest()

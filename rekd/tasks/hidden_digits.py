@@ -91,7 +91,7 @@ def _clutter(pixels: np.ndarray, count: int, draws: Draws) -> np.ndarray:
 
 
 def _of_same_class(labels: np.ndarray, rows: np.ndarray, digits: np.ndarray, draws: Draws) -> np.ndarray:
-    """For every digit a row of the split with the same label."""
+    """Draws for every digit a row of the split with the same label."""
     found = np.empty_like(digits)
     for number in range(NUM_CLASSES):
         wanted = labels[digits] == number

@@ -33,7 +33,7 @@ class Repository:
     """A dataset or model, and whether the hub that has it could be reached. `hub` for several reads and one question."""
 
     name: str
-    """As it is now; as it was given, where the hub could not be reached."""
+    """The name as it is now; as it was given, where the hub could not be reached."""
     looked: str
     """What was looked for, in words."""
     advice: str
@@ -45,7 +45,7 @@ class Repository:
 
     @contextmanager
     def reading(self) -> Iterator[str]:
-        """As `hub`."""
+        """Does what `hub` does."""
         from huggingface_hub import constants
 
         with quiet(), _offline(self.offline is not None):
@@ -67,7 +67,7 @@ _at_hand: dict[tuple[RepoType, str, str | None], str] = {}
 
 
 def have_at_hand(repo_type: RepoType, name: str, revision: str | None, *, present_name: str) -> None:
-    """From now on this process does not ask the hub for it, by its revision or by the commit that this stands for."""
+    """Keeps this process from asking the hub for it from now on, by its revision or by the commit that this stands for."""
     for each in {revision, _remembered(repo_type, name, revision)}:
         _at_hand[repo_type, name, each] = present_name
 

@@ -173,7 +173,7 @@ class LocalDataset:
         return [file for file in everything if file.suffix.lower() in IMAGE_SUFFIXES] or everything
 
     def _divided_tables(self, files: list[Path]) -> dict[str | None, list[Path]]:
-        """By the outermost folder that is named for a split, else by the file's own name."""
+        """Divides by the outermost folder that is named for a split, else by the file's own name."""
         names = tuple(self.splits.values())
         splits = []
         for file in files:
@@ -185,7 +185,7 @@ class LocalDataset:
         return _grouped(files, splits)
 
     def _divided_images(self, files: list[Path]) -> dict[str | None, list[Path]]:
-        """By the outermost folder that is called as a split is and holds the folders of classes, else by the files' names."""
+        """Divides by the outermost folder that is called as a split is and holds folders of classes, else by the files' names."""
         names = tuple(self.splits.values())
         by_folder = [self._folder_split(file) for file in files]
         if self.splits["train"] in by_folder:

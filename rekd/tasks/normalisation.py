@@ -21,7 +21,7 @@ _HONOURED = ("do_rescale", "do_normalize")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of the red, green and blue of ImageNet's training images, of 1."""
+"""The standard deviations of red, green and blue over ImageNet's training images, of 1."""
 
 _UNSAID: dict[str, dict[str, Any]] = {
     "vit": {"image_mean": 0.5, "image_std": 0.5},
@@ -39,7 +39,7 @@ class Normalisation:
 
 
 def halves(num_channels: int) -> Normalisation:
-    """From 0..255 to -1..1: what a model begins with that was not pretrained."""
+    """Maps 0..255 to -1..1: what a model begins with that was not pretrained."""
     return Normalisation(mean=(0.5,) * num_channels, std=(0.5,) * num_channels)
 
 

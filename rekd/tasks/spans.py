@@ -28,9 +28,9 @@ class ReadText:
     valid: list[int]
     """1 where there is a token, 0 where there is padding."""
     tokens: list[str]
-    """As the vocabulary writes them."""
+    """The tokens as the vocabulary writes them."""
     spans: list[Span]
-    """Of each position, what is marked in the text where it is selected."""
+    """What is marked in the text for each position that is selected."""
     read: Span
     """What of the text was read: less than all of it where it has more tokens than fit."""
 

@@ -52,7 +52,7 @@ def _read_csv(file: Path, texts: Collection[str]) -> "pa.Table":
 
 
 def _json_rows(text: str) -> list[Any]:
-    """Of a list, or of one object a line. Only a line feed ends a line: a text may hold what Unicode calls separators."""
+    """Reads a list, or one object a line. Only a line feed ends a line: a text may hold what Unicode calls separators."""
     if text.lstrip().startswith("["):
         return json.loads(text)
     return [json.loads(line) for line in text.split("\n") if line.strip()]

@@ -133,11 +133,11 @@ class Task:
     students: tuple[str, ...]
     """Names of the models that learn from it."""
     models: dict[str, Model]
-    """By name."""
+    """The task's models by their names."""
     seeds: tuple[int, ...] = tuple(range(2026, 2036))
-    """Of its trials, where a sweep is not told others (Section 3.3: 2026 to 2035)."""
+    """The seeds of its trials, where a sweep is not told others (Section 3.3: 2026 to 2035)."""
     teacher_seeds: tuple[int, ...] | None = None
-    """Of the trials among which the teacher is chosen; None is those of the others."""
+    """The seeds of the trials among which the teacher is chosen; None means those of the others."""
     rationale_column: str | None = None
     """Column that says which features people, or whoever made the data, hold to be the evidence (`rekd.tasks.truth`).
     Nothing is trained on it, and it is no part of the digest."""

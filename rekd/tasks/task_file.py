@@ -230,7 +230,7 @@ def seeds_in(text: str) -> tuple[int, ...]:
 
 
 def _seeds_of(value: Any, key: str, file: Path) -> tuple[int, ...]:
-    """Of a text such as "2026-2035", or of a list of whole numbers."""
+    """Reads the seeds of a text such as "2026-2035", or of a list of whole numbers."""
     if not isinstance(value, str):
         if not isinstance(value, list) or not all(type(seed) is int for seed in value):
             raise ValueError(f"{file}: {key} is a text such as '2026-2035' or a list of whole numbers, got {value!r}.")

@@ -37,7 +37,7 @@ class Truth:
     """False where nobody has said."""
 
     def take(self, indices: np.ndarray) -> "Truth":
-        """Of the samples at `indices`, in that order."""
+        """Takes the truth of the samples at `indices`, in that order."""
         return Truth(self.marks[indices], self.known[indices])
 
     def of_features(self, num_features: int, grid: tuple[int, int] | None) -> Bool[np.ndarray, "sample feature"]:
@@ -72,7 +72,10 @@ def read_truth(
     arrays: Mapping[str, Mapping[str, np.ndarray]],
     tokenizer: Any = None,
 ) -> dict[str, Truth]:
-    """By role, of the splits that have the task's `rationale_column`. Raises ValueError where a row is not as it should be."""
+    """Reads the truth of the splits, by role, that have the task's `rationale_column`.
+
+    Raises ValueError where a row is not as it should be.
+    """
     column = task.rationale_column
     found = {}
     for role, table in tables.items():
