@@ -69,7 +69,7 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.sweep efficiency
 	$(BIN)/python -m benchmarks.makespan simulate
 	$(BIN)/python -m benchmarks.makespan run
-	$(BIN)/python -m benchmarks.ledger
+	$(BIN)/python -m benchmarks.large_ledger
 
 # constraints.txt pins what was tested; the same command takes the CUDA build of torch where pip finds that one.
 .venv/installed: pyproject.toml constraints.txt

@@ -14,12 +14,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rekd.command_line import print_error, run
+from rekd.command_line import print_error, run_app
 
 SWEEPS = ("alpha-sweep", "lambda-sweep", "p-target-sweep", "seed-sweep", "search", "reproduce")
 """Commands that are modules of `sweeps`."""
 
-OTHERS = ("rekd.cli", "analysis.cli")
+OTHERS = ("rekd.commands", "analysis.cli")
 """Modules with a Typer `app` whose commands are commands of `rekd` too, the first with a name wins."""
 
 
@@ -38,7 +38,7 @@ def main() -> NoReturn:
     for module in reversed(OTHERS) if name == "status" and "--cluster" not in arguments else OTHERS:
         app = importlib.import_module(module).app
         if name in _summaries(app):
-            run(app, [name, *arguments], prog_name="rekd")
+            run_app(app, [name, *arguments], prog_name="rekd")
     print_error(f"No such command {name!r}. It is one of {', '.join(_commands())}. Try --help.")
     sys.exit(2)
 

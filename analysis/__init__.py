@@ -1,8 +1,8 @@
 """Everything after training: frames, selection rules, statistics, tables, figures and the report."""
 
-from analysis.audits import load_audits
 from analysis.frames import load_epochs, load_predictions, load_trials, narrow
 from analysis.selection import alpha_settings, lambda_settings, select_alpha, select_lambda_select, select_teacher
+from analysis.verdicts import load_audits
 
 __all__ = [
     "alpha_settings",

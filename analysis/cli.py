@@ -19,12 +19,12 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from analysis import figures, tables
+from analysis.experiment import Stages, split_stages
 from analysis.frames import load_epochs, load_trials
 from analysis.query import query as run_query
 from analysis.report import report as write_report
 from analysis.selection import select_alpha, select_lambda_select, select_teacher
 from analysis.settings import labels
-from analysis.stages import Stages, split_stages
 from analysis.status import status as status_of
 from rekd.command_line import PlainConsole, print_error
 from rekd.messages import cell, duration, plain

@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis.experiment import Stages
 from analysis.frames import narrow
 from analysis.selection import SelectionRule, alpha_rule, alpha_settings, lambda_rule, lambda_settings
 from analysis.settings import percent, setting_columns, variants
-from analysis.stages import Stages
 from analysis.statistics import Baselines, summarize
 from analysis.tables import OBJECTIVES, file_name
 from rekd.messages import number

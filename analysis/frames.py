@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.settings import with_neutral_values
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger, Outcome
-from rekd.store.predictions import Predicted
+from rekd.store.predictions import StoredPredictions
 from rekd.trial import Trial, plain_type
 
 # float64 with NaN would print epoch 7 as 7.0.
@@ -58,13 +58,15 @@ def load_predictions(store: Ledger | Store | str | Path, digests: Sequence[str] 
     """
     place = as_ledger(store).store
     names = place.names_in(place.predictions_folder) if digests is None else [f"{digest}.parquet" for digest in digests]
-    found = [(name, Predicted.load(place, name)) for name in sorted(name.removesuffix(".parquet") for name in names)]
+    found = [
+        (name, StoredPredictions.load(place, name)) for name in sorted(name.removesuffix(".parquet") for name in names)
+    ]
     frames = [_rows_of(digest, predicted) for digest, predicted in found if predicted is not None]
     columns = ["digest", "sample", "label", "prediction", "probabilities", "mask"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
-def _rows_of(digest: str, predicted: Predicted) -> pd.DataFrame:
+def _rows_of(digest: str, predicted: StoredPredictions) -> pd.DataFrame:
     columns = {"digest": digest, "sample": range(len(predicted.labels)), "label": predicted.labels}
     columns |= {"prediction": predicted.classes, "probabilities": list(predicted.probabilities)}
     return pd.DataFrame(columns | {"mask": list(predicted.mask)})

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from analysis.experiment import Stages
 from analysis.frames import narrow
 from analysis.settings import setting_columns, variants
-from analysis.stages import Stages
 from analysis.statistics import Baselines
 from rekd.store.files import Store
 

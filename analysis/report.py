@@ -13,12 +13,12 @@ import pandas as pd
 from markupsafe import Markup
 
 from analysis import figures, tables
-from analysis.audits import audit_sentence, audit_table, load_audits
+from analysis.experiment import Stages, family_columns, split_stages
 from analysis.frames import as_ledger, load_epochs, load_trials
 from analysis.rationales import students_of
 from analysis.selection import lambda_rule, select_alpha, select_lambda_select, select_teacher
 from analysis.settings import labels, matching, percent, setting_columns
-from analysis.stages import Stages, family_columns, split_stages
+from analysis.verdicts import audit_sentence, audit_table, load_audits
 from rekd.messages import number
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger

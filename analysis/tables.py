@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis import paper
+from analysis import published
+from analysis.experiment import Stages
 from analysis.frames import narrow
 from analysis.selection import alpha_settings, lambda_rule, lambda_settings, nearest_to_target
 from analysis.settings import (
@@ -25,7 +26,6 @@ from analysis.settings import (
     telling_columns,
     with_settings,
 )
-from analysis.stages import Stages
 from analysis.statistics import paired_differences, summarize
 from rekd.messages import number
 
@@ -148,7 +148,7 @@ def performance_table(stages: Stages) -> pd.DataFrame:
     table["is_teacher"] = table.index.isin(matching(table, teachers, keys).index)
     changes = pd.concat([_changes(stages, "cls", "re", free=["epochs"]), _changes(stages, "re", "rekd")])
     table = table.merge(changes, on=keys, how="left")
-    printed = pd.concat([paper.performance(number) for number in (1, 2, 3)])
+    printed = pd.concat([published.performance(number) for number in (1, 2, 3)])
     table = _beside_paper(table, printed, list(WITHIN), ["test_accuracy", "test_rationale_ratio"])
     numbers = ["is_teacher", "test_accuracy", "test_accuracy_std", "change", "num_pairs", "change_note"]
     return _ordered(_arranged(table, numbers), trials, by_objective=True)
@@ -178,7 +178,7 @@ def lambda_table(stages: Stages) -> pd.DataFrame:
     `dev_rationale_ratio` and `dev_loss`.
     """
     table = lambda_settings(stages.lambdas, stages.tolerance)
-    printed = pd.concat([paper.lambda_sweep(4), paper.lambda_sweep(5)])
+    printed = pd.concat([published.lambda_sweep(4), published.lambda_sweep(5)])
     by = ["task", "model", "p_target", "lambda_select"]
     return _ordered(_beside_paper(table, printed, by, ["dev_rationale_ratio", "dev_loss"]), stages.trials)
 
@@ -189,7 +189,7 @@ def alpha_table(stages: Stages) -> pd.DataFrame:
     A row is a setting, by task, model (by size) and `alpha`. Further columns: `paper_dev_loss` and `difference_dev_loss`.
     """
     table = alpha_settings(stages.alphas)
-    printed = pd.concat([paper.alpha_sweep(6), paper.alpha_sweep(7)])
+    printed = pd.concat([published.alpha_sweep(6), published.alpha_sweep(7)])
     return _ordered(_beside_paper(table, printed, ["task", "model", "alpha"], ["dev_loss"]), stages.trials)
 
 
@@ -202,7 +202,7 @@ def ratio_table(stages: Stages) -> pd.DataFrame:
     """
     values = ["test_rationale_ratio", "test_accuracy"]
     table = _whole_input(summarize(stages.ratios, values)).sort_values("p_target", kind="stable", ignore_index=True)
-    table = _beside_paper(table, paper.ratio_sweep(), ["task", "model", "p_target"], values)
+    table = _beside_paper(table, published.ratio_sweep(), ["task", "model", "p_target"], values)
     return _ordered(_arranged(table, []), stages.trials)
 
 
@@ -361,7 +361,7 @@ def _whole_input(table: pd.DataFrame) -> pd.DataFrame:
 
 def _beside_paper(table: pd.DataFrame, printed: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
     names = [name for value in values for name in (value, f"{value}_std") if name in printed]
-    printed = printed.assign(model=printed["model"].map(paper.MODEL_NAMES))[[*by, *names]]
+    printed = printed.assign(model=printed["model"].map(published.MODEL_NAMES))[[*by, *names]]
     printed = printed.rename(columns={name: f"paper_{name}" for name in names})
     table = table.merge(printed, on=list(by), how="left")
     for name in values:

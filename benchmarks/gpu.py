@@ -31,7 +31,7 @@ from rekd.method.losses import Learner, re_terms, step
 from rekd.method.models import RationaleModel
 from rekd.method.samples import Batch, DeviceSamples
 from rekd.method.streams import Streams
-from rekd.method.teacher import Asked, Targets, Teacher
+from rekd.method.teacher import Question, Targets, Teacher
 from rekd.method.train import one_thread, train
 from rekd.store.checkpoints import Checkpoints
 from rekd.store.files import Store
@@ -128,7 +128,7 @@ class Student:
         targets = Targets(
             selection_difference=rng.normal(size=(bench.batch, num_features)).astype(np.float32),
             logits=rng.normal(size=(bench.batch, 10)).astype(np.float32),
-            asked=Asked(teacher_digest="t", teacher_sha256="", data_fingerprint="d"),
+            asked=Question(teacher_digest="t", teacher_sha256="", data_fingerprint="d"),
         )
         streams = Streams(0, device=bench.device)
         learner = Learner.of(replace(trial("re"), precision=precision), student.train(), streams=streams)

@@ -15,7 +15,7 @@ from rekd.method.losses import Learner, step
 from rekd.method.models import RationaleModel
 from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
-from rekd.method.teacher import Asked, Targets, Teacher
+from rekd.method.teacher import Question, Targets, Teacher
 from rekd.trial import Objective
 
 
@@ -33,7 +33,7 @@ def measure(name: str, *, batch: int, rounds: int) -> None:
     targets = Targets(
         selection_difference=rng.normal(size=(batch, num_features)).astype(np.float32),
         logits=rng.normal(size=(batch, 10)).astype(np.float32),
-        asked=Asked(teacher_digest="t", teacher_sha256="", data_fingerprint="d"),
+        asked=Question(teacher_digest="t", teacher_sha256="", data_fingerprint="d"),
     )
     cached = Teacher(targets, device=device)
     live = Teacher(targets, model=big, augmented=True, device=device)  # as for augmented views: the whole teacher runs

@@ -2,7 +2,7 @@
 
 import sys
 
-from rekd.cli import app
-from rekd.command_line import run
+from rekd.command_line import run_app
+from rekd.commands import app
 
-run(app, sys.argv[1:] or ["--help"], prog_name="python -m rekd")
+run_app(app, sys.argv[1:] or ["--help"], prog_name="python -m rekd")

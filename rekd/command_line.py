@@ -26,7 +26,7 @@ class PlainConsole(Console):
             yield segment if segment.control else Segment(plain(segment.text), segment.style)
 
 
-def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, prog_name: str | None = None) -> NoReturn:
+def run_app(app: typer.Typer, arguments: Sequence[str] | None = None, *, prog_name: str | None = None) -> NoReturn:
     """Runs the command that was typed, or `arguments`, and ends the process with its exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -3,8 +3,8 @@
 import pandas as pd
 
 from rekd.running.plan import Plan
+from sweeps.grids import ALPHA_TASKS, ALPHAS
 from sweeps.options import Grid, Options, run_command
-from sweeps.paper import ALPHA_TASKS, ALPHAS
 from sweeps.show import show_alpha
 from sweeps.stages import Stage, add_distilled, add_teacher
 from sweeps.start import start

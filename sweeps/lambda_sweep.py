@@ -3,8 +3,8 @@
 import pandas as pd
 
 from rekd.running.plan import Plan
+from sweeps.grids import LAMBDA_TASKS, lambda_grid
 from sweeps.options import Grid, Options, run_command
-from sweeps.paper import LAMBDA_TASKS, lambda_grid
 from sweeps.show import show_lambda
 from sweeps.stages import Stage, lambda_trials
 from sweeps.start import start

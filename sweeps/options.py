@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from rekd.cluster.prices import handed_prices
-from rekd.command_line import print_error, run
+from rekd.command_line import print_error, run_app
 from rekd.running.limits import WAIT_MINUTES, Limits
 from rekd.tasks.task import Task, load_task
 from rekd.tasks.task_file import seeds_in
@@ -208,4 +208,4 @@ def run_command(sweep: Callable[..., int], *, prog_name: str | None = None) -> N
     command.__doc__ = sweep.__doc__
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(command)
-    run(app, prog_name=prog_name)
+    run_app(app, prog_name=prog_name)

@@ -3,8 +3,8 @@
 import pandas as pd
 
 from rekd.running.plan import Plan
+from sweeps.grids import P_TARGET_TASKS, P_TARGETS
 from sweeps.options import Grid, Options, run_command
-from sweeps.paper import P_TARGET_TASKS, P_TARGETS
 from sweeps.show import show_p_target
 from sweeps.stages import Stage
 from sweeps.start import start

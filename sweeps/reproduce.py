@@ -11,8 +11,8 @@ from rekd.messages import number
 from rekd.running.plan import Plan
 from rekd.tasks.task import Task
 from rekd.trial import Trial
+from sweeps.grids import ALPHAS, LAMBDA_FROM, P_TARGETS, TASKS, lambda_grid, tunes_alpha, varies_p_target
 from sweeps.options import Options, parse_names, run_command
-from sweeps.paper import ALPHAS, LAMBDA_FROM, P_TARGETS, TASKS, lambda_grid, tunes_alpha, varies_p_target
 from sweeps.show import show_reproduction
 from sweeps.stages import Choice, Stage, choose_alpha, choose_lambda, choose_teacher, lambda_trials
 from sweeps.start import start

@@ -13,7 +13,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from analysis.selection import lambda_rule
-from rekd.running.plan import Plan, Postponed
+from rekd.running.plan import LaterTrials, Plan
 from rekd.store.files import Store
 from rekd.tasks.task import Task
 from rekd.trial import REKD_FIELDS, Trial, digest_of
@@ -115,7 +115,7 @@ class _Study:
             count = len(example) * self.num_settings
             what = f"Search of {self.model} on {self.task.name}"
             if teacher.is_made or teacher.pending:
-                postponed = Postponed(what=what, num_trials=count, needs=needs, like=example[0])
+                postponed = LaterTrials(what=what, num_trials=count, needs=needs, like=example[0])
                 stage.plan.postponed.append(postponed)
             else:
                 stage.plan.stopped.append(f"{what}: no teacher. {teacher.why}")
@@ -134,7 +134,7 @@ class _Study:
         num_unasked = self.num_settings - len(study.get_trials(deepcopy=False))
         if num_unasked > 0:
             like = self._trials(stage, {}, teacher.value)
-            postponed = Postponed(
+            postponed = LaterTrials(
                 what=f"Search of {self.model} on {self.task.name}",
                 num_trials=num_unasked * len(like),
                 needs="sampler's choice",

@@ -3,8 +3,8 @@
 import pandas as pd
 
 from rekd.running.plan import Plan
+from sweeps.grids import TASKS
 from sweeps.options import Options, run_command
-from sweeps.paper import TASKS
 from sweeps.show import show_performance
 from sweeps.stages import Stage, add_distilled, add_teacher
 from sweeps.start import start

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis import figures, tables
+from analysis.experiment import Stages, split_stages
 from analysis.report import report
 from analysis.selection import alpha_settings, select_alpha, select_lambda_select
 from analysis.settings import (
@@ -23,7 +24,6 @@ from analysis.settings import (
     variants,
     with_settings,
 )
-from analysis.stages import Stages, split_stages
 from rekd.command_line import print_table
 from rekd.messages import number, one_line
 from rekd.running.plan import SweepResult

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import select_alpha, select_lambda_select, select_teacher
 from analysis.settings import with_settings
-from rekd.running.plan import Plan, Postponed
+from rekd.running.plan import LaterTrials, Plan
 from rekd.tasks.task import Task
 from rekd.trial import Objective, Trial
 from sweeps.options import Options
@@ -78,7 +78,7 @@ class Stage:
             ]
             expected = trials(*values)
             self.plan.postponed.append(
-                Postponed(
+                LaterTrials(
                     what=f"{what} on {self.task.name}",
                     num_trials=0 if shared else len(expected),
                     num_shared=len(expected) if shared else 0,

@@ -21,7 +21,7 @@ import pytest
 
 import rekd.store.claims as claims_module
 import rekd.store.files as files_module
-import rekd.store.tables as tables_module
+import rekd.store.table as tables_module
 from rekd.store.files import Store
 
 MOST_STEPS = 50_000

@@ -7,7 +7,7 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-import rekd.store.tables as tables
+import rekd.store.table as tables
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger, Outcome
 from rekd.trial import Trial

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from rekd.cli import app
-from rekd.command_line import run
+from rekd.command_line import run_app
+from rekd.commands import app
 from rekd.method.explain import Explainer
 from rekd.method.models import mask_of
 from rekd.method.streams import evaluation_noise
@@ -177,7 +177,7 @@ def test_bytes_that_are_no_utf_8_are_refused_in_one_line(text_model, image_model
         (image_model, r"caf\udce9.png cannot"),
     ):
         with pytest.raises(SystemExit) as ended:
-            run(app, ["explain", str(model), name])
+            run_app(app, ["explain", str(model), name])
         captured = capsys.readouterr()
         assert ended.value.code == 2
         assert message in captured.err
@@ -219,7 +219,7 @@ def spoilt(model: Path, folder: Path, **changes: Any) -> Path:
 def test_a_saved_model_that_is_none_is_one_line_and_status_2(text_model, tmp_path, capsys, changes, message):
     folder = spoilt(text_model, tmp_path / "model", **changes)
     with pytest.raises(SystemExit) as ended:
-        run(app, ["explain", str(folder), TEXT])
+        run_app(app, ["explain", str(folder), TEXT])
     captured = capsys.readouterr()
     assert ended.value.code == 2
     assert captured.err.startswith(f"Error: {folder}/{message}")
@@ -291,7 +291,7 @@ TRAIN = ("train", "--task", "digits", "--model", "vit-student")
 def test_train_refuses_what_it_does_not_know_in_one_line(tmp_path, capsys, arguments, message):
     store = tmp_path / "s"
     with pytest.raises(SystemExit) as ended:
-        run(app, [*arguments, "--store", str(store)] if len(arguments) > 1 else arguments)
+        run_app(app, [*arguments, "--store", str(store)] if len(arguments) > 1 else arguments)
     captured = capsys.readouterr()
     assert ended.value.code == 2
     assert captured.err.startswith(f"Error: {message.format(store)}")
@@ -321,7 +321,7 @@ def test_train_looks_at_data_and_model_before_it_writes(image_task, tmp_path, ca
         spoil(folder)
         arguments = ["--task", str(folder / image_task.name), "--model", "vit-tiny", "--store", str(tmp_path / "store")]
         with pytest.raises(SystemExit) as ended:
-            run(app, ["train", *arguments])
+            run_app(app, ["train", *arguments])
         captured = capsys.readouterr()
         assert ended.value.code == 2
         assert captured.err.startswith("Error: ")

@@ -3,6 +3,8 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -15,11 +17,13 @@ FLOORS = (
     ("store", "tasks", "cluster"),
     ("method",),
     ("running",),
-    ("cli",),
+    ("commands",),
     ("__main__",),
 )
 """The rooms of `rekd`, packages and single modules. Each imports only those of the floors before its own; the ground
 floor's modules may import those that stand before them."""
+
+PACKAGES = ("rekd", "analysis", "sweeps", "benchmarks")
 
 HEAVY = ("torch", "ray", "transformers", "datasets")
 
@@ -122,6 +126,27 @@ def test_no_imports_go_in_a_circle_within_a_room():
     modules = {path.removesuffix(".py").replace("/", ".") for path in files_of_rekd()}
     arrows = {name: imported((ROOT / f"{name.replace('.', '/')}.py").read_text()) & modules for name in modules}
     assert longest_path(arrows) > 1
+
+
+def sources() -> list[Path]:
+    return [file for name in PACKAGES for file in sorted((ROOT / name).rglob("*.py"))]
+
+
+def test_no_two_modules_have_one_name():
+    names = Counter(file.name for file in sources() if not file.name.startswith("__"))
+    assert [name for name, number in names.items() if number > 1] == []
+
+
+def docstrings(file: Path) -> Iterator[str]:
+    """All texts that stand by themselves in a module: of classes and functions, and below the names of values."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value
+
+
+def test_docstrings_are_sentences():
+    dangling = ["Of", "By", "As", "On", "From", "In", "For", "With", "At", "To"]
+    assert [text for file in sources() for text in docstrings(file) if text.split()[0] in dangling] == []
 
 
 def test_rekd_imports_neither_sweeps_nor_analysis():

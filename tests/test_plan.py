@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from rekd.running.estimate import Estimator
-from rekd.running.plan import Plan, Postponed, SweepResult, fixed_plan, to_run
+from rekd.running.plan import LaterTrials, Plan, SweepResult, fixed_plan, to_run
 from rekd.store.ledger import Ledger, Outcome
 from rekd.tasks.task import load_task
 from rekd.trial import Trial
@@ -84,7 +84,7 @@ def test_a_sweep_is_complete_when_every_trial_ended_without_an_error(ledger):
 
 def test_a_sweep_with_something_waiting_or_stopped_is_not_complete(ledger):
     rows = results(ledger, ok=TRIALS[0])
-    postponed = Postponed(what="REKD", num_trials=3, needs="the teacher", like=TRIALS[0])
+    postponed = LaterTrials(what="REKD", num_trials=3, needs="the teacher", like=TRIALS[0])
     assert SweepResult.of(Plan(trials=TRIALS[:1]), rows).is_complete
     assert not SweepResult.of(Plan(trials=TRIALS[:1], postponed=[postponed]), rows).is_complete
     assert not SweepResult.of(Plan(trials=TRIALS[:1], stopped=["nothing was eligible"]), rows).is_complete

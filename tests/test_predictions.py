@@ -11,11 +11,11 @@ from analysis import load_predictions, load_trials
 from rekd.method.evaluate import predictions
 from rekd.method.models import load_model
 from rekd.method.samples import DeviceSamples
-from rekd.running.audit import audit_task, judge_name, judge_of
+from rekd.running.auditor import audit_task, judge_name, judge_of
 from rekd.running.one_trial import run_trial
 from rekd.running.supplies import Supplies
 from rekd.store.files import Store
-from rekd.store.predictions import Predicted
+from rekd.store.predictions import StoredPredictions
 from rekd.tasks.data import load_data
 from rekd.tasks.task import Task, load_task
 from rekd.tasks.truth import agreement
@@ -109,26 +109,29 @@ def test_masks_are_packed_and_a_damaged_file_is_none(tmp_path, caplog):
     rng = np.random.default_rng(0)
     mask = rng.random((10_000, 196)) < 0.15
     probabilities = rng.dirichlet(np.ones(2), 10_000).astype(np.float32)
-    kept, store = Predicted(labels=np.zeros(10_000, np.int64), probabilities=probabilities, mask=mask), Store(tmp_path)
+    kept, store = (
+        StoredPredictions(labels=np.zeros(10_000, np.int64), probabilities=probabilities, mask=mask),
+        Store(tmp_path),
+    )
     kept.save(store, "0" * 16)
     path = store.predictions_file("0" * 16)
     assert len(store.read(path)) < 500_000
-    again = Predicted.load(store, "0" * 16)
+    again = StoredPredictions.load(store, "0" * 16)
     assert np.array_equal(again.mask, mask)
     assert np.array_equal(again.probabilities, probabilities)
     store.write(path, store.read(path)[:-100])
-    assert Predicted.load(store, "0" * 16) is None
+    assert StoredPredictions.load(store, "0" * 16) is None
     assert "could not be read" in caplog.text
 
 
 def test_an_audit_needs_no_training_but_the_judges_and_what_is_missing_comes_from_the_model(trained, task, caplog):
     store, trials = trained
-    before = Predicted.load(store, trials["re"].digest)
+    before = StoredPredictions.load(store, trials["re"].digest)
     store.remove_file(store.predictions_file(trials["re"].digest))  # as of a trial of 0.1.0
     supplies = Supplies(store, device=tiny.CPU)
     ((trial, found),) = audit_task(task, supplies)  # cls has no rationale
     assert trial == trials["re"]
-    assert np.array_equal(Predicted.load(store, trial.digest).mask, before.mask)
+    assert np.array_equal(StoredPredictions.load(store, trial.digest).mask, before.mask)
     row = load_trials(store, [trial.digest]).iloc[0]
     assert found.rationale_f1 == pytest.approx(row["test_rationale_f1"])
     assert found.leaks is not None

@@ -339,10 +339,10 @@ def test_an_order_that_the_digest_cannot_see_is_refused(task, monkeypatch):
     """A hub's classes are not known where a sweep is planned: a row of the other numbers would pass for one of these."""
     import datasets
 
-    from rekd.tasks import tables
+    from rekd.tasks import dataset_tables
 
     save(task, ("train", ("neg", "pos")), ("test", ("neg", "pos")))
-    monkeypatch.setattr(tables, "_read_hub", lambda task: (datasets.load_from_disk(saved), []))
+    monkeypatch.setattr(dataset_tables, "_read_hub", lambda task: (datasets.load_from_disk(saved), []))
     saved, on_hub = task.dataset, replace(task, dataset="someone/films")
     assert load_data(replace(on_hub, class_names=("neg", "pos"))).class_names == ("neg", "pos")
     with pytest.raises(ValueError, match=r"class_names are those of someone/films in another order. .* own: neg, pos"):
@@ -433,11 +433,11 @@ def test_one_column_cannot_be_both(task):
 def test_a_split_of_the_hub_that_is_not_read_is_named(task, monkeypatch):
     import datasets
 
-    from rekd.tasks import tables
+    from rekd.tasks import dataset_tables
 
     save(task, ("train", ("neg", "pos")), ("test", ("neg", "pos")), ("validation", ("neg", "pos")))
     saved = datasets.load_from_disk(task.dataset)
-    monkeypatch.setattr(tables, "hub", lambda *given, **named: nullcontext("someone/films"))
+    monkeypatch.setattr(dataset_tables, "hub", lambda *given, **named: nullcontext("someone/films"))
     monkeypatch.setattr(datasets, "load_dataset", lambda *given, **named: saved)
     on_hub = replace(task, dataset="someone/films")
     assert load_data(on_hub).remarks == ("imdb: 1 of what someone/films holds is not read: split 'validation'.",)
@@ -537,14 +537,14 @@ def test_paths_of_images_in_a_table_are_called_paths(pictures):
 
 @pytest.mark.parametrize("error", [KeyError("x"), ImportError("a\nb"), RecursionError("deep"), AttributeError("y")])
 def test_whatever_a_library_raises_is_one_line_with_what_was_being_read(task, monkeypatch, error):
-    from rekd.tasks import tables
+    from rekd.tasks import dataset_tables
 
     def fails(*given, **named):
         raise error
 
     write("train.csv", rows_from(0), task.dataset)
     write("test.csv", rows_from(100), task.dataset)
-    for place in (tables, "_undecoded"), (tables, "read_table"):
+    for place in (dataset_tables, "_undecoded"), (dataset_tables, "read_table"):
         with monkeypatch.context() as patched:
             patched.setattr(*place, fails)
             with pytest.raises(ValueError, match=f"{task.dataset}.* cannot be read: ") as caught:

@@ -14,7 +14,7 @@ from explored import Explored
 from rekd.store.claims import Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger, Outcome
-from rekd.store.tables import Table
+from rekd.store.table import Table
 from rekd.trial import Trial
 
 

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 import rekd.running.one_trial as one_trial
 import rekd.store.claims as claims_module
-from rekd.cli import app
+from rekd.commands import app
 from rekd.store.claims import Claims
 from rekd.store.ledger import Ledger, Outcome
 from rekd.tasks.task import load_task

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rekd.cli import app
+from rekd.commands import app
 from rekd.store.claims import Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger, Outcome

@@ -12,7 +12,7 @@ from rekd.method.losses import Learner
 from rekd.method.models import RationaleModel
 from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
-from rekd.method.teacher import Asked, Targets, Teacher, compute_targets
+from rekd.method.teacher import Question, Targets, Teacher, compute_targets
 from rekd.method.train import TrainResult, train
 from rekd.tasks.data import Split
 from rekd.trial import FIDELITY, Trial
@@ -66,7 +66,7 @@ FAMILIES = tuple(CONFIGS)
 IMAGE_FAMILIES = tuple(family for family in FAMILIES if BACKBONES[family].kind == "image")
 TEXT_FAMILIES = tuple(family for family in FAMILIES if BACKBONES[family].kind == "text")
 
-ASKED = Asked(teacher_digest="teacher", teacher_sha256="weights", data_fingerprint="toy")
+ASKED = Question(teacher_digest="teacher", teacher_sha256="weights", data_fingerprint="toy")
 """What a teacher of a toy problem is asked."""
 
 

@@ -15,7 +15,7 @@ from rekd.method.models import Prediction, RationaleModel
 from rekd.method.samples import DeviceSamples, batches
 from rekd.method.streams import Streams, evaluation_noise
 from rekd.method.teacher import selection_difference
-from rekd.store.predictions import Predicted
+from rekd.store.predictions import StoredPredictions
 from rekd.trial import Trial
 
 
@@ -41,9 +41,9 @@ class Predictions:
         difference = self.selection_difference.double()
         return {"expected": difference.sigmoid().mean().item(), "argmax": (difference > 0).double().mean().item()}
 
-    def kept(self) -> Predicted:
+    def kept(self) -> StoredPredictions:
         """Gives it as it is stored."""
-        return Predicted(
+        return StoredPredictions(
             labels=self.labels.cpu().numpy(),
             probabilities=self.logits.softmax(dim=-1).cpu().numpy(),
             mask=self.mask.bool().cpu().numpy(),

@@ -38,7 +38,7 @@ class Explanation:
     source: str
     """The text, or the path of the image."""
     label: str
-    """Predicted class, by its name where the model knows it."""
+    """The predicted class, by its name where the model knows it."""
     probability: float
     """The probability of that class, in [0, 1]."""
     rationale_ratio: float

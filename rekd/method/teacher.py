@@ -25,7 +25,7 @@ _WORDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Question:
     """What was asked about what: a teacher, as it was saved, and samples, as they are seen."""
 
     teacher_digest: str
@@ -55,9 +55,9 @@ class Targets:
     """Z[selected] - Z[not selected], float32, "sample feature": all that a softmax over two needs (Eq. 1)."""
     logits: np.ndarray
     """The predictor's logits under the teacher's own rationale, float32, "sample class"."""
-    asked: Asked
+    asked: Question
 
-    def check(self, asked: Asked) -> None:
+    def check(self, asked: Question) -> None:
         """Raises ValueError where these are the targets of another teacher, of other samples or of other views."""
         for name, what in _WORDS.items():
             got, expected = getattr(self.asked, name), getattr(asked, name)
@@ -81,7 +81,7 @@ class Targets:
         store.write(self.asked.file_in(store), pack(arrays, asdict(self.asked)))
 
     @classmethod
-    def load(cls, store: Store, asked: Asked) -> "Targets | None":
+    def load(cls, store: Store, asked: Question) -> "Targets | None":
         """The stored targets; None where there are none.
 
         A damaged file is set aside with a warning and counts as none: it is computed again.
@@ -95,7 +95,7 @@ class Targets:
         except DamagedFileError as error:
             store.set_aside(path, content, f"is damaged ({error}); the targets are computed again")
             return None
-        targets = cls(**{name: array.numpy() for name, array in arrays.items()}, asked=Asked(**identity))
+        targets = cls(**{name: array.numpy() for name, array in arrays.items()}, asked=Question(**identity))
         targets.check(asked)
         return targets
 
@@ -104,7 +104,7 @@ class Targets:
 def compute_targets(
     model: RationaleModel,
     inputs: Mapping[str, np.ndarray],
-    asked: Asked,
+    asked: Question,
     *,
     device: torch.device,
 ) -> Targets:

@@ -10,7 +10,7 @@ from rekd.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True)
-class Postponed:
+class LaterTrials:
     """Trials that cannot be named yet, because something has to be chosen from results first."""
 
     what: str
@@ -31,7 +31,7 @@ class Plan:
 
     trials: list[Trial] = field(default_factory=list)
     """The trials in order of priority. The same trial may be asked for twice; it runs once."""
-    postponed: list[Postponed] = field(default_factory=list)
+    postponed: list[LaterTrials] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     """Branches that will not go on, with the reason, such as a rule that found nothing eligible."""
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from rekd.method.models import RationaleModel
-from rekd.method.teacher import Asked, Targets, compute_targets
+from rekd.method.teacher import Question, Targets, compute_targets
 from rekd.store.files import Store
 from rekd.store.saved_model import Weights, saved_sha256
 from rekd.tasks.data import Data, load_data
@@ -24,7 +24,7 @@ class Supplies:
         self.store = store
         self.device = device
         self._data: dict[str, Data] = {}
-        self._targets: dict[Asked, Targets] = {}
+        self._targets: dict[Question, Targets] = {}
         self._teachers: dict[str, RationaleModel] = {}  # by the checksum of what was saved
 
     def data(self, task: Task) -> Data:
@@ -49,9 +49,9 @@ class Supplies:
                 self._keep_targets(one, targets)
         return [self._targets[one] for one in asked]
 
-    def asked(self, task: Task, teacher_digest: str) -> Asked:
+    def asked(self, task: Task, teacher_digest: str) -> Question:
         """What names a teacher's targets: the teacher as it is saved now, and the task's samples."""
-        return Asked(
+        return Question(
             teacher_digest=teacher_digest,
             teacher_sha256=saved_sha256(self.store, teacher_digest),
             data_fingerprint=self.data(task).fingerprint,
@@ -64,7 +64,7 @@ class Supplies:
             self._teachers[sha256] = _model(self.fetch_weights(digest))
         return self._teachers[sha256]
 
-    def _keep_targets(self, asked: Asked, targets: Targets) -> None:
+    def _keep_targets(self, asked: Question, targets: Targets) -> None:
         targets.check(asked)
         self._targets[asked] = targets
 
@@ -87,7 +87,7 @@ class Supplies:
         epochs = range(1, num_epochs + 1)
         return [self._stored_or_computed(task, replace(asked, view_epoch=epoch)) for epoch in epochs]
 
-    def _stored_or_computed(self, task: Task, asked: Asked) -> Targets:
+    def _stored_or_computed(self, task: Task, asked: Question) -> Targets:
         stored = Targets.load(self.store, asked)
         if stored is not None:
             return stored

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 import pyarrow as pa
 
 from rekd.store.files import Store
-from rekd.store.tables import Table
+from rekd.store.table import Table
 from rekd.trial import plain_type
 
 NOTABLE = 0.05

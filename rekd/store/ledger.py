@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from rekd.store.files import Store
 from rekd.store.formats import FORMAT
-from rekd.store.tables import Table
+from rekd.store.table import Table
 from rekd.trial import PRESETS, Trial, canonical_json, is_read, neutral_values, plain_type
 
 Status = Literal["ok", "diverged", "failed"]
@@ -224,7 +224,7 @@ class Ledger:
         """Copies all rows into one file a table, which is read 100 times faster, where `at_least` trials are not there yet.
 
         By itself it chooses how many are worth it, so that a sweep may call it whenever a trial has ended. The files of
-        single trials stay what the ledger is (`rekd.store.tables`).
+        single trials stay what the ledger is (`rekd.store.table`).
         """
         if self._results.compact(at_least=at_least):
             self._epochs.compact(at_least=1)

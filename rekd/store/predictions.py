@@ -19,7 +19,7 @@ _NUM_FEATURES = b"rekd.num_features"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Predicted:
+class StoredPredictions:
     """What a trained model says of the test split, in its order."""
 
     labels: Int64[np.ndarray, "sample"]
@@ -50,7 +50,7 @@ class Predicted:
         store.write(store.predictions_file(digest), sink.getvalue().to_pybytes())
 
     @classmethod
-    def load(cls, store: Store, digest: str) -> "Predicted | None":
+    def load(cls, store: Store, digest: str) -> "StoredPredictions | None":
         """A trial's predictions; None where the store has none, or none that can be read, which is said."""
         path = store.predictions_file(digest)
         if not store.exists(path):
@@ -64,7 +64,7 @@ class Predicted:
             return None
 
     @classmethod
-    def _of(cls, table: pa.Table, metadata: Mapping[bytes, bytes]) -> "Predicted":
+    def _of(cls, table: pa.Table, metadata: Mapping[bytes, bytes]) -> "StoredPredictions":
         packed = np.frombuffer(b"".join(table["mask"].to_pylist()), dtype=np.uint8).reshape(table.num_rows, -1)
         mask = np.unpackbits(packed, axis=1, count=int(metadata[_NUM_FEATURES])).astype(bool)
         probabilities = np.array(table["probabilities"].to_pylist(), dtype=np.float32)

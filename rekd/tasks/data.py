@@ -11,11 +11,11 @@ from jaxtyping import Int64
 
 from rekd.messages import one_line, shortened
 from rekd.tasks import hidden_digits
+from rekd.tasks.dataset_tables import read_tables
 from rekd.tasks.hub import quiet
 from rekd.tasks.images import read_images
 from rekd.tasks.labels import read_labels
 from rekd.tasks.spans import ReadText, read_text
-from rekd.tasks.tables import read_tables
 from rekd.tasks.task import Task
 from rekd.tasks.task_file import Kind
 from rekd.tasks.texts import check_vocabularies, load_tokenizer, read_texts

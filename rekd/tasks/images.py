@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rekd.messages import one_line, shortened, shown
+from rekd.tasks.dataset_tables import at_row
 from rekd.tasks.local_files import IMAGE_SUFFIXES
-from rekd.tasks.tables import at_row
 from rekd.tasks.task import Task
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 
 from rekd.messages import shortened, shown
 from rekd.tasks.class_order import in_order_of
-from rekd.tasks.tables import at_row
+from rekd.tasks.dataset_tables import at_row
 from rekd.tasks.task import Task
 
 if TYPE_CHECKING:

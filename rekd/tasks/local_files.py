@@ -1,6 +1,6 @@
 """A dataset on this machine: which of its files belong to which split, and a digest of what is in them.
 
-Light, because a task's digest needs it where a sweep is planned; `rekd.tasks.tables` reads the files.
+Light, because a task's digest needs it where a sweep is planned; `rekd.tasks.dataset_tables` reads the files.
 """
 
 import hashlib
@@ -185,7 +185,7 @@ class LocalDataset:
         return _grouped(files, splits)
 
     def _divided_images(self, files: list[Path]) -> dict[str | None, list[Path]]:
-        """Divides by the outermost folder that is called as a split is and holds folders of classes, else by the files' names."""
+        """Divides by the outermost folder that is called as a split is and holds classes, else by the files' names."""
         names = tuple(self.splits.values())
         by_folder = [self._folder_split(file) for file in files]
         if self.splits["train"] in by_folder:

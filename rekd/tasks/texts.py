@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rekd.messages import one_line, shown
+from rekd.tasks.dataset_tables import at_row
 from rekd.tasks.hub import hub, quiet
-from rekd.tasks.tables import at_row
 from rekd.tasks.task import Model, Task
 from rekd.tasks.tokenizer_files import VOCABULARY_FILES, pads_left
 

@@ -9,10 +9,10 @@ from made_up import fill, paper_trials, trial
 from PIL import Image
 
 from analysis import load_audits, load_trials
-from analysis.audits import audit_sentence, audit_table
 from analysis.rationales import CONTOUR, PICTURE_SIDE, _selected
 from analysis.report import report
 from analysis.settings import percent
+from analysis.verdicts import audit_sentence, audit_table
 from rekd.store.audits import Audit, Audits
 from rekd.store.files import Store
 from sweeps.show import _settings_table

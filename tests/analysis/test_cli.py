@@ -19,8 +19,7 @@ from typer.testing import CliRunner
 from analysis.cli import app
 from analysis.query import query
 from analysis.status import status
-from rekd.command_line import PlainConsole
-from rekd.command_line import run as run_app
+from rekd.command_line import PlainConsole, run_app
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger, Outcome
 

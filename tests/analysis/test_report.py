@@ -17,9 +17,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from analysis import load_trials
+from analysis.experiment import split_stages
 from analysis.rationales import Piece, students_of, text_pieces
 from analysis.report import _shared_samples, _warnings, report
-from analysis.stages import split_stages
 from rekd.store.files import Store
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import alpha_settings, lambda_settings, paper, select_alpha, select_lambda_select, select_teacher
+from analysis import alpha_settings, lambda_settings, published, select_alpha, select_lambda_select, select_teacher
 from analysis.selection import SelectionRule, choices, judged
 
 
@@ -17,19 +17,19 @@ def one_setting(ratio: float, dev_loss: float = 0.2, **columns: object) -> dict[
 
 @pytest.mark.parametrize("number", [4, 5])
 def test_lambda_select_is_the_papers(number: int) -> None:
-    chosen = select_lambda_select(paper.lambda_sweep(number)).set_index("model")["lambda_select"]
+    chosen = select_lambda_select(published.lambda_sweep(number)).set_index("model")["lambda_select"]
     assert len(chosen) == 3
     for model, value in chosen.items():
-        assert value == paper.CHOSEN_LAMBDA_SELECT[str(model)]
+        assert value == published.CHOSEN_LAMBDA_SELECT[str(model)]
 
 
 @pytest.mark.parametrize("number", [6, 7])
 def test_alpha_is_the_papers(number: int) -> None:
-    assert select_alpha(paper.alpha_sweep(number))["alpha"].tolist() == [paper.CHOSEN_ALPHA] * 2
+    assert select_alpha(published.alpha_sweep(number))["alpha"].tolist() == [published.CHOSEN_ALPHA] * 2
 
 
 def test_without_the_tolerance_the_paper_would_have_chosen_otherwise() -> None:
-    loose = select_lambda_select(paper.lambda_sweep(5), tolerance=0.5).set_index("model")["lambda_select"]
+    loose = select_lambda_select(published.lambda_sweep(5), tolerance=0.5).set_index("model")["lambda_select"]
     assert loose["BERT Base"] == loose["BERT Mini"] == 1e-5
 
 
@@ -43,23 +43,23 @@ def test_one_point_away_is_eligible(ratio: float, target: float) -> None:
 
 
 def test_boundary_cases_of_the_paper() -> None:
-    vit = lambda_settings(paper.lambda_sweep(4)).set_index(["model", "lambda_select"])["eligible"]
+    vit = lambda_settings(published.lambda_sweep(4)).set_index(["model", "lambda_select"])["eligible"]
     assert vit["ViT Base", 5e-4]  # 16 % against 15 %
     assert vit["ViT Tiny", 5e-3]  # 14 %
     assert not vit["ViT Tiny", 1e-2]  # 13.8 %
-    bert = lambda_settings(paper.lambda_sweep(5)).set_index(["model", "lambda_select"])["eligible"]
+    bert = lambda_settings(published.lambda_sweep(5)).set_index(["model", "lambda_select"])["eligible"]
     assert bert["BERT Base", 1e-4]  # 9 % against 10 %
     assert not bert["BERT Mini", 5e-5]  # 11.1 %
 
 
 def test_bert_small_is_tuned_at_ten_percent_not_at_its_later_target() -> None:
-    sweep = paper.lambda_sweep(5).query("model == 'BERT Small'")
+    sweep = published.lambda_sweep(5).query("model == 'BERT Small'")
     assert select_lambda_select(sweep)["lambda_select"].item() == 1e-4
     assert select_lambda_select(sweep.assign(p_target=0.095))["lambda_select"].item() == 5e-4
 
 
 def test_seeds_and_their_means_choose_alike() -> None:
-    means = paper.lambda_sweep(4)
+    means = published.lambda_sweep(4)
     shifts = np.array([-0.004, 0.0, 0.004])
     runs = pd.concat(
         [
@@ -124,7 +124,7 @@ def test_a_run_without_a_ratio_has_no_result_where_the_ratio_decides() -> None:
 
 
 def test_unequal_counts_of_the_paper_are_shown() -> None:
-    why = select_lambda_select(paper.lambda_sweep(5)).set_index("model")["why"]
+    why = select_lambda_select(published.lambda_sweep(5)).set_index("model")["why"]
     assert "1e-05 (9 of 10)" in why["BERT Base"]
     assert "1e-05 (8 of 10); lambda_select 5e-05 (7 of 10)" in why["BERT Small"]
     assert "Fewer seeds" not in why["BERT Mini"]
@@ -138,7 +138,7 @@ def test_ties_go_to_the_smaller_value() -> None:
 
 
 def test_test_results_decide_nothing() -> None:
-    frame = paper.lambda_sweep(4)
+    frame = published.lambda_sweep(4)
     spoiled = frame.assign(test_accuracy=np.linspace(1, 0, len(frame)), test_loss="not a number")
     pd.testing.assert_frame_equal(select_lambda_select(frame), select_lambda_select(spoiled))
     assert not any(name.startswith("test") for name in select_lambda_select(spoiled))
@@ -146,11 +146,11 @@ def test_test_results_decide_nothing() -> None:
 
 def test_missing_columns_are_named() -> None:
     with pytest.raises(ValueError, match=r"select_lambda_select needs the columns dev_loss, p_target"):
-        select_lambda_select(paper.lambda_sweep(4).drop(columns=["dev_loss", "p_target"]))
+        select_lambda_select(published.lambda_sweep(4).drop(columns=["dev_loss", "p_target"]))
     with pytest.raises(ValueError, match="select_alpha needs the columns alpha"):
-        select_alpha(paper.lambda_sweep(4))
+        select_alpha(published.lambda_sweep(4))
     with pytest.raises(ValueError, match="select_teacher needs the columns seed"):
-        select_teacher(paper.lambda_sweep(4))
+        select_teacher(published.lambda_sweep(4))
 
 
 def test_a_run_given_twice_or_a_tolerance_below_zero_is_refused() -> None:

@@ -14,10 +14,10 @@ from analysis import load_epochs, load_trials, select_alpha, select_lambda_selec
 from analysis import report as report_module
 from analysis import settings as settings_module
 from analysis.cli import app
+from analysis.experiment import split_stages
 from analysis.figures import all_pictures
 from analysis.report import report
 from analysis.settings import setting_columns, variants, with_settings
-from analysis.stages import split_stages
 from analysis.statistics import paired_differences, summarize
 from analysis.tables import Table, all_tables, alpha_table, comparison_sentence, lambda_table
 from rekd.store.ledger import Ledger

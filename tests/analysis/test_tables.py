@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import load_epochs, load_trials, narrow, paper
+from analysis import load_epochs, load_trials, narrow, published
+from analysis.experiment import Stages, split_stages
 from analysis.figures import all_pictures
-from analysis.stages import Stages, split_stages
 from analysis.tables import (
     Table,
     all_tables,
@@ -217,9 +217,9 @@ def test_the_papers_numbers_are_those_of_its_text() -> None:
     text = (Path(__file__).parents[1] / "fixtures" / "paper-tables.txt").read_text(encoding="utf-8")
     for number in (1, 2, 3):
         block = text[text.index(f"Table {number}. ") :]
-        for row in paper.performance(number).itertuples():
+        for row in published.performance(number).itertuples():
             assert f".{row.test_accuracy:.3f}"[2:] in block
-    for number, sweep in ((4, paper.lambda_sweep(4)), (5, paper.lambda_sweep(5))):
+    for number, sweep in ((4, published.lambda_sweep(4)), (5, published.lambda_sweep(5))):
         block = text[text.index(f"Table {number}. Tuning") :][:1500]
         for model, rows in sweep.groupby("model"):
             line = re.search(rf"^{model}\t(.*)$", block, re.MULTILINE)
@@ -230,10 +230,10 @@ def test_the_papers_numbers_are_those_of_its_text() -> None:
             assert [10 if found is None else int(found[1]) for found in counts] == rows["num_seeds"].tolist()
     for number in (6, 7):
         block = text[text.index(f"Table {number}. Tuning") :][:600]
-        for model, rows in paper.alpha_sweep(number).groupby("model"):
+        for model, rows in published.alpha_sweep(number).groupby("model"):
             assert f"{model}\t" + "\t".join(f"{loss:.3f}" for loss in rows["dev_loss"]) in block
     block = text[text.index("Table 8. ViT") :]
-    for model, rows in paper.ratio_sweep().groupby("model"):
+    for model, rows in published.ratio_sweep().groupby("model"):
         line = re.search(rf"^{model}\t(.*)$", block, re.MULTILINE)
         assert line is not None
         entries = [tuple(map(float, entry.split(";"))) for entry in line[1].split("\t")]

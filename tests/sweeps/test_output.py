@@ -11,7 +11,7 @@ from rich.console import Console
 from rekd.cluster.prices import dollars, handed_over, kinds_of, read_prices
 from rekd.running.estimate import Seconds
 from rekd.running.limits import Limits
-from rekd.running.plan import Plan, Postponed, SweepResult
+from rekd.running.plan import LaterTrials, Plan, SweepResult
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger, Outcome
 from rekd.tasks.task import load_task
@@ -177,7 +177,7 @@ def test_prices_travel_with_a_sweep_unless_one_is_missing():
 def test_a_sweep_that_was_held_says_what_is_left(finished):
     trials = [DIGITS.trial("re", "vit-student", seed=seed, lambda_select=0.1) for seed in range(1, 6)]
     like = DIGITS.trial("cls", "vit-student", seed=0)
-    plan = Plan(trials=trials, postponed=[Postponed(what="w", num_trials=4, needs="n", like=like)])
+    plan = Plan(trials=trials, postponed=[LaterTrials(what="w", num_trials=4, needs="n", like=like)])
     result = SweepResult.of(plan, Ledger(finished).trials().to_pandas(), held="--max-hours 2 is reached.")
     console = Console(file=io.StringIO(), width=300)
     assert _report(result, [DIGITS], finished, console, lambda *arguments: None) == 1

@@ -1,6 +1,6 @@
 """A large ledger: 10,000 trials of 100 epochs, written, made compact, loaded, selected from and put into a table.
 
-`python -m benchmarks.ledger [--trials 10000]`; the limit is 5 s and 1 GB for a million rows of epochs.
+`python -m benchmarks.large_ledger [--trials 10000]`; the limit is 5 s and 1 GB for a million rows of epochs.
 """
 
 import argparse
@@ -18,7 +18,7 @@ READ = """
 import resource, sys, time
 started = time.perf_counter()
 from analysis import load_epochs, load_trials, select_lambda_select
-from analysis.stages import split_stages
+from analysis.experiment import split_stages
 from analysis.tables import lambda_table
 trials, epochs = load_trials(sys.argv[1]), load_epochs(sys.argv[1])
 select_lambda_select(trials)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis import paper
+from analysis import published
 from analysis.frames import narrow, require_columns
 from analysis.selection import alpha_rule, select_alpha, select_lambda_select
 from analysis.settings import columns_read, matching, with_settings
@@ -61,7 +61,7 @@ def split_stages(
     trials: pd.DataFrame,
     tolerance: float = 0.01,
     *,
-    re_p_targets: Mapping[tuple[str, str], float] = paper.FINAL_P_TARGETS,
+    re_p_targets: Mapping[tuple[str, str], float] = published.FINAL_P_TARGETS,
 ) -> Stages:
     """The parts of an experiment, from rows of `trials`.
 

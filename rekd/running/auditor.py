@@ -19,7 +19,7 @@ from rekd.store.audits import Audit, Audits
 from rekd.store.files import DamagedFileError
 from rekd.store.ledger import Ledger
 from rekd.store.packed import pack, unpack
-from rekd.store.predictions import Predicted
+from rekd.store.predictions import StoredPredictions
 from rekd.tasks.data import Data
 from rekd.tasks.task import Task
 from rekd.tasks.truth import agreement
@@ -97,9 +97,11 @@ def _model(supplies: Supplies, trial: Trial) -> RationaleModel | None:
         return None
 
 
-def _predicted(supplies: Supplies, trial: Trial, model: RationaleModel | None, test: DeviceSamples) -> Predicted | None:
+def _predicted(
+    supplies: Supplies, trial: Trial, model: RationaleModel | None, test: DeviceSamples
+) -> StoredPredictions | None:
     """What the trial said of the test split; of a trial from before this was kept, what its model says now."""
-    kept = Predicted.load(supplies.store, trial.digest)
+    kept = StoredPredictions.load(supplies.store, trial.digest)
     if kept is None and model is not None:
         streams = Streams(trial.seed, kind=trial.random_streams, device=supplies.device)
         kept = tested(model, test, trial, streams=streams).kept()

@@ -116,7 +116,7 @@ def audit(
     again: Annotated[bool, typer.Option("--again", help="Also those that were audited before.")] = False,
 ) -> None:
     """Asks of every model of a task: do its rationales follow the input, do they suffice, do they leak the label?"""
-    from rekd.running.audit import audit_task
+    from rekd.running.auditor import audit_task
     from rekd.running.supplies import Supplies, default_device
 
     console = PlainConsole(highlight=False)
