@@ -279,14 +279,12 @@ class Trial:
             raise ValueError(
                 f"lambda_rationale is not read where predictions alone are distilled, got {self.lambda_rationale}. Give 0."
             )
-        if self.teacher_digest is not None and self.further_teachers is not None:
-            weights = {self.teacher_digest: 1.0} | _weights_in(self.further_teachers)
-            if (one := taught_by(weights)) != {name: getattr(self, name) for name in one}:
-                raise ValueError(
-                    f"Several teachers are told by rekd.trial.taught_by, in the order of their digests, got "
-                    f"{self.teacher_digest} and {self.further_teachers!r}. Write {one['teacher_digest']} and "
-                    f"{one['further_teachers']!r}."
-                )
+        told = {"teacher_digest": self.teacher_digest, "further_teachers": self.further_teachers}
+        if self.further_teachers is not None and told != (one := taught_by(self.teachers)):
+            raise ValueError(
+                f"Several teachers are told by rekd.trial.taught_by, in the order of their digests, got {self.teacher_digest} "
+                f"and {self.further_teachers!r}. Write {one['teacher_digest']} and {one['further_teachers']!r}."
+            )
 
     def _check_schedule(self, name: str) -> None:
         """Keeps the schedule of a field in the one text that it has."""
@@ -299,14 +297,14 @@ class Trial:
         in_range = 0 <= schedule.first <= (1 if name == "alpha" else math.inf)
         _require(in_range, f"The first {name}", schedule.first, expected)
         if schedule.first == last:
-            raise ValueError(f"{name} goes from {number(last)} to {number(last)}: it is '{CONSTANT}'. Leave out its schedule.")
+            raise ValueError(
+                f"{name} goes from {number(last)} to {number(last)}: it is '{CONSTANT}'. Leave out its schedule."
+            )
 
     @property
     def teachers(self) -> dict[str, float]:
         """The weight of each teacher by its digest; nothing where nobody teaches."""
-        if self.teacher_digest is None:
-            return {}
-        return {self.teacher_digest: 1.0} | _weights_in(self.further_teachers or "")
+        return teachers_in(self.teacher_digest, self.further_teachers)
 
     def at(self, share: float) -> "Trial":
         """The trial as it is after a share of its run, from 0 to 1: with the values that its schedules give then."""
@@ -371,9 +369,10 @@ def taught_by(weights: Mapping[str, float]) -> dict[str, str | None]:
     return {"teacher_digest": first, "further_teachers": further or None}
 
 
-def _weights_in(further_teachers: str) -> dict[str, float]:
-    weights: dict[str, float] = {}
-    for part in further_teachers.split():
+def teachers_in(teacher_digest: str | None, further_teachers: str | None) -> dict[str, float]:
+    """The weight of each teacher by its digest, from a trial's fields or its row's. Raises ValueError on another text."""
+    weights = {} if teacher_digest is None else {teacher_digest: 1.0}
+    for part in (further_teachers or "").split():
         digest, _, weight = part.partition(":")
         try:
             weights[digest] = float(weight)

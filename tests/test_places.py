@@ -1,5 +1,7 @@
 """A rationale in other features: what both can say stays as it is, and as much is selected."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -68,7 +70,7 @@ def test_odds_are_finite_and_give_the_probabilities():
 def cut(length: int, cuts: set[int]) -> np.ndarray:
     """The spans into which a text of that length falls at some places."""
     at = [0, *sorted(place for place in cuts if 0 < place < length), length]
-    return np.array(list(zip(at, at[1:], strict=False)))
+    return np.array(list(pairwise(at)))
 
 
 def mapped(values, own, other, *, own_valid=None, other_valid=None) -> np.ndarray:

@@ -16,9 +16,7 @@ LEAST = 1e-12
 """A probability nearer than this to 0 or to 1 counts as so far from it: its logit is finite."""
 
 
-def by_area(
-    probabilities: Float[Tensor, "*sample own"], *, own: Grid, other: Grid
-) -> Float[Tensor, "*sample other"]:
+def by_area(probabilities: Float[Tensor, "*sample own"], *, own: Grid, other: Grid) -> Float[Tensor, "*sample other"]:
     """Probabilities of the cells of a grid, in the cells of another grid of the same image; row after row.
 
     >>> by_area(torch.tensor([[1.0, 0.0, 0.5]]), own=(1, 3), other=(1, 2))

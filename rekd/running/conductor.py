@@ -119,7 +119,7 @@ class Conductor:
         elsewhere = self.claims.elsewhere()
         self.progress.elsewhere = sum(trial.digest in elsewhere for trial in self.agenda.queue)
         for trial in list(self.agenda.queue):
-            if trial.digest in elsewhere or trial.teacher_digest in self.agenda.again:
+            if trial.digest in elsewhere or not trial.teachers.keys().isdisjoint(self.agenda.again):
                 continue
             if not self.is_supplied(trial) or not self.claims.take(trial.digest):
                 continue

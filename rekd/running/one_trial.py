@@ -27,10 +27,10 @@ from rekd.method.losses import Learner
 from rekd.method.models import RationaleModel
 from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
-from rekd.method.teacher import Teacher
 from rekd.method.train import TrainResult, one_thread, train
 from rekd.running.shown import write_rationales
 from rekd.running.supplies import Supplies
+from rekd.running.teaching import teacher_masks, teacher_of, teacher_train_share
 from rekd.store.checkpoints import Checkpoints
 from rekd.store.files import Store, StoreUnavailableError
 from rekd.store.ledger import Ledger, Outcome
@@ -65,7 +65,7 @@ def run_trial(
             splits = data.train_dev(trial.split, trial.seed)
             streams = Streams(trial.seed, kind=trial.random_streams, device=device)
             model = build_model(trial, task, data, streams).to(device)
-            teacher = _teacher(trial, task, supplies, num_features=model.num_features(data.pool.arrays))
+            teacher = teacher_of(trial, task, supplies, model)
             result = yield from train(
                 Learner.of(trial, model, streams=streams, teacher=teacher),
                 train_samples=DeviceSamples(data.pool, device, splits[0]),
@@ -92,12 +92,13 @@ def check_trial(trial: Trial, *, task: Task, supplies: Supplies) -> list[str]:
     """Remarks on the trial's data. Raises ValueError where data, model or teacher are not what the trial needs."""
     data = supplies.data(task)
     check_model(trial, task, data)
-    store, teacher = supplies.store, trial.teacher_digest
-    if teacher is not None and not store.names_in(store.model_folder(teacher)):
-        raise ValueError(
-            f"The store {store} has no model of a trial {teacher}. Train it first (after `python -m rekd redo {store} "
-            f"{teacher}`, where it has a result), or choose another teacher."
-        )
+    store = supplies.store
+    for teacher in trial.teachers:
+        if not store.names_in(store.model_folder(teacher)):
+            raise ValueError(
+                f"The store {store} has no model of a trial {teacher}. Train it first (after `python -m rekd redo {store} "
+                f"{teacher}`, where it has a result), or choose another teacher."
+            )
     return remarks_on(data, task, trial)
 
 
@@ -167,29 +168,6 @@ def _shown(store: Store, trial: Trial, model: RationaleModel, data: Data, *, dev
     return None
 
 
-def _teacher(trial: Trial, task: Task, supplies: Supplies, *, num_features: int) -> Teacher | None:
-    if trial.teacher_digest is None:
-        return None
-    student_mask = trial.teacher_sees == "student_mask"
-    augmented = task.teacher_mode(trial) == "live"
-    targets = supplies.targets(task, trial.teacher_digest)
-    if targets.selection_difference.shape[1] != num_features:
-        raise ValueError(
-            f"The teacher selects among {targets.selection_difference.shape[1]} features, the student {trial.model} among "
-            f"{num_features}. Give both the same patch and image size."
-        )
-    model = supplies.teacher(trial.teacher_digest) if student_mask or augmented else None
-    num_view_epochs = task.num_view_epochs(trial)
-    return Teacher(
-        targets,
-        model=model,
-        student_mask=student_mask,
-        augmented=augmented,
-        views=supplies.view_targets(task, trial.teacher_digest, num_view_epochs) if num_view_epochs else (),
-        device=supplies.device,
-    )
-
-
 def _tested(
     trial: Trial,
     task: Task,
@@ -233,11 +211,12 @@ def _tested(
     dev = {name: array[dev_indices] for name, array in data.pool.arrays.items()}
     noise = rationale_noise(trial, device=device)
     mask, _ = masks_of(result.model, dev, device=device, sampled_by=noise)
-    teacher_mask = supplies.targets(task, trial.teacher_digest).masks(dev_indices, sampled_by=noise)
+    masks = teacher_masks(trial, task, supplies, result.model, dev_indices, sampled_by=noise)
+    overlaps = [overlap(mask, teacher_mask) for teacher_mask in masks]
     return replace(
         outcome,
-        dev_teacher_overlap=overlap(mask, teacher_mask),
-        dev_teacher_train_share=_teacher_train_share(trial.teacher_digest, data, dev_indices, supplies.store),
+        dev_teacher_overlap=sum(overlaps) / len(overlaps) if overlaps else None,
+        dev_teacher_train_share=teacher_train_share(trial, data, dev_indices, supplies),
     )
 
 
@@ -274,15 +253,6 @@ def _agreement(model: RationaleModel, found: Predictions, truth: Truth) -> dict[
     scores = found.selection_difference.cpu().numpy()[truth.known]
     values = agreement(mask, marks) | {"auprc": auprc(scores, marks)}
     return {f"test_rationale_{name}": value for name, value in values.items() if not math.isnan(value)}
-
-
-def _teacher_train_share(teacher_digest: str, data: Data, dev_indices: np.ndarray, store: Store) -> float | None:
-    """Share of the dev split that the teacher was trained on; None where the ledger does not know the teacher."""
-    rows = Ledger(store).trials([teacher_digest]).select(["split", "seed"]).to_pylist()
-    if not rows:
-        return None
-    teacher_train, _ = data.train_dev(rows[0]["split"], rows[0]["seed"])
-    return float(np.isin(dev_indices, teacher_train).mean())
 
 
 def _made_with(device: torch.device, commit: str) -> dict[str, str]:
