@@ -93,31 +93,46 @@ class Encoder(nn.Module):
         return F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False, antialias=antialias)
 
     def contextualise(
-        self, embeddings: Tensor, inputs: dict[str, Tensor], *, final_norm: bool = True
+        self, embeddings: Tensor, inputs: dict[str, Tensor], *, final_norm: bool = True, kept: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """One contextual vector a feature, and the vector that a classifier reads."""
+        """One contextual vector a feature, and the vector that a classifier reads.
+
+        `kept`, "batch kept", numbers the features that take part; without it all of them do.
+        """
         if self.reads_images:
-            return self._contextual_patches(embeddings, final_norm)
-        valid, positions = inputs["attention_mask"], {}
+            return self._contextual_patches(embeddings, final_norm, kept)
+        valid = inputs["attention_mask"]
+        positions: dict[str, Tensor] = {}
         if self.family == "roberta":  # it numbers positions after its padding index
             ones = valid.long()
             positions["position_ids"] = torch.cumsum(ones, dim=1) * ones + self.encoder.config.pad_token_id
+        if kept is not None:
+            embeddings, valid = taken(embeddings, kept), valid.gather(1, kept)
+            positions["position_ids"] = positions["position_ids"].gather(1, kept) if positions else kept
         output = self.encoder(inputs_embeds=embeddings, attention_mask=valid, **positions)
         pooled = getattr(output, "pooler_output", None)
         return output.last_hidden_state, output.last_hidden_state[:, 0] if pooled is None else pooled
 
-    def _contextual_patches(self, embeddings: Tensor, final_norm: bool) -> tuple[Tensor, Tensor]:
+    def _contextual_patches(self, embeddings: Tensor, final_norm: bool, kept: Tensor | None) -> tuple[Tensor, Tensor]:
         parts = self.encoder.embeddings
         prefix = parts.cls_token
         if self.family == "deit":
             prefix = torch.cat((prefix, parts.distillation_token), dim=1)
-        prefix = prefix.expand(len(embeddings), -1, -1)
+        num_prefix = prefix.shape[1]
+        prefix = prefix.expand(embeddings.shape[0], -1, -1)
         hidden = parts.dropout(torch.cat((prefix, embeddings), dim=1) + parts.position_embeddings)
+        if kept is not None:
+            hidden = torch.cat((hidden[:, :num_prefix], taken(hidden[:, num_prefix:], kept)), dim=1)
         for layer in self.encoder.encoder.layer if self.family == "dinov2" else self.encoder.layers:
             hidden = layer(hidden, None)
         if final_norm:
             hidden = self.encoder.layernorm(hidden)
-        return hidden[:, prefix.shape[1] :], hidden[:, 0]
+        return hidden[:, num_prefix:], hidden[:, 0]
+
+
+def taken(features: Tensor, kept: Tensor) -> Tensor:
+    """The vectors of the features that `kept`, "batch kept", numbers."""
+    return features.gather(1, kept.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
 
 
 class Generator(nn.Module):
@@ -128,9 +143,7 @@ class Generator(nn.Module):
         self.backbone = Encoder(config, for_classifier=False)
         width = self.backbone.encoder.config.hidden_size
         if config.heads == "authors" and not self.backbone.reads_images:
-            self.head = nn.Sequential(
-                nn.Linear(width, 256), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(256, 2)
-            )
+            self.head = nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(256, 2))
         else:
             self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(width, 2))
 
@@ -150,14 +163,29 @@ class Predictor(nn.Module):
         width = self.backbone.encoder.config.hidden_size
         self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(width, config.num_classes))
 
-    def forward(self, inputs: dict[str, Tensor], mask: Tensor | None) -> tuple[Tensor, int]:
+    def forward(
+        self, inputs: dict[str, Tensor], mask: Tensor | None = None, kept: Tensor | None = None
+    ) -> tuple[Tensor, int]:
         """Logits of the classes, and the number of features."""
         with self.backbone.arithmetic(self.head[-1].weight.device):
             embeddings = self.backbone.embed(inputs)
             if mask is not None:
                 embeddings = embeddings * mask.unsqueeze(-1)
-            _, summary = self.backbone.contextualise(embeddings, inputs, final_norm=self.final_norm)
+            _, summary = self.backbone.contextualise(embeddings, inputs, final_norm=self.final_norm, kept=kept)
         return self.head(summary.float()), embeddings.shape[1]
+
+    def without_the_rest(self, inputs: dict[str, Tensor], mask: Tensor) -> Tensor:
+        """Logits where features that are not selected take no part, instead of being zero; inputs of equally many are
+        computed together. A text's first token stays: a classifier reads what becomes of it."""
+        takes_part = mask.bool() & inputs.get("attention_mask", mask).bool()
+        if not self.backbone.reads_images:
+            takes_part[:, 0] = True
+        logits = mask.new_zeros(len(mask), self.head[-1].out_features)
+        for count in takes_part.sum(dim=1).unique():
+            rows = (takes_part.sum(dim=1) == count).nonzero().flatten()
+            kept = takes_part[rows].nonzero()[:, 1].view(len(rows), int(count))
+            logits[rows], _ = self({name: value[rows] for name, value in inputs.items()}, mask[rows], kept)
+        return logits
 
 
 class RekdModel(PreTrainedModel):
@@ -182,13 +210,15 @@ class RekdModel(PreTrainedModel):
         image: Tensor | None = None,
         pixel_values: Tensor | None = None,
         sampled_by: torch.Generator | None = None,
+        drop: bool = False,
         **unused: Any,
     ) -> RekdOutput:
-        """Selects, and predicts from what is selected: the argmax of the logits, or a Gumbel sample where there is a generator
-        of random numbers to draw it by."""
-        given = {
-            "input_ids": input_ids, "attention_mask": attention_mask, "image": image, "pixel_values": pixel_values
-        }
+        """Selects, and predicts from what is selected.
+
+        The rationale is the argmax of the selection logits, or a Gumbel sample of them that `sampled_by` draws. With `drop` the
+        predictor leaves out what is not selected, which is faster and was not trained: the answer may differ.
+        """
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "image": image, "pixel_values": pixel_values}
         inputs = {name: value for name, value in given.items() if value is not None}
         if self.generator is None:
             logits, num_features = self.predictor(inputs, None)
@@ -200,4 +230,5 @@ class RekdModel(PreTrainedModel):
             info = torch.finfo(uniform.dtype)
             scores = scores - torch.log(-torch.log(uniform.clamp(info.tiny, 1 - info.eps)))
         mask = (scores.argmax(dim=-1) == 1).to(scores.dtype)
-        return RekdOutput(logits=self.predictor(inputs, mask)[0], mask=mask, selection_logits=selection_logits)
+        logits = self.predictor.without_the_rest(inputs, mask) if drop else self.predictor(inputs, mask)[0]
+        return RekdOutput(logits=logits, mask=mask, selection_logits=selection_logits)

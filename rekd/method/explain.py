@@ -63,6 +63,8 @@ class Explanation:
     """The predicted class, by its name where the model knows it."""
     probability: float
     """The probability of that class, in [0, 1]."""
+    probabilities: Mapping[str, float]
+    """The probability of every class, in the order of their numbers."""
     rationale_ratio: float
     """Share of all positions that is selected."""
     words: tuple[Word, ...] | None = None
@@ -91,6 +93,7 @@ class Explainer:
         trial = details.get("trial", {})
         self.is_sampled = trial.get("evaluation_mask") == "sampled_everywhere"
         self.seed: int = trial.get("seed", 0)
+        self.name = f"{self.model.description['objective'].upper()} {trial.get('model', folder.name)}"
         self.tokenizer: Any = None
         if self.model.kind == "text":
             self.tokenizer = _tokenizer(folder)
