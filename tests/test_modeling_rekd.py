@@ -29,7 +29,9 @@ def saved(family: str, folder: Path, **options):
 
 
 def test_it_needs_torch_and_transformers_only():
-    imports = [node for node in ast.walk(ast.parse(MODELING.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    imports = [
+        node for node in ast.walk(ast.parse(MODELING.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
     names = {getattr(node, "module", None) or node.names[0].name for node in imports}
     assert {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) == {"torch", "transformers"}
 
@@ -80,7 +82,9 @@ def test_what_is_left_out_takes_no_part(family, tmp_path):
     dropped = model(**inputs, drop=True)
     assert torch.equal(dropped.mask, model(**inputs).mask)
     assert not torch.allclose(dropped.logits, model(**inputs).logits, atol=1e-3)
-    alone = [model(**{name: value[row : row + 1] for name, value in inputs.items()}, drop=True).logits for row in range(4)]
+    alone = [
+        model(**{name: value[row : row + 1] for name, value in inputs.items()}, drop=True).logits for row in range(4)
+    ]
     torch.testing.assert_close(torch.cat(alone), dropped.logits, rtol=0, atol=1e-5)
 
 
@@ -103,7 +107,9 @@ ids = torch.arange(3, 11)[None]
 print(model.config.id2label[0], model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.tolist())
 """
     environment = {"HF_HOME": str(tmp_path / "hf"), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     name, _, logits = done.stdout.partition(" ")
     ids = torch.arange(3, 11)[None]

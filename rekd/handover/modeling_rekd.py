@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.modeling_outputs import ModelOutput
 
 WITH_POOLER = ("bert", "albert")
 """Families whose predictor may read the encoder's pooler."""
@@ -47,15 +47,18 @@ class RekdOutput(ModelOutput):
     """What the model says of a batch."""
 
     logits: Tensor | None = None
-    """Of each class, "batch class"."""
+    """The logits of the classes, "batch class"."""
     mask: Tensor | None = None
     """The rationale, 0 or 1, "batch feature"; all ones of a plain classifier."""
     selection_logits: Tensor | None = None
-    """Of {not selected, selected}, "batch feature 2"; None of a plain classifier."""
+    """The logits of {not selected, selected}, "batch feature 2"; None of a plain classifier."""
 
 
 class Encoder(nn.Module):
     """A Hugging Face encoder in two halves, so that a mask fits between feature embeddings and the rest."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: RekdConfig, *, for_classifier: bool) -> None:
         super().__init__()
@@ -72,7 +75,8 @@ class Encoder(nn.Module):
             for name in ("mean", "std"):
                 self.register_buffer(name, torch.ones(1, self.encoder.config.num_channels, 1, 1))
 
-    def arithmetic(self, device: torch.device) -> torch.autocast:
+    def arithmetic(self) -> torch.autocast:
+        device = next(self.encoder.parameters()).device
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def embed(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -148,7 +152,7 @@ class Generator(nn.Module):
             self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(width, 2))
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        with self.backbone.arithmetic(self.head[-1].weight.device):
+        with self.backbone.arithmetic():
             features, _ = self.backbone.contextualise(self.backbone.embed(inputs), inputs)
         return self.head(features.float())
 
@@ -161,13 +165,14 @@ class Predictor(nn.Module):
         self.backbone = Encoder(config, for_classifier=config.predictor_reads == "pooler")
         self.final_norm = config.heads != "authors"
         width = self.backbone.encoder.config.hidden_size
+        self.num_classes = config.num_classes
         self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(width, config.num_classes))
 
     def forward(
         self, inputs: dict[str, Tensor], mask: Tensor | None = None, kept: Tensor | None = None
     ) -> tuple[Tensor, int]:
         """Logits of the classes, and the number of features."""
-        with self.backbone.arithmetic(self.head[-1].weight.device):
+        with self.backbone.arithmetic():
             embeddings = self.backbone.embed(inputs)
             if mask is not None:
                 embeddings = embeddings * mask.unsqueeze(-1)
@@ -180,7 +185,7 @@ class Predictor(nn.Module):
         takes_part = mask.bool() & inputs.get("attention_mask", mask).bool()
         if not self.backbone.reads_images:
             takes_part[:, 0] = True
-        logits = mask.new_zeros(len(mask), self.head[-1].out_features)
+        logits = mask.new_zeros(len(mask), self.num_classes)
         for count in takes_part.sum(dim=1).unique():
             rows = (takes_part.sum(dim=1) == count).nonzero().flatten()
             kept = takes_part[rows].nonzero()[:, 1].view(len(rows), int(count))

@@ -60,7 +60,7 @@ def write_onnx(folder: Path, arrays: Arrays) -> None:
 
 
 def _write(file: Path, part: nn.Module, inputs: dict[str, Tensor], mask: Tensor | None, output: str) -> None:
-    given = dict(zip(("first", "second"), inputs.values(), strict=False))
+    given: dict[str, Any] = dict(zip(("first", "second"), inputs.values(), strict=False))
     if mask is not None:
         given["mask"] = mask
     with _silent():

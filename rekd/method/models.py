@@ -19,6 +19,7 @@ from rekd.method.pretrained import load_backbone
 from rekd.method.samples import Inputs, as_tensor
 from rekd.store.files import DamagedFileError, Store
 from rekd.store.saved_model import Weights, check, checksum_of
+from rekd.tasks.task_file import Kind
 
 AUTHORS_HIDDEN = 256
 """Width of the authors' BERT generator head."""
@@ -165,7 +166,7 @@ class RationaleModel(nn.Module):
         return model
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Kind:
         """`image` or `text`."""
         return self.predictor.backbone.kind
 
