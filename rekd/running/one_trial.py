@@ -20,7 +20,7 @@ from rekd.method.train import one_thread, train
 from rekd.running.examine import Examination
 from rekd.running.shown import write_rationales
 from rekd.running.supplies import Supplies
-from rekd.store.checkpoints import Checkpoints
+from rekd.store.checkpoints import Checkpoints, CheckpointWriter
 from rekd.store.files import Store, StoreUnavailableError
 from rekd.store.ledger import Ledger, Outcome
 from rekd.tasks.commits import as_text, commits, pinned
@@ -31,12 +31,13 @@ from rekd.trial import Trial, canonical_json
 
 
 def run_trial(
-    trial: Trial, *, task: Task, store: Store, supplies: Supplies, commit: str = ""
+    trial: Trial, *, task: Task, store: Store, supplies: Supplies, commit: str = "", checkpoint_every: float = 0.0
 ) -> Iterator[dict[str, Any]]:
     """Trains a trial, tests its best version, keeps the model and writes the ledger. Yields one record an epoch.
 
     Whatever stopped an earlier attempt, it goes on from the newest checkpoint in the store. An error becomes a row with
     status `failed`, which the next sweep that asks for the trial runs again; a store that fails for long is raised.
+    A checkpoint is written after each epoch, or where `checkpoint_every` so many seconds have passed since the one before.
     """
     ledger = Ledger(store)
     checkpoints = Checkpoints(store, trial.digest)
@@ -44,7 +45,7 @@ def run_trial(
     made_with = _made_with(device, commit)
     store.write(store.running_trial_file(trial.digest), canonical_json(asdict(trial)).encode())
     try:
-        with one_thread(device):
+        with one_thread(device), CheckpointWriter(checkpoints, every=checkpoint_every) as writer:
             task = pinned(task, [trial.model])
             data = supplies.data(task)
             splits = data.train_dev(trial.split, trial.seed)
@@ -55,7 +56,7 @@ def run_trial(
                 Learner.of(trial, model, streams=streams, teacher=teacher),
                 train_samples=DeviceSamples(data.pool, device, splits[0]),
                 dev_samples=DeviceSamples(data.pool, device, splits[1]),
-                checkpoints=checkpoints,
+                writer=writer,
                 made_with=made_with,
             )
             outcome = Examination(trial, task, data, splits[1], streams, supplies).outcome(result)
