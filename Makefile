@@ -1,4 +1,5 @@
 # Everything runs in .venv, which the first command makes. Needs python3 (3.11 or newer) and make.
+# OPTIONS are pytest's, such as --cov.
 PYTHON ?= python3
 BIN := .venv/bin
 OF_NUMBERS := $(addprefix tests/test_,backbones.py evaluate.py fidelity.py method.py models.py parity.py streams.py teacher.py train.py views.py)
@@ -18,7 +19,7 @@ types: .venv/installed
 	$(BIN)/pyright
 
 tests: .venv/installed
-	$(BIN)/pytest -n 2 -q -m "not slow and not long"
+	$(BIN)/pytest -n 2 -q -m "not slow and not long" $(OPTIONS)
 
 # Training and models once more with the instructions that every x86-64 processor has: another machine's numbers.
 elsewhere: .venv/installed
