@@ -234,7 +234,8 @@ class Task:
 
         A field takes, the later the stronger: the task's default, the model's, the task's for this objective, the
         model's for this objective, the fidelity preset's, the override. Fields that the objective does not use stay
-        None. A number that moves may be told as a grid tells it, `alpha="0.9->0.1:cosine"`. Raises ValueError on a name that does not exist and on a value that `Trial` refuses.
+        None. A number that moves is told as in a grid, `alpha="0.9->0.1:cosine"`. Raises ValueError on a name that does not
+        exist and on a value that `Trial` refuses.
         """
         check_one_of("objective", objective, get_args(Objective), self.name)
         check_one_of("model", model, self.models, self.name)
