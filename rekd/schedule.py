@@ -116,6 +116,20 @@ class Move:
         return f"{number(self.schedule.first)}->{number(self.last)}:{self.schedule.shape}{at}"
 
 
+def grid_value(text: str) -> float | str:
+    """One value of a grid as it is typed: a number, or the text of one that moves. Raises ValueError on another.
+
+    >>> [grid_value(text) for text in ("0.3", "0.90->0.1:linear")]
+    [0.3, '0.9->0.1:linear']
+    """
+    if "->" in text:
+        return str(Move.read(text))
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"A value is a number such as 0.3, or one that moves, such as 0.9->0.1:cosine, got {text!r}.") from error
+
+
 def told(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values with each move, a text or a table, as the two fields that it stands for.
 

@@ -11,7 +11,7 @@ import typer
 from rekd.cluster.prices import handed_prices
 from rekd.command_line import print_error, run_app
 from rekd.running.limits import WAIT_MINUTES, Limits
-from rekd.schedule import Move
+from rekd.schedule import grid_value
 from rekd.tasks.task import Task, load_task
 from rekd.tasks.task_file import seeds_in
 
@@ -34,7 +34,7 @@ def parse_grid(text: str | tuple[float | str, ...]) -> tuple[float | str, ...]:
     if isinstance(text, tuple):
         return text
     try:
-        values = tuple(str(Move.read(part)) if "->" in part else float(part) for part in text.split(","))
+        values = tuple(grid_value(part) for part in text.split(","))
     except ValueError as error:
         hint = error if "->" in text else f"got {text!r}."
         raise typer.BadParameter(f"a grid is numbers with commas between, such as 0,0.3,0.5, {hint}") from error
