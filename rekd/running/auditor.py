@@ -30,7 +30,8 @@ def audit_task(task: Task, supplies: Supplies, *, again: bool = False) -> Iterat
     """Audits the RE and REKD trials of a task that have ended well, one after the other, and keeps what is found.
 
     Those that were audited before by this judge are left out, but `again`. It needs their rationales of the test split,
-    from the store or else from their model. Trials with neither are left out.
+    from the store or else from their model. Trials with neither are left out, and those of models that select among other
+    features than the judge reads.
     """
     store = supplies.store
     with one_thread(supplies.device):
@@ -49,7 +50,7 @@ def audit_task(task: Task, supplies: Supplies, *, again: bool = False) -> Iterat
             trial = Trial.from_record(json.loads(row["config"]))
             model = _model(supplies, trial)
             predicted = _predicted(supplies, trial, model, test)
-            if predicted is not None:
+            if predicted is not None and predicted.mask.shape[1] == auditor.judge.num_features(data.test.arrays):
                 found = auditor.audit(predicted.mask, model) | _agreement(auditor.judge, data, predicted.mask)
                 audit = Audit(judge=name, **found)
                 Audits(store).write(trial.digest, audit)
