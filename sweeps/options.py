@@ -114,6 +114,10 @@ class Options:
     teacher_seed: Annotated[
         int | None, typer.Option(min=0, help="Teacher of this seed, whatever the rule says (the paper: 2029, 2031).")
     ] = None
+    tolerance: Annotated[
+        float,
+        typer.Option(min=0, help="How far a mean ratio may be from p_target to be chosen; 0.01 is a percentage point."),
+    ] = 0.01
     log: Annotated[
         list[LoggerName] | None, typer.Option(help="Log epochs there too, beside the ledger; repeatable.")
     ] = None

@@ -25,8 +25,8 @@ from rekd.trial import Trial
 from sweeps.options import RESULTS, Options
 from sweeps.planned import TOO_LONG, print_cost, print_plan, print_price, work_of
 
-Show = Callable[[SweepResult, list[Task], Store, Console], None]
-"""Prints a sweep's results and writes its pictures."""
+Show = Callable[..., None]
+"""Prints a sweep's results and writes its pictures: called with the result, the tasks, the store, a console and `options`."""
 
 
 def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show, price: float | None = None) -> int:
@@ -38,6 +38,7 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
     Raises ValueError on bad input, before anything is started or written.
     """
     console = PlainConsole(highlight=False)
+    show = partial(show, options=options)
     if options.autodown and options.local:
         raise ValueError("--autodown ends a rented cluster, and --local runs on this machine. Leave one of them out.")
     named = options.local or options.address or os.environ.get("RAY_ADDRESS")
@@ -201,7 +202,7 @@ def _report(result: SweepResult, tasks: list[Task], store: Store, console: Conso
     if len(result.rows):
         show(result, tasks, store, console)
     for reason in result.plan.stopped:
-        console.print(f"[yellow]Stopped:[/] {escape(reason)}")
+        console.print(f"[yellow]Stopped:[/] {escape(reason)}", soft_wrap=True)
     for _, row in result.failed.iterrows():
         console.print(
             f"[red]Failed:[/] {row['digest']} {row['task']} {row['model']} seed {row['seed']}: {escape(row['error'])}"
