@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from itertools import groupby
+from datetime import datetime
+from itertools import accumulate, groupby
 from typing import Any
 
 from rich import box
@@ -14,7 +15,9 @@ from rich.table import Table
 from rekd.cluster.prices import dollars, kind_for, kinds_of, read_prices
 from rekd.command_line import print_table
 from rekd.messages import duration
+from rekd.running.agenda import in_order
 from rekd.running.estimate import Estimator, Seconds
+from rekd.running.limits import Limits
 from rekd.running.plan import Plan
 from rekd.store.files import Store
 from rekd.trial import Trial
@@ -89,6 +92,34 @@ def print_plan(
     source = BASES[basis]
     wall = f", {duration(work.expected / slots)} with {slots} at a time" if slots else ""
     console.print(f"Time: {_span(work)}{wall}; {source}.")
+
+
+def print_limits(
+    console: Console,
+    limits: Limits,
+    plan: Plan,
+    to_do: list[Trial],
+    estimator: Estimator,
+    slots: int | None,
+    gpus_per_trial: float,
+) -> None:
+    """How much of the plan fits into a budget and until a time; nothing where there are none."""
+    seconds = [
+        estimator.seconds(trial).expected for trial in in_order(to_do, plan, lambda t: estimator.seconds(t).expected)
+    ]
+    later = [estimator.seconds(group.like).expected for group in plan.postponed for _ in range(group.num_trials)]
+    rooms = {}
+    if limits.budget_hours is not None:
+        rooms[f"--budget {limits.budget_hours:g}h"] = 3600 * limits.budget_hours / gpus_per_trial
+    if limits.until is not None and slots:
+        left = limits.until.timestamp() - datetime.now().timestamp()
+        rooms[f"--until {limits.until:%H:%M}"] = left * slots
+    for name, room in rooms.items():
+        ends = list(accumulate([*seconds, *later]))
+        num_fit = sum(end <= room for end in ends)
+        work_left = sum([*seconds, *later][num_fit:])
+        rest = f"; {len(ends) - num_fit} are left, {duration(work_left)} of work" if num_fit < len(ends) else ""
+        console.print(f"{name}: about {num_fit} of {len(ends)} trials fit{rest}.")
 
 
 def print_price(console: Console, work: Seconds, price: float) -> None:

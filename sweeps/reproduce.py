@@ -35,7 +35,7 @@ STAGES = tuple(StageName)
 def reproduce(
     options: Options,
     only: Annotated[list[StageName] | None, typer.Option(help="Only this stage; repeatable.")] = None,
-    until: Annotated[StageName | None, typer.Option(help="This stage and those before it.")] = None,
+    through: Annotated[StageName | None, typer.Option(help="This stage and those before it.")] = None,
     lambda_select: Annotated[
         list[str] | None, typer.Option(metavar="MODEL=VALUE", help="Instead of the rule's choice; repeatable.")
     ] = None,
@@ -46,9 +46,9 @@ def reproduce(
 ) -> int:
     """Tables 1 to 8 and Figure 2: every stage of the paper on every task; nothing runs twice."""
     tasks = options.tasks(TASKS)
-    if only and until:
-        raise ValueError("--only and --until exclude each other. Give one.")
-    stages = tuple(only or STAGES[: STAGES.index(until) + 1 if until else len(STAGES)])
+    if only and through:
+        raise ValueError("--only and --through exclude each other. Give one.")
+    stages = tuple(only or STAGES[: STAGES.index(through) + 1 if through else len(STAGES)])
     models = {name for task in tasks for name in options.models_of(task)}
     given = {
         "lambda_select": _by_model("lambda-select", lambda_select, models),

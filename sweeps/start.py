@@ -15,7 +15,7 @@ from rekd.cluster import autodown
 from rekd.cluster.job import Command, hand_over
 from rekd.cluster.launched import FILES, ROOT, find, read_cluster_file
 from rekd.command_line import PlainConsole
-from rekd.messages import one_line
+from rekd.messages import duration, one_line
 from rekd.running.estimate import Estimator
 from rekd.running.plan import Plan, PlanFunction, SweepResult, to_run
 from rekd.running.progress import Progress
@@ -23,7 +23,7 @@ from rekd.store.files import Store
 from rekd.tasks.task import Task
 from rekd.trial import Trial
 from sweeps.options import RESULTS, Options
-from sweeps.planned import TOO_LONG, print_cost, print_plan, print_price, work_of
+from sweeps.planned import TOO_LONG, print_cost, print_limits, print_plan, print_price, work_of
 
 Show = Callable[..., None]
 """Prints a sweep's results and writes its pictures: called with the result, the tasks, the store, a console and `options`."""
@@ -43,7 +43,9 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
         raise ValueError("--autodown ends a rented cluster, and --local runs on this machine. Leave one of them out.")
     named = options.local or options.address or os.environ.get("RAY_ADDRESS")
     if not named and not options.dry_run and (launched := find()) is not None:
-        command = Command.typed(launched, store=options.store, default_store=RESULTS)
+        # Its clock may be of another zone.
+        more = () if options.until is None else ("--until", options.until.isoformat(timespec="minutes"))
+        command = Command.typed(launched, store=options.store, default_store=RESULTS, more=more)
         return hand_over(launched, command, partial(console.print, soft_wrap=True))
     store = Store(options.store)
     results = load_trials(store)
@@ -63,6 +65,7 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
         is_slow &= work.expected / (slots or 1) > TOO_LONG
     if options.dry_run:
         print_plan(console, current, to_do, estimator, work, slots, store)
+        print_limits(console, options.limits(), current, to_do, estimator, slots, options.gpus_of_a_trial)
         if to_do and (options.cluster or is_slow or price is not None):
             _print_cost(console, options, current, to_do, results, tasks, price)
         return 0
@@ -143,8 +146,7 @@ def _print_cost(
     file = options.cluster or FILES[0]
     if options.cluster or (ROOT / file).exists():
         basis = on_gpus.basis([*to_do, *(group.like for group in plan.postponed)])
-        gpus = options.gpus_per_trial if isinstance(options.gpus_per_trial, float) else 1.0
-        print_cost(console, file, read_cluster_file(file), work, basis, gpus)
+        print_cost(console, file, read_cluster_file(file), work, basis, options.gpus_of_a_trial)
     if price is not None:
         print_price(console, work, price)
 
@@ -209,7 +211,7 @@ def _report(result: SweepResult, tasks: list[Task], store: Store, console: Conso
         )
     if result.held:
         console.print(f"[yellow]Stopped:[/] {escape(result.held)}", soft_wrap=True)
-        console.print(_left_line(result))
+        console.print(_left_line(result, tasks))
     num_missing = len(result.missing) + sum(group.num_trials for group in result.plan.postponed)
     if result.is_interrupted:
         console.print(
@@ -220,11 +222,15 @@ def _report(result: SweepResult, tasks: list[Task], store: Store, console: Conso
     return 0 if result.is_complete else 1
 
 
-def _left_line(result: SweepResult) -> str:
-    """What a sweep that was held has left, by its plan."""
+def _left_line(result: SweepResult, tasks: list[Task]) -> str:
+    """What a sweep that was held has left, by its plan and by what its trials took."""
     later = sum(group.num_trials for group in result.plan.postponed)
+    on_gpus = (~result.rows["device"].fillna("").isin(["cpu", ""])).any()
+    estimator = Estimator(result.rows, tasks, device="cuda" if on_gpus else "cpu")
+    work = work_of(result.plan, result.missing, estimator)
     return (
-        f"{len(result.rows)} trials have ended, {len(result.missing) + later} are left; --dry-run tells what they take."
+        f"{len(result.rows)} trials have ended, {len(result.missing) + later} are left, about "
+        f"{duration(work.expected)} of work; --dry-run tells which."
     )
 
 

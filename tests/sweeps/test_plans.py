@@ -161,13 +161,13 @@ def test_cifar100_takes_lambda_select_from_cifar10(plan_of):
     assert chosen == {5e-3}
 
 
-def test_only_and_until_leave_stages_out(plan_of):
+def test_only_and_through_leave_stages_out(plan_of):
     options = Options(task=["cifar10"], seeds=(1,))
     only = plan_of("reproduce", options, only=["cls"])(NOTHING)
     assert {trial.objective for trial in only.trials} == {"cls"}
-    until, _ = run_to_the_end(plan_of("reproduce", options, until="re"))
-    assert {trial.objective for trial in until.trials} == {"cls", "re"}
-    assert {trial.p_target for trial in until.trials if trial.objective == "re"} == {0.15}
+    through, _ = run_to_the_end(plan_of("reproduce", options, through="re"))
+    assert {trial.objective for trial in through.trials} == {"cls", "re"}
+    assert {trial.p_target for trial in through.trials if trial.objective == "re"} == {0.15}
 
 
 def test_given_choices_take_the_place_of_the_rules(plan_of):
@@ -182,7 +182,7 @@ def test_given_choices_take_the_place_of_the_rules(plan_of):
     [
         ({"lambda_select": ["vit-huge=1"]}, "names the model 'vit-huge'. Models: vit-base, vit-small, vit-tiny"),
         ({"alpha": ["vit-tiny"]}, "is MODEL=VALUE such as vit-tiny=0.05, got 'vit-tiny'"),
-        ({"only": ["cls"], "until": "re"}, "--only and --until exclude each other"),
+        ({"only": ["cls"], "through": "re"}, "--only and --through exclude each other"),
     ],
 )
 def test_bad_choices_are_refused(plan_of, given, message):
