@@ -63,7 +63,7 @@ def parse_gpus(text: str | float) -> float | Literal["auto"]:
 
 def parse_hours(text: str | float) -> float:
     """`50h`, `1.5h` or `90min`, in hours."""
-    if isinstance(text, float):
+    if not isinstance(text, str):
         return text
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(h|min)", text.strip())
     if found is None:

@@ -221,7 +221,7 @@ def test_a_time_of_day_is_the_next_one_of_this_clock():
 def test_the_plan_says_what_fits_into_a_budget_and_what_is_left(typed, store):
     for seed in SEEDS:
         trial = DIGITS.trial("re", "vit-student", seed=seed, lambda_select=0.5)
-        Ledger(store).write(trial, Outcome(status="ok", num_epochs=trial.epochs, train_seconds=3600.0, device="cpu"))
+        Ledger(store).write(trial, Outcome(status="ok", num_epochs=trial.epochs, train_seconds=3610.0, device="cpu"))
     status, said = typed(*TYPED, "--store", store.root, "--dry-run", "--budget", "2.5h", "--max-concurrent", "1")
     assert status == 0, said
     assert "--budget 2.5h: about 2 of 6 trials fit; 4 are left, 4 h 00 min of work." in said
