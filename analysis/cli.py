@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 import typer
 from rich import box
 from rich.table import Table as RichTable
@@ -21,8 +18,10 @@ from rich.text import Text
 
 from analysis import figures, tables
 from analysis.advice import advised
+from analysis.copies import encoded, harmless, ledger_files
 from analysis.experiment import Stages, split_stages
 from analysis.frames import load_epochs, load_trials
+from analysis.macros import to_macros
 from analysis.query import query as run_query
 from analysis.report import report as write_report
 from analysis.selection import (
@@ -87,6 +86,13 @@ class Layout(StrEnum):
     markdown = "markdown"
     latex = "latex"
     csv = "csv"
+
+
+class Copy(StrEnum):
+    """File formats of the ledger's tables."""
+
+    csv = "csv"
+    parquet = "parquet"
 
 
 class Drawing(StrEnum):
@@ -180,6 +186,29 @@ def report_command(
         console.print(f"The report is {path} ({len(content) / 1e6:.1f} MB).", soft_wrap=True)
 
 
+@app.command("export-ledger")
+def export_ledger_command(
+    store: StoreArgument,
+    to: Annotated[Copy, typer.Option(help="The format of the files.")] = Copy.csv,
+    out: Annotated[Path, typer.Option(help="Folder for a file a table: trials, epochs, audits.")] = Path("ledger"),
+) -> None:
+    """Writes the ledger for other programs: all trials, epochs and audits, as CSV or Parquet."""
+    with _bad_input():
+        _require_store(store)
+        names = []
+        for name, content in ledger_files(store, to.value):
+            _write(out / name, content)
+            names.append(name)
+        console.print(f"{', '.join(names)} are in {out}.", soft_wrap=True)
+
+
+@app.command("macros")
+def macros_command(store: StoreArgument, tolerance: ToleranceOption = 0.01, task: TaskOption = None) -> None:
+    """Prints a LaTeX macro for every number of the main tables: `rekd macros STORE > numbers.tex`."""
+    with _bad_input():
+        print(to_macros(_stages(store, tolerance, task), source=f"the store {store}"), end="")
+
+
 @app.command("query")
 def query_command(
     store: StoreArgument,
@@ -193,12 +222,7 @@ def query_command(
         _require_store(store)
         answer = run_query(store, sql)
         if out is not None:
-            sink = pa.BufferOutputStream()
-            if out.suffix == ".csv":
-                pacsv.write_csv(_harmless(answer), sink)
-            else:
-                pq.write_table(answer, sink)
-            _write(out, sink.getvalue().to_pybytes())
+            _write(out, encoded(answer, "csv" if out.suffix == ".csv" else "parquet"))
             console.print(f"{answer.num_rows} rows are in {out}.", soft_wrap=True)
         elif console.is_terminal:
             frame = answer.slice(0, MOST_ROWS).to_pandas()
@@ -208,7 +232,7 @@ def query_command(
         else:
             writer = csv.writer(sys.stdout, lineterminator="\n")
             writer.writerow(answer.column_names)
-            for row in zip(*(column.to_pylist() for column in _harmless(answer).columns), strict=True):
+            for row in zip(*(column.to_pylist() for column in harmless(answer).columns), strict=True):
                 writer.writerow([plain(each) if isinstance(each, str) else each for each in row])
 
 
@@ -238,15 +262,6 @@ def status_command(store: StoreArgument) -> None:
         if len(now.running):
             left = duration(now.seconds_left)
             console.print(f"Left for what is running: {left}." if left else "Left for what is running: not known yet.")
-
-
-def _harmless(answer: pa.Table) -> pa.Table:
-    """Texts that a spreadsheet would compute begin with an apostrophe."""
-    for position, field in enumerate(answer.schema):
-        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-            texts = pa.array([cell(text) for text in answer.column(position).to_pylist()], field.type)
-            answer = answer.set_column(position, field.name, texts)
-    return answer
 
 
 def _stages(store: str, tolerance: float, tasks: list[str] | None) -> Stages:

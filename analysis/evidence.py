@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-ERROR = 0.1
+ERROR = 0.05
 """The chance that a setting which is left out would be ahead with all seeds, at each comparison."""
 
 
@@ -70,7 +70,9 @@ def _may_win(
     num_seeds = scores.shape[1]
     has_result = alive & np.isfinite(scores[:, :seen]).any(axis=1)
     chances = [chance_above_zero(side[:, :seen], num_seeds) for side in sides]
-    surely_out = np.any([chance >= 1 - error for chance in chances], axis=0) if sides else np.zeros(len(scores), dtype=bool)
+    surely_out = (
+        np.any([chance >= 1 - error for chance in chances], axis=0) if sides else np.zeros(len(scores), dtype=bool)
+    )
     surely_in = np.all([chance <= error for chance in chances], axis=0) if sides else np.ones(len(scores), dtype=bool)
     may = has_result & ~surely_out
     # Who is ahead of those that are surely eligible decides; as long as none is, all that may be stay.

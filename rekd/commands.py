@@ -1,17 +1,14 @@
 """One trial, one input or the end of a cluster, from the command line."""
 
-import json
-from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.text import Text
 
 from rekd.command_line import PlainConsole, print_error
+from rekd.handover.handing import explain, export
 from rekd.store.claims import LEASE, Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger
@@ -19,9 +16,6 @@ from rekd.store.upkeep import KeepModels, Rubbish, find_rubbish, remove, run_aga
 from rekd.tasks.commits import commits, moved, pinned
 from rekd.tasks.task import load_task
 from rekd.trial import Objective, Trial
-
-if TYPE_CHECKING:
-    from rekd.method.explain import Explanation
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 
@@ -134,52 +128,8 @@ def audit(
         raise _bad_input(error) from error
 
 
-@app.command()
-def explain(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that a finished trial wrote.")],
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Texts, or paths of image files.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-) -> None:
-    """Prediction and rationale of new inputs: words marked in a text, patches drawn of an image."""
-    from rekd.method.explain import Explainer
-
-    console = PlainConsole(highlight=False)
-    try:
-        explanations = Explainer(folder)(inputs)
-    except ValueError as error:
-        raise _bad_input(error) from error
-    for explanation in explanations:
-        if as_json:
-            content = asdict(explanation)
-            if explanation.patches is not None:
-                content["patches"] = explanation.patches.tolist()
-            print(json.dumps({name: value for name, value in content.items() if value is not None}))
-            continue
-        console.print(
-            f"{explanation.label} ({explanation.probability:.1%}), from {explanation.rationale_ratio:.1%} of the features",
-            markup=False,
-        )
-        if explanation.words is not None:
-            _print_text(console, explanation)
-        if explanation.patches is not None:
-            for row in explanation.patches:
-                console.print("".join("██" if kept else "··" for kept in row))
-
-
-def _print_text(console: Console, explanation: "Explanation") -> None:
-    assert explanation.words is not None
-    assert explanation.read is not None
-    text, (start, end) = Text(explanation.source, style="dim"), explanation.read
-    for word in explanation.words:
-        if word.selected:
-            text.stylize("bold reverse not dim", word.start, word.end)
-    for beyond in ((0, start), (end, len(text))):
-        text.stylize("strike", *beyond)
-    console.print(text)
-    selected = [f"{word.text} [{word.start}:{word.end}]" for word in explanation.words if word.selected]
-    console.print("Rationale: " + (", ".join(selected) or "nothing"), markup=False)
-    if (start, end) != (0, len(text)):
-        console.print(f"Read: [{start}:{end}] of {len(text)} characters; the model takes no more.", markup=False)
+app.command()(explain)
+app.command()(export)
 
 
 @app.command()

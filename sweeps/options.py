@@ -64,7 +64,7 @@ def parse_gpus(text: str | float) -> float | Literal["auto"]:
 def parse_hours(text: str | float) -> float:
     """`50h`, `1.5h` or `90min`, in hours."""
     if not isinstance(text, str):
-        return text
+        return float(text)
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(h|min)", text.strip())
     if found is None:
         raise typer.BadParameter(f"a budget is hours or minutes of a GPU, such as 50h or 90min, got {text!r}.")

@@ -16,7 +16,7 @@ FLOORS = (
     ("messages", "trial", "command_line"),
     ("store", "tasks", "cluster"),
     ("method",),
-    ("running",),
+    ("running", "handover"),
     ("commands",),
     ("__main__",),
 )

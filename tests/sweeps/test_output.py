@@ -17,9 +17,9 @@ from rekd.store.files import Store
 from rekd.store.ledger import Ledger, Outcome
 from rekd.tasks.task import load_task
 from sweeps.lambda_sweep import lambda_sweep
-from sweeps.options import parse_hours, parse_moment, run_command
+from sweeps.options import Options, parse_hours, parse_moment, run_command
 from sweeps.planned import _grid, print_cost
-from sweeps.start import _report
+from sweeps.start import Sweep, _report
 
 DIGITS = load_task("digits")
 LAMBDAS = (0.001, 0.1)
@@ -181,7 +181,9 @@ def test_a_sweep_that_was_held_says_what_is_left(finished):
     plan = Plan(trials=trials, postponed=[LaterTrials(what="w", num_trials=4, needs="n", like=like)])
     result = SweepResult.of(plan, Ledger(finished).trials().to_pandas(), held="--max-hours 2 is reached.")
     console = Console(file=io.StringIO(), width=300)
-    assert _report(result, [DIGITS], finished, console, lambda *arguments: None) == 1
+    how = {"tasks": [DIGITS], "store": finished, "console": console, "show": lambda *arguments: None}
+    sweep = Sweep(plan=lambda results: plan, options=Options(local=True), **how)
+    assert _report(sweep, result) == 1
     assert "Stopped: --max-hours 2 is reached." in console.file.getvalue()
     assert "3 trials have ended, 6 are left, about" in console.file.getvalue()
 
@@ -193,8 +195,8 @@ def test_nothing_is_refused_on_a_guess(typed, store, monkeypatch):
     monkeypatch.setattr("rekd.running.estimate.FLOPS", {"cpu": 1.0, "cuda": 1.0})
     monkeypatch.setattr(
         "sweeps.start._run",
-        lambda plan, current, *others: (
-            started.append(current) or SweepResult.of(current, Ledger(store).trials().to_pandas())
+        lambda sweep, outlook: (
+            started.append(outlook) or SweepResult.of(outlook.plan, Ledger(store).trials().to_pandas())
         ),
     )
     short = (*TYPED, "--epochs", "1", "--store", store.root)
