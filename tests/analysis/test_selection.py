@@ -374,3 +374,19 @@ def test_a_setting_that_is_not_eligible_changes_no_choice_and_an_eligible_one_ma
     assert after.loc["a", chosen] == 9
     assert after.loc["a", "num_eligible"] == before.loc["a", "num_eligible"] + 1
     pd.testing.assert_frame_equal(after.drop("a"), before.drop("a"))
+
+
+def test_a_setting_that_got_fewer_seeds_because_it_was_behind_is_not_chosen_for_having_had_easy_ones() -> None:
+    losses = {1e-3: [0.30, 0.31, 0.29, 0.80, 0.90], 1e-2: [0.40, 0.41, 0.39]}
+    rows = [
+        one_setting(0.15, loss, seed=seed, lambda_select=value)
+        for value, seen in losses.items()
+        for seed, loss in enumerate(seen)
+    ]
+    frame = pd.DataFrame(rows)
+    choice = select_lambda_select(frame).iloc[0]
+    assert frame.groupby("lambda_select")["dev_loss"].mean().idxmin() == 1e-2
+    assert choice["lambda_select"] == 1e-3
+    assert "lambda_select 0.01 (3 of 5 seeds, behind lambda_select 0.001 on them)" in choice["why"]
+    ahead = frame.assign(dev_loss=frame["dev_loss"].where(frame["lambda_select"] == 1e-3, 0.2))
+    assert select_lambda_select(ahead)["lambda_select"].item() == 1e-2
