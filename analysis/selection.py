@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.evidence import ERROR, chance_above_zero
 from analysis.frames import require_columns
 from analysis.settings import grouping_columns, percent, setting_columns, shown, with_settings
 from analysis.statistics import MIN_PAIRS, student
@@ -361,7 +362,7 @@ def _left_behind(
     keys: list[str],
     by: list[str],
 ) -> pd.Series:
-    """The reasons, and where a setting was run with fewer seeds than another that is ahead on the seeds that both have.
+    """The reasons, and where a setting has fewer seeds than another, and by those that both have could not win with all.
 
     Means over other seeds do not compare: a setting that got no more seeds, because it was behind, may have had easy ones.
     """
@@ -372,8 +373,8 @@ def _left_behind(
     for _, group in settings[reasons == ""].groupby(keys, dropna=False):
         for index, setting in group[group["num_rows"] < group["num_seeds_expected"]].iterrows():
             for _, other in group[group["num_rows"] > setting["num_rows"]].iterrows():
-                difference = sign * (scores[_key(setting[by])] - scores[_key(other[by])]).dropna()
-                if len(difference) and difference.mean() > 0:
+                behind_by = sign * (scores[_key(setting[by])] - scores[_key(other[by])]).dropna().to_numpy()
+                if chance_above_zero(behind_by, setting["num_seeds_expected"]) >= 1 - ERROR:
                     behind = f"behind {rule.named(other[rule.chosen])} on them"
                     reasons[index] = f"{setting['num_rows']} of {setting['num_seeds_expected']} seeds, {behind}"
     return reasons

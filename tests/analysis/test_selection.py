@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import alpha_settings, lambda_settings, published, select_alpha, select_lambda_select, select_teacher
+from analysis.evidence import chance_above_zero
 from analysis.selection import SelectionRule, choices, judged
 
 
@@ -317,7 +318,21 @@ def settings_of(runs: pd.DataFrame, chosen: str) -> pd.DataFrame:
     """Means of the runs that have a result, and whether they may be chosen, by another way than the rules'."""
     means = runs[runs["status"] == "ok"].groupby(["model", chosen])[["dev_loss", "dev_rationale_ratio"]].mean()
     means["eligible"] = True if chosen == "alpha" else (means["dev_rationale_ratio"] - TARGET).abs() <= TOLERANCE
+    candidates = means[means["eligible"]].index
+    behind = [one for one in candidates if any(left_behind(runs, one, other, chosen) for other in candidates)]
+    means.loc[behind, "eligible"] = False
     return means.reset_index()
+
+
+def left_behind(runs: pd.DataFrame, one: tuple[str, float], other: tuple[str, float], chosen: str) -> bool:
+    """Whether a setting has fewer seeds than another of its model and could not be ahead of it with as many as any has."""
+    if chosen == "seed" or one[0] != other[0]:
+        return False
+    rows = [runs[(runs["model"] == model) & (runs[chosen] == value)] for model, value in (one, other)]
+    most = runs[runs["model"] == one[0]].groupby(chosen).size().max()
+    ok = [each[each["status"] == "ok"].set_index("seed")["dev_loss"] for each in rows]
+    differences = (ok[0] - ok[1]).dropna().to_numpy()
+    return len(rows[0]) < len(rows[1]) and chance_above_zero(differences, most) >= 0.95
 
 
 def choices_of(runs: pd.DataFrame, chosen: str) -> pd.DataFrame:
