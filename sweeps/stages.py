@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.advice import advise
+from analysis.advice import Advice, advise
 from analysis.evidence import race
 from analysis.selection import SelectionRule, alpha_rule, choices, judged, lambda_rule, teacher_rule
 from analysis.settings import with_settings
@@ -30,6 +30,10 @@ class Choice:
     """What is chosen, such as `the teacher of cifar10`."""
     next: str = ""
     """What to type where nothing was found, and why."""
+    advice: Advice | None = None
+    """The same as values."""
+    nearest: Any = None
+    """What came nearest to being chosen, where nothing was."""
 
     @property
     def is_made(self) -> bool:
@@ -194,8 +198,16 @@ def _by_rule(rule: SelectionRule, stage: Stage, candidates: list[Trial], model: 
     if pd.isna(value):
         advice = advise(rule, judged(rule, rows))
         told = f"{advice.why} Next: {next_command(stage.options, stage.task, model, advice)}"
-        return Choice(what=what, why=str(chosen["why"]), next=told)
+        return Choice(what=what, why=str(chosen["why"]), next=told, advice=advice, nearest=_nearest(rule, rows, chosen))
     return Choice(value=str(value) if rule.picks_a_run else float(value), what=what, why=str(chosen["why"]))
+
+
+def _nearest(rule: SelectionRule, rows: pd.DataFrame, chosen: pd.Series) -> Any:
+    """The value, or the digest of the run, that came nearest to `p_target`; None where none has a result."""
+    value = chosen.get(f"nearest_{rule.chosen}")
+    if value is None or pd.isna(value):
+        return None
+    return rows.loc[rows["seed"] == value, "digest"].iloc[0] if rule.picks_a_run else float(value)
 
 
 def lambda_trials(stage: Stage, model: str, lambdas: Sequence[float]) -> list[Trial]:
