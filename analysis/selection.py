@@ -376,7 +376,7 @@ def _left_behind(
                 behind_by = sign * (scores[_key(setting[by])] - scores[_key(other[by])]).dropna().to_numpy()
                 if chance_above_zero(behind_by, setting["num_seeds_expected"]) >= 1 - ERROR:
                     behind = f"behind {rule.named(other[rule.chosen])} on them"
-                    reasons[index] = f"{setting['num_rows']} of {setting['num_seeds_expected']} seeds, {behind}"
+                    reasons.loc[index] = f"{setting['num_rows']} of {setting['num_seeds_expected']} seeds, {behind}"
     return reasons
 
 

@@ -332,7 +332,7 @@ def left_behind(runs: pd.DataFrame, one: tuple[str, float], other: tuple[str, fl
     most = runs[runs["model"] == one[0]].groupby(chosen).size().max()
     ok = [each[each["status"] == "ok"].set_index("seed")["dev_loss"] for each in rows]
     differences = (ok[0] - ok[1]).dropna().to_numpy()
-    return len(rows[0]) < len(rows[1]) and chance_above_zero(differences, most) >= 0.95
+    return len(rows[0]) < len(rows[1]) and bool(chance_above_zero(differences, most) >= 0.95)
 
 
 def choices_of(runs: pd.DataFrame, chosen: str) -> pd.DataFrame:
