@@ -1,6 +1,7 @@
 """Models, samples and trials small enough to train in a blink, of the same classes as the large ones."""
 
 from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
 from rekd.method.teacher import Question, Targets, Teacher, compute_targets
 from rekd.method.train import TrainResult, train
+from rekd.store.checkpoints import Checkpoints, CheckpointWriter
 from rekd.tasks.data import Split
 from rekd.trial import FIDELITY, Trial
 
@@ -193,7 +195,11 @@ class Run:
 
 
 def begun(
-    trial: Trial, *, pool: Split | None = None, teacher: Teacher | None = None, checkpoints: Any = None
+    trial: Trial,
+    *,
+    pool: Split | None = None,
+    teacher: Teacher | None = None,
+    writer: CheckpointWriter | None = None,
 ) -> tuple[Generator[dict[str, Any], None, TrainResult], RationaleModel]:
     """A call of `train` on three quarters of a pool that has not taken a step yet, and its model."""
     pool = pool or SAMPLES[trial.model]()
@@ -204,21 +210,30 @@ def begun(
         Learner.of(trial, model, streams=streams, teacher=teacher),
         train_samples=DeviceSamples(pool, CPU, rows[rows % 4 != 0]),
         dev_samples=DeviceSamples(pool, CPU, rows[rows % 4 == 0]),
-        checkpoints=checkpoints,
+        writer=writer,
     )
     return steps, model
 
 
-def run(trial: Trial, *, stop_after: int | None = None, lean: float | None = None, **options: Any) -> Run:
-    """Trains; `stop_after` epochs the run is dropped, as if its process had died. Further options as in `begun`.
+def run(
+    trial: Trial,
+    *,
+    stop_after: int | None = None,
+    lean: float | None = None,
+    checkpoints: Checkpoints | None = None,
+    every: float = 0.0,
+    **options: Any,
+) -> Run:
+    """Trains; `stop_after` epochs the run is dropped, as if its process had died after the last checkpoint was written.
 
-    With `lean` the generator begins with that much in favour of selecting every feature.
+    Further options as in `begun`, `every` as in `CheckpointWriter`. With `lean` the generator begins with that much in favour of selecting every feature.
     """
-    steps, model = begun(trial, **options)
-    if lean is not None:
-        with torch.no_grad():
-            model.generator.head[1].bias[1] = lean
-    return collected(steps, model, stop_after=stop_after)
+    with nullcontext() if checkpoints is None else CheckpointWriter(checkpoints, every=every) as writer:
+        steps, model = begun(trial, writer=writer, **options)
+        if lean is not None:
+            with torch.no_grad():
+                model.generator.head[1].bias[1] = lean
+        return collected(steps, model, stop_after=stop_after)
 
 
 def collected(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from rekd.method.losses import Learner
 from rekd.method.models import RationaleModel
-from rekd.store.checkpoints import Checkpoints
+from rekd.store.checkpoints import BEST, Best, Checkpoints, CheckpointWriter
 from rekd.trial import Trial
 
 COLLAPSED_EPOCHS = 3
@@ -54,14 +55,15 @@ class RunState:
             self.best_loss, self.best_epoch = record["dev_loss"], self.epoch
             self.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
-    def save(self, checkpoints: Checkpoints, learner: Learner) -> None:
-        """Writes a checkpoint from which the run goes on as if it had not stopped."""
+    def save(self, writer: CheckpointWriter, learner: Learner) -> None:
+        """Gives a checkpoint to be written, from which the run goes on as if it had not stopped."""
         tensors = {f"model.{name}": value for name, value in learner.model.state_dict().items()}
-        tensors |= {f"best.{name}": value for name, value in self.best.items()}
         for index, values in learner.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
         tensors |= learner.streams.state()
-        checkpoints.save(self.epoch, tensors, {name: getattr(self, name) for name in _PLAIN})
+        plain = {name: copy(getattr(self, name)) for name in _PLAIN}  # the lists grow while it is being written
+        best = None if self.best_epoch is None else Best(self.best_epoch, self.best)
+        writer.save(self.epoch, tensors, plain, best)
 
     @classmethod
     def restored(cls, checkpoints: Checkpoints, learner: Learner) -> "RunState":
@@ -80,7 +82,7 @@ class RunState:
             moments.setdefault(int(index), {})[moment] = value
         learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": moments})
         learner.streams.load_state(tensors)
-        return cls(**plain, best=_below("best.", tensors))
+        return cls(**plain, best=_below(BEST, tensors))
 
 
 def misfit(tensors: Mapping[str, Tensor], plain: Mapping[str, Any], learner: Learner) -> str:
@@ -101,8 +103,8 @@ def _expected(tensors: Mapping[str, Tensor], learner: Learner) -> dict[str, Tens
     """Tensors of the names, shapes and types that a checkpoint of this learner has."""
     model = learner.model.state_dict()
     expected = {f"model.{name}": value for name, value in model.items()}
-    if any(name.startswith("best.") for name in tensors):  # none where no epoch was the best
-        expected |= {f"best.{name}": value for name, value in model.items()}
+    if any(name.startswith(BEST) for name in tensors):  # none where no epoch was the best
+        expected |= {f"{BEST}{name}": value for name, value in model.items()}
     seen = {name.split(".")[1] for name in tensors if name.startswith("optimizer.")}
     parameters = [parameter for group in learner.optimizer.param_groups for parameter in group["params"]]
     for index, parameter in enumerate(parameters):

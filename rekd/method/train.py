@@ -18,7 +18,7 @@ from rekd.method.run_state import RunState
 from rekd.method.samples import Batch, DeviceSamples
 from rekd.method.streams import Streams
 from rekd.method.views import Views, crop_flip
-from rekd.store.checkpoints import Checkpoints
+from rekd.store.checkpoints import CheckpointWriter
 from rekd.trial import Trial
 
 
@@ -42,13 +42,13 @@ def train(
     *,
     train_samples: DeviceSamples,
     dev_samples: DeviceSamples,
-    checkpoints: Checkpoints | None = None,
+    writer: CheckpointWriter | None = None,
     made_with: Mapping[str, str] | None = None,
 ) -> Generator[dict[str, Any], None, TrainResult]:
     """Trains the learner's model as its trial says and yields one record an epoch (columns: `EPOCHS_SCHEMA`).
 
-    The model lies on the samples' device. With `checkpoints` the run starts after the newest one that fits and yields the
-    records up to it again, so that whoever collects them has all. `made_with` names device and versions. Returns (as the
+    The model lies on the samples' device. With a `writer` of checkpoints the run starts after the newest one that fits and
+    yields the records up to it again, so that whoever collects them has all. `made_with` names device and versions. Returns (as the
     generator's value) a `TrainResult`.
     """
     trial, model, streams, teacher = learner.trial, learner.model, learner.streams, learner.teacher
@@ -57,7 +57,7 @@ def train(
     num_batches = math.ceil(len(train_samples) / trial.batch_size)
     num_steps = trial.epochs * num_batches
     num_features = model.num_features(dev_samples.inputs)
-    state = RunState() if checkpoints is None else RunState.restored(checkpoints, learner)
+    state = RunState() if writer is None else RunState.restored(writer.checkpoints, learner)
     if made_with is not None and dict(made_with) not in state.made_with:
         state.made_with.append(dict(made_with))
     attempt = state.records[-1]["attempt"] + 1 if state.records else 1
@@ -93,8 +93,8 @@ def train(
             "seconds": time.perf_counter() - started,
         }
         state.take_in(record, model, trial, num_features=num_features)
-        if checkpoints is not None and not state.diverged:
-            state.save(checkpoints, learner)
+        if writer is not None and writer.is_due and not state.diverged:
+            state.save(writer, learner)
         yield record
 
     if state.best:

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -180,7 +181,8 @@ def test_a_sweep_that_was_held_says_what_is_left(finished):
     plan = Plan(trials=trials, postponed=[LaterTrials(what="w", num_trials=4, needs="n", like=like)])
     result = SweepResult.of(plan, Ledger(finished).trials().to_pandas(), held="--max-hours 2 is reached.")
     console = Console(file=io.StringIO(), width=300)
-    assert _report(result, [DIGITS], finished, console, lambda *arguments: None) == 1
+    sweep = SimpleNamespace(tasks=[DIGITS], store=finished, console=console, show=lambda *arguments: None)
+    assert _report(sweep, result) == 1
     assert "Stopped: --max-hours 2 is reached." in console.file.getvalue()
     assert "3 trials have ended, 6 are left" in console.file.getvalue()
 
@@ -192,8 +194,8 @@ def test_nothing_is_refused_on_a_guess(typed, store, monkeypatch):
     monkeypatch.setattr("rekd.running.estimate.FLOPS", {"cpu": 1.0, "cuda": 1.0})
     monkeypatch.setattr(
         "sweeps.start._run",
-        lambda plan, current, *others: (
-            started.append(current) or SweepResult.of(current, Ledger(store).trials().to_pandas())
+        lambda sweep, outlook: (
+            started.append(outlook) or SweepResult.of(outlook.plan, Ledger(store).trials().to_pandas())
         ),
     )
     short = (*TYPED, "--epochs", "1", "--store", store.root)
