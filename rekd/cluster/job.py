@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,12 @@ class Command:
     store: str
 
     @classmethod
-    def typed(cls, cluster: Launched, *, store: str, default_store: str) -> "Command":
-        """The command that started this process. Raises ValueError where the cluster could not run it."""
-        script, arguments = Path(sys.argv[0]).resolve(), sys.argv[1:]
+    def typed(cls, cluster: Launched, *, store: str, default_store: str, more: Sequence[str] = ()) -> "Command":
+        """The command that started this process, and `more`, of which each option takes the place of one that was typed.
+
+        Raises ValueError where the cluster could not run it.
+        """
+        script, arguments = Path(sys.argv[0]).resolve(), [*sys.argv[1:], *more]
         if not script.is_relative_to(ROOT) or script.suffix != ".py":
             raise ValueError(
                 f"{cluster.file} has started a cluster, which takes commands such as `python sweeps/alpha_sweep.py`, not "
