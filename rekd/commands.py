@@ -140,7 +140,7 @@ def status(
 ) -> None:
     """Shows, with --cluster, what runs on the cluster that `ray up` started, and what it costs an hour."""
     from rekd.cluster.bill import ask, lines
-    from rekd.cluster.launched import FILES, find
+    from rekd.cluster.ray_cluster import FILES, find
 
     try:
         if not cluster:
@@ -179,7 +179,7 @@ def down(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A cluster file.")] = "cluster.yaml",
 ) -> None:
     """Ends the cluster that `ray up FILE` started, and what `ray down` leaves on machines that stay. Results stay too."""
-    from rekd.cluster.launched import take_down
+    from rekd.cluster.ray_cluster import take_down
 
     console = PlainConsole(highlight=False)
     _say_what_runs(file, console)
@@ -247,10 +247,10 @@ def _existing(uri: str) -> Store:
 def _say_what_runs(file: str, console: Console) -> None:
     """What is about to end and what it has cost an hour, where its head still answers."""
     from rekd.cluster.bill import ask, lines
-    from rekd.cluster.launched import launched_from
+    from rekd.cluster.ray_cluster import cluster_from
 
     try:
-        if (cluster := launched_from(file)) is not None and not cluster.stays:
+        if (cluster := cluster_from(file)) is not None and not cluster.stays:
             for line in lines(cluster, ask(cluster)):
                 console.print(escape(line), soft_wrap=True)
     except ValueError:  # taking it down says what is wrong
