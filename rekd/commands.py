@@ -1,5 +1,6 @@
 """One trial, one input or the end of a cluster, from the command line."""
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -9,13 +10,16 @@ from rich.markup import escape
 
 from rekd.command_line import PlainConsole, print_error
 from rekd.handover.handing import explain, export
+from rekd.schedule import grid_value
 from rekd.store.claims import LEASE, Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger
 from rekd.store.upkeep import KeepModels, Rubbish, find_rubbish, remove, run_again
 from rekd.tasks.commits import commits, moved, pinned
 from rekd.tasks.task import load_task
-from rekd.trial import Objective, Trial
+from rekd.trial import Objective, Trial, taught_by
+
+_MOVING = "a number, or 0.9->0.1:cosine"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 
@@ -26,9 +30,14 @@ def train(
     model: Annotated[str, typer.Option(help="One of the task's models.")],
     objective: Annotated[Objective, typer.Option(help="cls, re, or rekd with a teacher.")] = "re",
     seed: Annotated[int, typer.Option(min=0)] = 2026,
-    teacher: Annotated[str | None, typer.Option(metavar="DIGEST", help="The teacher's trial, for rekd.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Share of L_RE, for rekd.")] = None,
-    lambda_select: Annotated[float | None, typer.Option(help="Weight of L_select.")] = None,
+    teacher: Annotated[
+        list[str] | None, typer.Option(metavar="DIGEST[:WEIGHT]", help="The teacher's trial, for rekd; repeatable.")
+    ] = None,
+    distils: Annotated[
+        Literal["both", "rationale", "prediction"] | None, typer.Option(help="What of the teacher, for rekd.")
+    ] = None,
+    alpha: Annotated[str | None, typer.Option(help=f"Share of L_RE, for rekd: {_MOVING}.")] = None,
+    lambda_select: Annotated[str | None, typer.Option(help=f"Weight of L_select: {_MOVING}.")] = None,
     p_target: Annotated[float | None, typer.Option(help="Rationale ratio aimed at, a fraction.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     fidelity: Annotated[Literal["paper", "authors"], typer.Option()] = "paper",
@@ -37,8 +46,8 @@ def train(
     """Trains one trial without Ray, a line an epoch, and writes its row to the ledger."""
     console = PlainConsole(highlight=False)
     try:
-        given = {"teacher_digest": teacher, "alpha": alpha, "lambda_select": lambda_select, "p_target": p_target}
-        given |= {"epochs": epochs}
+        given = {"alpha": _number(alpha), "lambda_select": _number(lambda_select), "p_target": p_target}
+        given |= {"epochs": epochs, "distils": distils, **_taught_by(teacher or ())}
         chosen = load_task(task)
         overrides = {name: value for name, value in given.items() if value is not None}
         trial = chosen.trial(objective, model, seed=seed, fidelity=fidelity, **overrides)
@@ -78,6 +87,17 @@ def train(
         return
     console.print(f"[red]{row['status']}:[/] {escape(row['error'])}")
     raise typer.Exit(1)
+
+
+def _number(text: str | None) -> float | str | None:
+    return None if text is None else grid_value(text)
+
+
+def _taught_by(texts: Iterable[str]) -> dict[str, Any]:
+    """The fields of a trial with the teachers `DIGEST` or `DIGEST:WEIGHT`."""
+    split = [text.partition(":") for text in texts]
+    weights = {digest: float(weight or 1) for digest, _, weight in split}
+    return taught_by(weights) if weights else {}
 
 
 def _has_ended(ledger: Ledger, trial: Trial) -> bool:

@@ -114,7 +114,7 @@ class Agenda:
 
     def _teachers_again(self, students: Sequence[Trial]) -> list[Trial]:
         """Teachers whose models are gone, as from a store that was copied without them. Their rows stay until then."""
-        for digest in {trial.teacher_digest for trial in students if trial.teacher_digest} - self._teachers:
+        for digest in {digest for trial in students for digest in trial.teachers} - self._teachers:
             self._teachers.add(digest)
             rows = self.results.loc[(self.results["digest"] == digest) & (self.results["status"] == "ok"), "config"]
             if len(rows) and not is_saved(self.store, digest):
