@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,17 +18,25 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from analysis import figures, tables
+from analysis.advice import advised
 from analysis.copies import encoded, harmless, ledger_files
 from analysis.experiment import Stages, split_stages
 from analysis.frames import load_epochs, load_trials
 from analysis.macros import to_macros
 from analysis.query import query as run_query
 from analysis.report import report as write_report
-from analysis.selection import select_alpha, select_lambda_select, select_teacher
+from analysis.selection import (
+    SelectionRule,
+    lambda_rule,
+    select_alpha,
+    select_lambda_select,
+    select_teacher,
+    teacher_rule,
+)
 from analysis.settings import labels
 from analysis.status import status as status_of
 from rekd.command_line import PlainConsole, print_error
-from rekd.messages import cell, duration, plain
+from rekd.messages import cell, duration, number, plain
 from rekd.store.files import Store
 
 MOST_ROWS = 100
@@ -103,6 +112,8 @@ def select(store: StoreArgument, tolerance: ToleranceOption = 0.01, task: TaskOp
         _show_choices("lambda_select", select_lambda_select(stages.lambdas, tolerance))
         _show_choices("alpha", select_alpha(stages.alphas))
         _show_choices("teacher", select_teacher(stages.teachers, tolerance))
+        _say_next(lambda_rule(tolerance), stages.lambdas, store)
+        _say_next(teacher_rule(tolerance), stages.teachers, store)
 
 
 @app.command("tables")
@@ -306,6 +317,25 @@ def _show_choices(title: str, choices: pd.DataFrame) -> None:
     for label, (_, row) in zip(labels(choices), choices.iterrows(), strict=True):
         console.print(f"{row.get('task', '')} {label}: {row['why']}".strip())
     console.print()
+
+
+def _say_next(rule: SelectionRule, trials: pd.DataFrame, store: str) -> None:
+    """What to type for each group in which a rule finds nothing, and why."""
+    for group, advice in advised(rule, trials):
+        told = []
+        if advice.lambdas:
+            words = [
+                "--task",
+                group["task"],
+                "--models",
+                group["model"],
+                "--lambdas",
+                ",".join(map(number, advice.lambdas)),
+            ]
+            told.append(f"python sweeps/lambda_sweep.py {shlex.join([*words, '--store', store])}")
+        told += [f"--teacher-seed {advice.seed} of the sweep"] if advice.seed is not None else []
+        told += [f"--tolerance {number(advice.tolerance)}"] if advice.tolerance is not None else []
+        console.print(f"{group['task']} {group['model']}: {advice.why} Next: {', or '.join(told)}", soft_wrap=True)
 
 
 def _show(title: str, text: pd.DataFrame, notes: Sequence[str] = ()) -> None:

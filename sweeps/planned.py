@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 from rich import box
@@ -15,10 +16,12 @@ from rich.table import Table
 from rekd.cluster.prices import dollars, kind_for, kinds_of, read_prices
 from rekd.command_line import print_table
 from rekd.messages import duration
+from rekd.running.agenda import in_order
 from rekd.running.estimate import Estimator, Seconds
 from rekd.running.plan import Plan
 from rekd.store.files import Store
 from rekd.trial import Trial
+from sweeps.options import Options
 
 TOO_LONG = 12 * 3600.0
 """Seconds on a machine without a GPU beyond which a sweep wants to be asked for twice."""
@@ -56,6 +59,16 @@ class Outlook:
     def basis(self) -> str:
         """What the estimate rests on: a key of `BASES`."""
         return self.estimator.basis(self.likes)
+
+    @property
+    def seconds_in_order(self) -> list[float]:
+        """How long each trial takes, in the order in which they are run."""
+
+        def seconds(trial: Trial) -> float:
+            return self.estimator.seconds(trial).expected
+
+        later = [seconds(group.like) for group in self.plan.postponed for _ in range(group.num_trials)]
+        return [*map(seconds, in_order(self.to_do, self.plan, seconds)), *later]
 
     @property
     def num_later(self) -> int:
@@ -131,6 +144,21 @@ def _counts(outlook: Outlook, store: Store) -> str:
     num_shared = len(plan.trials) - len(plan.unique_trials()) + sum(group.num_shared for group in plan.postponed)
     shared = f", {num_shared} shared between parts of the sweep" if num_shared else ""
     return f"{num_unique} trials{shared}: {outlook.num_done} in the ledger {escape(str(store))}, {outlook.num_to_run} to run."
+
+
+def print_limits(console: Console, options: Options, outlook: Outlook, *, slots: int | None) -> None:
+    """Prints how much of the plan fits into a budget and until a time; nothing where there are none."""
+    rooms = {}
+    if options.budget is not None:
+        rooms[f"--budget {options.budget:g}h"] = 3600 * options.budget / options.gpus_of_a_trial
+    if options.until is not None and slots:
+        rooms[f"--until {options.until:%H:%M}"] = slots * (options.until.timestamp() - datetime.now().timestamp())
+    seconds = outlook.seconds_in_order
+    for name, room in rooms.items():
+        num_fit = sum(end <= room for end in accumulate(seconds))
+        left = seconds[num_fit:]
+        rest = f"; {len(left)} are left, {duration(sum(left))} of work" if left else ""
+        console.print(f"{name}: about {num_fit} of {len(seconds)} trials fit{rest}.")
 
 
 def print_price(console: Console, work: Seconds, price: float) -> None:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 FLOORS = (
-    ("messages", "trial", "command_line", "loopback"),
+    ("messages", "schedule", "trial", "command_line", "loopback"),
     ("store", "tasks", "cluster"),
     ("method",),
     ("running", "handover"),

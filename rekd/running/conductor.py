@@ -43,8 +43,13 @@ class Conductor:
         self.is_interrupted = False
         self.held = ""
         """Why nothing is started any more; what runs goes on to its end."""
-        self.limit: Callable[[], str] = lambda: ""
-        """Says why nothing more is to be started; nothing as long as there is no reason."""
+        self.limit: Callable[..., str] = lambda **of_a_trial: ""
+        """Says why nothing more is to be started, or not a trial of so many `seconds` and `gpu_seconds` with all before it;
+        nothing as long as there is no reason."""
+        self.gpus_of: Callable[[Trial], float] = lambda trial: 1.0
+        """Says how many GPUs a trial takes; 1 where it needs none."""
+        self.gpu_seconds = 0.0
+        """What the trials took that have ended here."""
         self._ended: list[Trial] = []
         self._expect()
 
@@ -56,8 +61,11 @@ class Conductor:
     def look_at_limit(self) -> None:
         """Starts nothing more from now on where there is a reason. The first one stands."""
         if not self.held and (why := self.limit()):
-            self.held = why
-            self.progress.say(f"[yellow]No more trials are started:[/] {escape(why)}")
+            self._hold(why)
+
+    def _hold(self, why: str) -> None:
+        self.held = why
+        self.progress.say(f"[yellow]No more trials are started:[/] {escape(why)}")
 
     def next_trial(self, key: str) -> Trial | None:
         """The trial that `key` is to run; None where there is none now: all slots are taken, or supplies are missing."""
@@ -96,6 +104,7 @@ class Conductor:
             row = self._given_up(trial)
         self.claims.release(trial.digest)
         self.num_trained += 1
+        self.gpu_seconds += (row["train_seconds"] or self.agenda.seconds(trial)) * self.gpus_of(trial)
         self._take_in(trial, row)
 
     def is_taken_over(self, key: str) -> bool:
@@ -115,18 +124,33 @@ class Conductor:
         )
 
     def _claimed(self) -> Trial | None:
-        """The first trial of the queue that is supplied and that no other sweep has claimed."""
+        """The first trial of the queue that fits into the limits, is supplied and that no other sweep has claimed."""
         elsewhere = self.claims.elsewhere()
+        refused: list[str] = []
         self.progress.elsewhere = sum(trial.digest in elsewhere for trial in self.agenda.queue)
         for trial in list(self.agenda.queue):
-            if trial.digest in elsewhere or trial.teacher_digest in self.agenda.again:
+            if trial.digest in elsewhere or not trial.teachers.keys().isdisjoint(self.agenda.again):
+                continue
+            if why := self._why_not(trial):
+                refused.append(why)
                 continue
             if not self.is_supplied(trial) or not self.claims.take(trial.digest):
                 continue
             self.agenda.give(trial)
             if not self._has_ended_meanwhile(trial):
                 return trial
+        # As long as something runs, its end may tell that others take less than was thought, or bring shorter ones.
+        if refused and not self.live and len(refused) == len(self.agenda.queue):
+            self._hold(refused[0])
         return None
+
+    def _why_not(self, trial: Trial) -> str:
+        """Why a trial does not fit into what is left of the limits; nothing where it does."""
+        given = sum(map(self._gpu_seconds, [*self.live.values(), trial]))
+        return self.limit(seconds=self.agenda.seconds(trial), gpu_seconds=self.gpu_seconds + given)
+
+    def _gpu_seconds(self, trial: Trial) -> float:
+        return self.agenda.seconds(trial) * self.gpus_of(trial)
 
     def _has_ended_meanwhile(self, trial: Trial) -> bool:
         """Whether another sweep has run a trial since the ledger was read."""
