@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -172,10 +173,18 @@ def report_command(
     tolerance: ToleranceOption = 0.01,
     baseline: BaselineOption = Baseline.same,
     interval: MethodOption = Method.student,
+    watch: Annotated[
+        bool, typer.Option("--watch/--once", help="Serve it to this machine, with what runs now; or write the file.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="With --watch; 0 is any free one.")] = 8643,
 ) -> None:
-    """Writes the report: one HTML file that needs no network."""
+    """Writes the report: one HTML file that needs no network; or serves it while a sweep runs."""
+    options = {"tolerance": tolerance, "baseline": baseline.value, "method": interval.value}
     with _bad_input():
-        content = write_report(store, tolerance=tolerance, baseline=baseline.value, method=interval.value).encode()
+        if watch:
+            _watch(store, options, port)
+            return
+        content = write_report(store, **options).encode()
         if out is None:
             place = Store(store)
             path = f"{place.pictures_folder}/report.html"
@@ -184,6 +193,19 @@ def report_command(
             path = str(out)
             _write(out, content)
         console.print(f"The report is {path} ({len(content) / 1e6:.1f} MB).", soft_wrap=True)
+
+
+def _watch(store: str, options: dict[str, Any], port: int) -> None:
+    from analysis.live import LiveReport
+    from rekd.loopback import serve
+
+    _require_store(store)
+    ready = partial(_say, "The report is {} and follows what runs (Ctrl-C ends it).")
+    serve(LiveReport(store, options).app(), port=port, ready=ready)
+
+
+def _say(sentence: str, what: str) -> None:
+    console.print(sentence.format(what), soft_wrap=True)
 
 
 @app.command("export-ledger")

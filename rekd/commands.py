@@ -1,21 +1,28 @@
 """One trial, one input or the end of a cluster, from the command line."""
 
+from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
-from rekd.command_line import PlainConsole, print_error
+from rekd.command_line import PlainConsole, print_error, print_table
 from rekd.handover.handing import explain, export
+from rekd.schedule import grid_value
 from rekd.store.claims import LEASE, Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger
 from rekd.store.upkeep import KeepModels, Rubbish, find_rubbish, remove, run_again
 from rekd.tasks.commits import commits, moved, pinned
 from rekd.tasks.task import load_task
-from rekd.trial import Objective, Trial
+from rekd.trial import Objective, Trial, taught_by
+
+_MOVING = "a number, or 0.9->0.1:cosine"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 
@@ -26,9 +33,14 @@ def train(
     model: Annotated[str, typer.Option(help="One of the task's models.")],
     objective: Annotated[Objective, typer.Option(help="cls, re, or rekd with a teacher.")] = "re",
     seed: Annotated[int, typer.Option(min=0)] = 2026,
-    teacher: Annotated[str | None, typer.Option(metavar="DIGEST", help="The teacher's trial, for rekd.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Share of L_RE, for rekd.")] = None,
-    lambda_select: Annotated[float | None, typer.Option(help="Weight of L_select.")] = None,
+    teacher: Annotated[
+        list[str] | None, typer.Option(metavar="DIGEST[:WEIGHT]", help="The teacher's trial, for rekd; repeatable.")
+    ] = None,
+    distils: Annotated[
+        Literal["both", "rationale", "prediction"] | None, typer.Option(help="What of the teacher, for rekd.")
+    ] = None,
+    alpha: Annotated[str | None, typer.Option(help=f"Share of L_RE, for rekd: {_MOVING}.")] = None,
+    lambda_select: Annotated[str | None, typer.Option(help=f"Weight of L_select: {_MOVING}.")] = None,
     p_target: Annotated[float | None, typer.Option(help="Rationale ratio aimed at, a fraction.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     fidelity: Annotated[Literal["paper", "authors"], typer.Option()] = "paper",
@@ -37,8 +49,8 @@ def train(
     """Trains one trial without Ray, a line an epoch, and writes its row to the ledger."""
     console = PlainConsole(highlight=False)
     try:
-        given = {"teacher_digest": teacher, "alpha": alpha, "lambda_select": lambda_select, "p_target": p_target}
-        given |= {"epochs": epochs}
+        given = {"alpha": _number(alpha), "lambda_select": _number(lambda_select), "p_target": p_target}
+        given |= {"epochs": epochs, "distils": distils, **_taught_by(teacher or ())}
         chosen = load_task(task)
         overrides = {name: value for name, value in given.items() if value is not None}
         trial = chosen.trial(objective, model, seed=seed, fidelity=fidelity, **overrides)
@@ -78,6 +90,17 @@ def train(
         return
     console.print(f"[red]{row['status']}:[/] {escape(row['error'])}")
     raise typer.Exit(1)
+
+
+def _number(text: str | None) -> float | str | None:
+    return None if text is None else grid_value(text)
+
+
+def _taught_by(texts: Iterable[str]) -> dict[str, Any]:
+    """The fields of a trial with the teachers `DIGEST` or `DIGEST:WEIGHT`."""
+    split = [text.partition(":") for text in texts]
+    weights = {digest: float(weight or 1) for digest, _, weight in split}
+    return taught_by(weights) if weights else {}
 
 
 def _has_ended(ledger: Ledger, trial: Trial) -> bool:
@@ -128,6 +151,34 @@ def audit(
         raise _bad_input(error) from error
 
 
+@app.command()
+def score(
+    digest: Annotated[
+        str, typer.Argument(metavar="DIGEST", help="The RE or REKD trial on whose model they are scored.")
+    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A table with a row a test sample, in their order.")],
+    column: Annotated[str, typer.Option(help="Its column of masks or spans, as a task's rationale_column.")],
+    task: Annotated[str, typer.Option(metavar="NAME|FILE.toml", help="The trial's task.")],
+    store: Annotated[str, typer.Option(metavar="URI", help="Where results are.")] = "results",
+) -> None:
+    """Scores explanations that somebody else made on a trained model, beside the model's own."""
+    from rekd.running.others import score_others
+    from rekd.running.supplies import Supplies, default_device
+
+    try:
+        supplies = Supplies(_existing(store), device=default_device())
+        chosen = pinned(load_task(task), [])
+        found = dict(score_others(chosen, supplies, digest, file, column))
+    except (ValueError, OSError) as error:
+        raise _bad_input(error) from error
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "the model's own", "those of the file"):
+        table.add_column(name, justify="left" if not name else "right")
+    for name, value in found["model"].items():
+        table.add_row(name.replace("_", " "), f"{value:.3f}", f"{found['file'][name]:.3f}")
+    print_table(PlainConsole(highlight=False), table)
+
+
 app.command()(explain)
 app.command()(export)
 
@@ -140,7 +191,7 @@ def status(
 ) -> None:
     """Shows, with --cluster, what runs on the cluster that `ray up` started, and what it costs an hour."""
     from rekd.cluster.bill import ask, lines
-    from rekd.cluster.launched import FILES, find
+    from rekd.cluster.ray_cluster import FILES, find
 
     try:
         if not cluster:
@@ -179,7 +230,7 @@ def down(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A cluster file.")] = "cluster.yaml",
 ) -> None:
     """Ends the cluster that `ray up FILE` started, and what `ray down` leaves on machines that stay. Results stay too."""
-    from rekd.cluster.launched import take_down
+    from rekd.cluster.ray_cluster import take_down
 
     console = PlainConsole(highlight=False)
     _say_what_runs(file, console)
@@ -247,10 +298,10 @@ def _existing(uri: str) -> Store:
 def _say_what_runs(file: str, console: Console) -> None:
     """What is about to end and what it has cost an hour, where its head still answers."""
     from rekd.cluster.bill import ask, lines
-    from rekd.cluster.launched import launched_from
+    from rekd.cluster.ray_cluster import cluster_from
 
     try:
-        if (cluster := launched_from(file)) is not None and not cluster.stays:
+        if (cluster := cluster_from(file)) is not None and not cluster.stays:
             for line in lines(cluster, ask(cluster)):
                 console.print(escape(line), soft_wrap=True)
     except ValueError:  # taking it down says what is wrong

@@ -13,6 +13,7 @@ import typer
 from rekd.cluster.prices import handed_prices
 from rekd.command_line import print_error, run_app
 from rekd.running.limits import WAIT_MINUTES, Limits
+from rekd.schedule import grid_value
 from rekd.tasks.task import Task, load_task
 from rekd.tasks.task_file import seeds_in
 
@@ -60,14 +61,15 @@ def _by_evidence(text: str) -> SeedsByEvidence:
     return SeedsByEvidence(first=int(found[1]), most=int(found[2])) if found[1] else SeedsByEvidence()
 
 
-def parse_grid(text: str | tuple[float, ...]) -> tuple[float, ...]:
-    """`0,0.3,0.5`: numbers, each once."""
+def parse_grid(text: str | tuple[float | str, ...]) -> tuple[float | str, ...]:
+    """`0,0.3,0.9->0.1:cosine`: numbers, or ways of a number over the run, each once."""
     if isinstance(text, tuple):
         return text
     try:
-        values = tuple(float(part) for part in text.split(","))
+        values = tuple(grid_value(part) for part in text.split(","))
     except ValueError as error:
-        raise typer.BadParameter(f"a grid is numbers with commas between, such as 0,0.3,0.5, got {text!r}.") from error
+        hint = error if "->" in text else f"got {text!r}."
+        raise typer.BadParameter(f"a grid is numbers with commas between, such as 0,0.3,0.5, {hint}") from error
     if len(set(values)) < len(values):
         raise typer.BadParameter(f"{text!r} names a value twice. Give it once.")
     return values

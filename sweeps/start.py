@@ -14,7 +14,7 @@ from rich.markup import escape
 from analysis import load_trials
 from rekd.cluster import autodown
 from rekd.cluster.job import Command, hand_over
-from rekd.cluster.launched import FILES, ROOT, find, read_cluster_file
+from rekd.cluster.ray_cluster import FILES, ROOT, find, read_cluster_file
 from rekd.command_line import PlainConsole
 from rekd.messages import duration, one_line
 from rekd.running.estimate import Estimator

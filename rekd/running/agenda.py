@@ -113,7 +113,7 @@ class Agenda:
 
     def _teachers_again(self, students: Sequence[Trial]) -> list[Trial]:
         """Teachers whose models are gone, as from a store that was copied without them. Their rows stay until then."""
-        for digest in {trial.teacher_digest for trial in students if trial.teacher_digest} - self._teachers:
+        for digest in {digest for trial in students for digest in trial.teachers} - self._teachers:
             self._teachers.add(digest)
             rows = self.results.loc[(self.results["digest"] == digest) & (self.results["status"] == "ok"), "config"]
             if len(rows) and not is_saved(self.store, digest):
@@ -127,7 +127,8 @@ class Agenda:
         task = self.tasks.get(trial.task)
         if task is None or trial.model not in task.models:
             return False
-        return (trial.task_digest, trial.model_digest) == (task.digest, task.models[trial.model].digest)
+        known = task.seen_by(trial.model).digest, task.models[trial.model].digest
+        return (trial.task_digest, trial.model_digest) == known
 
     def _join_news(self) -> None:
         if self._news:

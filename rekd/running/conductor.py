@@ -129,7 +129,7 @@ class Conductor:
         refused: list[str] = []
         self.progress.elsewhere = sum(trial.digest in elsewhere for trial in self.agenda.queue)
         for trial in list(self.agenda.queue):
-            if trial.digest in elsewhere or trial.teacher_digest in self.agenda.again:
+            if trial.digest in elsewhere or not trial.teachers.keys().isdisjoint(self.agenda.again):
                 continue
             if why := self._why_not(trial):
                 refused.append(why)

@@ -21,8 +21,8 @@ from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
 from rekd.method.train import TrainResult
 from rekd.running.supplies import Supplies
-from rekd.store.files import Store
-from rekd.store.ledger import Ledger, Outcome
+from rekd.running.teaching import teacher_masks, teacher_train_share
+from rekd.store.ledger import Outcome
 from rekd.tasks.data import Data
 from rekd.tasks.task import Task
 from rekd.tasks.truth import Truth, agreement, auprc
@@ -100,16 +100,20 @@ class Examination:
         return values
 
     def _of_teacher(self, model: RationaleModel) -> dict[str, Any]:
-        """How far the rationales of the dev split are the teacher's; nothing where there is none."""
+        """How far the rationales of the dev split are those of its teachers, on average; nothing where there is none."""
         trial, supplies, dev_indices = self.trial, self.supplies, self.dev_indices
         if trial.teacher_digest is None:
             return {}
         dev = {name: array[dev_indices] for name, array in self.data.pool.arrays.items()}
         noise = rationale_noise(trial, device=supplies.device)
         mask, _ = masks_of(model, dev, device=supplies.device, sampled_by=noise)
-        teacher_mask = supplies.targets(self.task, trial.teacher_digest).masks(dev_indices, sampled_by=noise)
-        share = _teacher_train_share(trial.teacher_digest, self.data, dev_indices, supplies.store)
-        return {"dev_teacher_overlap": overlap(mask, teacher_mask), "dev_teacher_train_share": share}
+        masks = teacher_masks(trial, self.task, supplies, model, dev_indices, sampled_by=noise)
+        overlaps = [overlap(mask, teacher_mask) for teacher_mask in masks]
+        share = teacher_train_share(trial, self.data, dev_indices, supplies)
+        return {
+            "dev_teacher_overlap": sum(overlaps) / len(overlaps) if overlaps else None,
+            "dev_teacher_train_share": share,
+        }
 
 
 def _agreement(model: RationaleModel, found: Predictions, truth: Truth) -> dict[str, float]:
@@ -119,12 +123,3 @@ def _agreement(model: RationaleModel, found: Predictions, truth: Truth) -> dict[
     scores = found.selection_difference.cpu().numpy()[truth.known]
     values = agreement(mask, marks) | {"auprc": auprc(scores, marks)}
     return {f"test_rationale_{name}": value for name, value in values.items() if not math.isnan(value)}
-
-
-def _teacher_train_share(teacher_digest: str, data: Data, dev_indices: np.ndarray, store: Store) -> float | None:
-    """Share of the dev split that the teacher was trained on; None where the ledger does not know the teacher."""
-    rows = Ledger(store).trials([teacher_digest]).select(["split", "seed"]).to_pylist()
-    if not rows:
-        return None
-    teacher_train, _ = data.train_dev(rows[0]["split"], rows[0]["seed"])
-    return float(np.isin(dev_indices, teacher_train).mean())

@@ -15,11 +15,11 @@ from rekd.method.losses import Learner
 from rekd.method.models import RationaleModel
 from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
-from rekd.method.teacher import Teacher
 from rekd.method.train import one_thread, train
 from rekd.running.examine import Examination
 from rekd.running.shown import write_rationales
 from rekd.running.supplies import Supplies
+from rekd.running.teaching import teacher_of
 from rekd.store.checkpoints import Checkpoints, CheckpointWriter
 from rekd.store.files import Store, StoreUnavailableError
 from rekd.store.ledger import Ledger, Outcome
@@ -46,12 +46,12 @@ def run_trial(
     store.write(store.running_trial_file(trial.digest), canonical_json(asdict(trial)).encode())
     try:
         with one_thread(device), CheckpointWriter(checkpoints, every=checkpoint_every) as writer:
-            task = pinned(task, [trial.model])
+            task = pinned(task.seen_by(trial.model), [trial.model])
             data = supplies.data(task)
             splits = data.train_dev(trial.split, trial.seed)
             streams = Streams(trial.seed, kind=trial.random_streams, device=device)
             model = build_model(trial, task, data, streams).to(device)
-            teacher = _teacher(trial, task, supplies, num_features=model.num_features(data.pool.arrays))
+            teacher = teacher_of(trial, task, supplies, model)
             result = yield from train(
                 Learner.of(trial, model, streams=streams, teacher=teacher),
                 train_samples=DeviceSamples(data.pool, device, splits[0]),
@@ -76,14 +76,16 @@ def run_trial(
 
 def check_trial(trial: Trial, *, task: Task, supplies: Supplies) -> list[str]:
     """Remarks on the trial's data. Raises ValueError where data, model or teacher are not what the trial needs."""
+    task = task.seen_by(trial.model)
     data = supplies.data(task)
     check_model(trial, task, data)
-    store, teacher = supplies.store, trial.teacher_digest
-    if teacher is not None and not store.names_in(store.model_folder(teacher)):
-        raise ValueError(
-            f"The store {store} has no model of a trial {teacher}. Train it first (after `python -m rekd redo {store} "
-            f"{teacher}`, where it has a result), or choose another teacher."
-        )
+    store = supplies.store
+    for teacher in trial.teachers:
+        if not store.names_in(store.model_folder(teacher)):
+            raise ValueError(
+                f"The store {store} has no model of a trial {teacher}. Train it first (after `python -m rekd redo {store} "
+                f"{teacher}`, where it has a result), or choose another teacher."
+            )
     return remarks_on(data, task, trial)
 
 
@@ -151,29 +153,6 @@ def _shown(store: Store, trial: Trial, model: RationaleModel, data: Data, *, dev
     except Exception as error:
         return f"Its rationales to look at could not be written: {describe(error)}"
     return None
-
-
-def _teacher(trial: Trial, task: Task, supplies: Supplies, *, num_features: int) -> Teacher | None:
-    if trial.teacher_digest is None:
-        return None
-    student_mask = trial.teacher_sees == "student_mask"
-    augmented = task.teacher_mode(trial) == "live"
-    targets = supplies.targets(task, trial.teacher_digest)
-    if targets.selection_difference.shape[1] != num_features:
-        raise ValueError(
-            f"The teacher selects among {targets.selection_difference.shape[1]} features, the student {trial.model} among "
-            f"{num_features}. Give both the same patch and image size."
-        )
-    model = supplies.teacher(trial.teacher_digest) if student_mask or augmented else None
-    num_view_epochs = task.num_view_epochs(trial)
-    return Teacher(
-        targets,
-        model=model,
-        student_mask=student_mask,
-        augmented=augmented,
-        views=supplies.view_targets(task, trial.teacher_digest, num_view_epochs) if num_view_epochs else (),
-        device=supplies.device,
-    )
 
 
 def _made_with(device: torch.device, commit: str) -> dict[str, str]:
