@@ -13,9 +13,10 @@ from rich.table import Table
 
 from rekd.cluster.prices import dollars, kind_for, kinds_of, read_prices
 from rekd.command_line import print_table
-from rekd.messages import duration
+from rekd.messages import duration, size
 from rekd.running.estimate import Estimator, Seconds
 from rekd.running.plan import Plan
+from rekd.running.written import written
 from rekd.store.files import Store
 from rekd.trial import Trial
 
@@ -46,6 +47,8 @@ def print_plan(
     work: Seconds,
     slots: int | None,
     store: Store,
+    *,
+    checkpoint_every: float,
 ) -> None:
     """Trials by task, model and objective, what is done of them, and what the rest will take."""
     undone = {trial.digest for trial in to_do}
@@ -89,6 +92,13 @@ def print_plan(
     source = BASES[basis]
     wall = f", {duration(work.expected / slots)} with {slots} at a time" if slots else ""
     console.print(f"Time: {_span(work)}{wall}; {source}.")
+    counted = [(trial, 1) for trial in to_do] + [(group.like, group.num_trials) for group in plan.postponed]
+    bytes_of = written(counted, estimator, checkpoint_every=checkpoint_every)
+    console.print(
+        f"Writes: up to {size(bytes_of.checkpoints)} of checkpoints, the largest {size(bytes_of.largest)}, of which a trial "
+        f"keeps two while it runs; {size(bytes_of.models)} of models.",
+        soft_wrap=True,
+    )
 
 
 def print_price(console: Console, work: Seconds, price: float) -> None:

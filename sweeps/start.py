@@ -60,13 +60,14 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
         estimator = _calibrated(estimator, current, to_do, results, tasks)
         work = work_of(current, to_do, estimator)
         is_slow &= work.expected / (slots or 1) > TOO_LONG
+    every = options.checkpoint_every
     if options.dry_run:
-        print_plan(console, current, to_do, estimator, work, slots, store)
+        print_plan(console, current, to_do, estimator, work, slots, store, checkpoint_every=every)
         if to_do and (options.cluster or is_slow or price is not None):
             _print_cost(console, options, current, to_do, results, tasks, price)
         return 0
     if to_do and is_slow and not options.yes:
-        print_plan(console, current, to_do, estimator, work, slots, store)
+        print_plan(console, current, to_do, estimator, work, slots, store, checkpoint_every=every)
         console.print(
             "\n[bold]Nothing was started:[/] this machine has no GPU, and there is no cluster. "
             "[bold]--task digits[/] is the size for this machine; [bold]--address[/] names a cluster; "
@@ -192,6 +193,7 @@ def _run(
             max_concurrent=options.max_concurrent,
             callbacks=callbacks,
             limits=limits,
+            checkpoint_every=options.checkpoint_every,
         )
     finally:
         disconnect()

@@ -120,3 +120,24 @@ def test_the_shape_of_a_local_model_is_read_from_its_folder(image_task):
         for each in (task, larger)
     )
     assert large > 5 * small
+
+
+def test_the_time_of_a_trial_that_ran_on_both_is_of_neither_device():
+    task = load_task("digits")
+    trial = task.trial("re", "vit-student", seed=1)
+    row = {
+        "task_digest": trial.task_digest,
+        "model_digest": trial.model_digest,
+        "objective": "re",
+        "num_epochs": trial.epochs,
+        "status": "ok",
+        "train_seconds": 1e6,
+    }
+    for devices, basis in {
+        "cpu": ("ledger", "arithmetic"),
+        "NVIDIA L40S; NVIDIA A100": ("arithmetic", "ledger"),
+        "cpu; NVIDIA L40S": ("arithmetic", "arithmetic"),
+    }.items():
+        rows = pd.DataFrame([row | {"device": devices}])
+        found = [Estimator(rows, [task], device=device).basis([trial]) for device in ("cpu", "cuda")]
+        assert tuple(found) == basis, devices

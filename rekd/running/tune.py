@@ -56,13 +56,15 @@ def run_sweep(
     callbacks: Sequence[tune.Callback] = (),
     trainable: Callable[..., None] | None = None,
     limits: Limits = Limits(),  # noqa: B008 - it is frozen
+    checkpoint_every: float = 0.0,
 ) -> SweepResult:
     """Runs what a plan asks for and the ledger does not have, until the plan has nothing more to ask.
 
     A trial starts as soon as the results that it depends on are there. One that `failed` in an earlier run is tried
     again. One that another sweep on this store is running is left to it, and its result awaited. `trainable` takes the
     place of training, for measurements: called with a trial's fields and what trials share, it writes the ledger. Once one of
-    the `limits` is reached no trial is started any more, and the result says so.
+    the `limits` is reached no trial is started any more, and the result says so. Trials write a checkpoint after each epoch,
+    or where `checkpoint_every` so many seconds have passed since the one before.
 
     Without a `cluster` Ray is started on this machine, or met where it runs already; what was started is stopped at the
     end. Without a `progress` the terminal shows how far it is.
@@ -86,6 +88,7 @@ def run_sweep(
                 callbacks=callbacks,
                 trainable=trainable,
                 limits=limits,
+                checkpoint_every=checkpoint_every,
             )
     by_name = {task.name: task for task in tasks}
     shares = _fixed_shares(gpus_per_trial, cluster)
@@ -109,6 +112,7 @@ def run_sweep(
             store_uri=store.uri_for_workers,
             directory=shelf.directory,
             commit=_commit(),
+            checkpoint_every=checkpoint_every,
         )
         with_resources = tune.with_resources(function_of_trial, _resources(shares, by_name))
         watch = Watch(look_at_ray, needs="GPU" if shares.smallest else "CPU", notes=_why_none_is_ordered)

@@ -99,11 +99,15 @@ class Checkpoints:
 
     def _read_best(self, name: str) -> dict[str, Tensor]:
         match = _BEST_FILE.fullmatch(name)
+        if match is None:
+            raise DamagedFileError(f"its best version has no such name as {name}")
+        path = f"{self.folder}/{name}"
         try:
-            content = self.store.read(f"{self.folder}/{name}") if match else b""
+            content = self.store.read(path)
         except FileNotFoundError as error:
             raise DamagedFileError(f"its best version, {name}, is not there") from error
-        if match is None or _best_name(int(match[1]), content) != name:
+        if _best_name(int(match[1]), content) != name:
+            self.store.set_aside(path, content, "is damaged; the trial goes on without it")
             raise DamagedFileError(f"its best version, {name}, is not what was written")
         self._best = int(match[1]), name
         return {f"{BEST}{tensor}": value for tensor, value in unpack(content)[0].items()}
