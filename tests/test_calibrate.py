@@ -45,7 +45,7 @@ def test_a_measured_run_corrects_the_arithmetic_of_other_models():
     guess = Estimator(pd.DataFrame(columns=list(COLUMNS)), [task], device="cpu").seconds(teacher).expected
     student = task.trial("re", "vit-student", seed=0, epochs=1)
     uncorrected = Estimator(pd.DataFrame(columns=list(COLUMNS)), [task], device="cpu").seconds(student).expected
-    row = dict(zip(COLUMNS, (*kind_of(teacher), "re", 1, "ok", guess / 10, "cpu"), strict=True))
+    row = dict(zip(COLUMNS, (*kind_of(teacher), "re", 1, "ok", guess / 10, "cpu", 1000), strict=True))
     corrected = Estimator(pd.DataFrame([row]), [task], device="cpu")
     assert corrected.seconds(teacher).expected == pytest.approx(guess / 10)
     assert corrected.seconds(student).expected == pytest.approx(uncorrected / 10)
@@ -53,7 +53,7 @@ def test_a_measured_run_corrects_the_arithmetic_of_other_models():
 
 
 def measured_row(trial, seconds, device="cpu") -> dict:
-    return dict(zip(COLUMNS, (*kind_of(trial), trial.objective, 1, "ok", seconds, device), strict=True))
+    return dict(zip(COLUMNS, (*kind_of(trial), trial.objective, 1, "ok", seconds, device, 1000), strict=True))
 
 
 def test_the_same_data_and_model_under_another_name_take_as_long(image_task):

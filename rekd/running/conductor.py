@@ -1,6 +1,6 @@
 """Who runs what: trials are given out one at a time, claimed from other sweeps, and taken in when they have ended.
 
-It knows no Ray: whoever runs trials (`rekd.running.tune`) asks `next_trial` and tells `reached` and `ended`.
+It knows no Ray: whoever runs trials (`rekd.running.tune`) asks `next_trial` and tells `begun`, `reached` and `ended`.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from rekd.running.agenda import Agenda
 from rekd.running.plan import SweepResult
 from rekd.running.progress import Progress
 from rekd.running.retries import MAX_FAILURES, Retries
+from rekd.running.silence import Silence
 from rekd.store.claims import Claims
 from rekd.store.ledger import Ledger, Outcome
 from rekd.store.saved_model import is_saved
@@ -38,6 +39,8 @@ class Conductor:
         self.live: dict[str, Trial] = {}
         """What runs, by the key of who runs it."""
         self.retries = Retries()
+        self.silence = Silence(lambda trial: agenda.seconds(trial) / trial.epochs)
+        progress.reasons.append(self.silence.said)
         self.num_trained = 0
         """Trials that were run here."""
         self.is_interrupted = False
@@ -72,10 +75,26 @@ class Conductor:
             self.progress.start(trial)
         return trial
 
+    def begun(self, key: str, where: Callable[[], str]) -> None:
+        """A process has begun with the trial of `key`; `where` names its machine."""
+        if key in self.live:
+            self.silence.begun(self.live[key], where)
+
+    def hangs(self, key: str) -> bool:
+        """Whether the process that runs `key` is to be ended, because nothing was heard of it for long. It says so."""
+        trial = self.live.get(key)
+        if trial is None or not (why := self.silence.ends(trial)):
+            return False
+        self.progress.say(
+            f"[yellow]{trial} ({trial.digest}): {escape(why)}.[/] Its process is ended; it is tried again."
+        )
+        return True
+
     def reached(self, key: str, record: dict[str, Any]) -> None:
         """The trial of `key` has finished an epoch."""
         if key in self.live:
             self.retries.reached(self.live[key], record["epoch"])
+            self.silence.epoch(self.live[key], record.get("seconds", 0.0))
             self.progress.epoch(self.live[key], record)
 
     def ended(self, key: str, *, error: bool = False) -> None:
@@ -83,6 +102,7 @@ class Conductor:
         trial = self.live.pop(key, None)
         if trial is None or self.is_interrupted:
             return
+        self.silence.over(trial)
         row = self._row(trial)
         has_failed = row is None or row["status"] == "failed"
         # Another sweep runs it, or it had not started yet: an old failure is not its result.

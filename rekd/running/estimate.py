@@ -100,7 +100,8 @@ class Estimator:
         self.device = device
         self.steps = dict(steps or {})
         results = results.reindex(columns=list(COLUMNS))
-        alike = results[results["device"].fillna("").map(_kinds_of_device) == {device}]
+        is_alike = [_kinds_of_device(named) == {device} for named in results["device"].fillna("")]
+        alike = results.loc[pd.Series(is_alike, index=results.index, dtype=bool)]
         finished = alike[(alike["status"] == "ok") & (alike["train_seconds"] > 0)]
         kinds = [results[name] for name in ("task_digest", "model_digest", "objective")]
         self._parameters: dict[Any, float] = results["num_parameters"].groupby(kinds).max().dropna().to_dict()

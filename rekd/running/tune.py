@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -41,7 +42,7 @@ from rekd.trial import Trial
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN = 5.0
-"""Seconds between two looks for trials that have ended without a word."""
+"""Seconds between two looks for trials that have ended without a word, or hang."""
 
 
 def run_sweep(
@@ -272,7 +273,8 @@ class _InTurn(FIFOScheduler):
 
 
 class _Reporter(tune.Callback):
-    """Notices what Tune does not: Ctrl-C (to Tune an end like any other), a store that fails, trials it says nothing of."""
+    """Notices what Tune does not: Ctrl-C (to Tune an end like any other), a store that fails, trials it says nothing of,
+    and processes that hang."""
 
     def __init__(self, searcher: _GivenOut) -> None:
         self.searcher, self.looked = searcher, time.monotonic()
@@ -289,6 +291,13 @@ class _Reporter(tune.Callback):
             for trial in trials:
                 if trial.trial_id in conductor.live and trial.is_finished():
                     self.searcher.on_trial_complete(trial.trial_id, error=True)
+                elif conductor.hangs(trial.trial_id) and (actor := trial.temporary_state.ray_actor) is not None:
+                    ray.kill(actor)  # SIGKILL after 5 s where it does not end by itself; Tune then finds it lost
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Its process is there, and has been given the trial."""
+        answer = trial.temporary_state.ray_actor.get_current_ip_pid.remote()
+        self.searcher.conductor.begun(trial.trial_id, partial(_where, answer))
 
     def setup(self, *arguments: Any, **info: Any) -> None:
         handler = signal.getsignal(signal.SIGINT)
@@ -300,6 +309,13 @@ class _Reporter(tune.Callback):
 
         if callable(handler):
             signal.signal(signal.SIGINT, interrupted)
+
+
+def _where(answer: ray.ObjectRef) -> str:
+    """The machine of a process that was asked for it; it may hang since before it answered."""
+    if not ray.wait([answer], timeout=0)[0]:
+        return "a machine that does not say"
+    return ray.get(answer)[0]
 
 
 def _trainable(config: dict[str, Any], **shared: Any) -> None:
