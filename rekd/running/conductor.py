@@ -3,7 +3,11 @@
 It knows no Ray: whoever runs trials (`rekd.running.tune`) asks `next_trial` and tells `begun`, `reached` and `ended`.
 """
 
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 from rich.markup import escape
@@ -13,10 +17,13 @@ from rekd.running.plan import SweepResult
 from rekd.running.progress import Progress
 from rekd.running.retries import MAX_FAILURES, Retries
 from rekd.running.silence import Silence
-from rekd.store.claims import Claims
+from rekd.store.claims import AT_A_TIME, SLOW, Claims
 from rekd.store.ledger import Ledger, Outcome
 from rekd.store.saved_model import is_saved
 from rekd.trial import Trial
+
+AHEAD = 0.25
+"""The share of the slots for which a store where claiming takes long (`SLOW`) is asked ahead."""
 
 
 class Conductor:
@@ -48,18 +55,22 @@ class Conductor:
         """Why nothing is started any more; what runs goes on to its end."""
         self.limit: Callable[[], str] = lambda: ""
         """Says why nothing more is to be started; nothing as long as there is no reason."""
+        self._ready: deque[Trial] = deque()  # claimed, and not given out yet
+        self._ahead = 0
         self._ended: list[Trial] = []
         self._expect()
 
     @property
     def is_over(self) -> bool:
         """Whether no result can bring another trial."""
-        return self.is_interrupted or not (self.live or (self.agenda.queue and not self.held))
+        return self.is_interrupted or not (self.live or ((self.agenda.queue or self._ready) and not self.held))
 
     def look_at_limit(self) -> None:
         """Starts nothing more from now on where there is a reason. The first one stands."""
         if not self.held and (why := self.limit()):
             self.held = why
+            while self._ready:
+                self._put_back(self._ready.pop())
             self.progress.say(f"[yellow]No more trials are started:[/] {escape(why)}")
 
     def next_trial(self, key: str) -> Trial | None:
@@ -114,7 +125,7 @@ class Conductor:
                 self._put_back(trial)
                 return
             row = self._given_up(trial)
-        self.claims.release(trial.digest)
+        self.claims.release_soon(trial.digest)
         self.num_trained += 1
         self._take_in(trial, row)
 
@@ -135,29 +146,57 @@ class Conductor:
         )
 
     def _claimed(self) -> Trial | None:
-        """The first trial of the queue that is supplied and that no other sweep has claimed."""
+        """The next trial that is supplied and that no other sweep has claimed."""
+        while True:
+            if not self._ready and not self._claim_more():
+                return None
+            trial = self._ready.popleft()
+            if trial.digest not in self.claims.lost:
+                return trial
+            self._put_back(trial)
+
+    def _claim_more(self) -> bool:
+        """Claims trials of the queue in their order, as many as can start, at once; whether any is this sweep's now."""
+        started = time.monotonic()
         elsewhere = self.claims.elsewhere()
         self.progress.elsewhere = sum(trial.digest in elsewhere for trial in self.agenda.queue)
-        for trial in list(self.agenda.queue):
-            if trial.digest in elsewhere or trial.teacher_digest in self.agenda.again:
-                continue
-            if not self.is_supplied(trial) or not self.claims.take(trial.digest):
-                continue
-            self.agenda.give(trial)
-            if not self._has_ended_meanwhile(trial):
-                return trial
-        return None
+        free = self.slots - len(self.live) + self._ahead
+        passed = set(elsewhere)
+        # What another sweep has run meanwhile may let more start.
+        while not self._ready and (asked := [*islice(self._startable(passed), free)]):
+            passed |= {trial.digest for trial in asked}
+            held = self.claims.take_all(trial.digest for trial in asked)
+            taken = [trial for trial in asked if trial.digest in held]
+            for trial, row in zip(taken, self._rows_meanwhile(taken), strict=True):
+                self.agenda.give(trial)
+                if row is None:
+                    self._ready.append(trial)
+                else:
+                    self.claims.release_soon(trial.digest)
+                    self._take_in(trial, row)
+        self._ahead = round(AHEAD * self.slots) if time.monotonic() - started > SLOW else 0
+        return bool(self._ready)
 
-    def _has_ended_meanwhile(self, trial: Trial) -> bool:
-        """Whether another sweep has run a trial since the ledger was read."""
+    def _startable(self, passed: set[str]) -> Iterator[Trial]:
+        """The trials of the queue, but for those that are passed over, that have what they need."""
+        for trial in list(self.agenda.queue):
+            if trial.digest in passed or trial.teacher_digest in self.agenda.again:
+                continue
+            if self.is_supplied(trial):
+                yield trial
+
+    def _rows_meanwhile(self, trials: list[Trial]) -> list[dict[str, Any] | None]:
+        """The results of trials that another sweep has run since the ledger was read; None for the others."""
+        if len(trials) == 1:
+            return [self._row_meanwhile(trials[0])]
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            return list(pool.map(self._row_meanwhile, trials))
+
+    def _row_meanwhile(self, trial: Trial) -> dict[str, Any] | None:
         if not self.ledger.store.exists(self.ledger.store.trial_file(trial.digest)):
-            return False
+            return None
         row = self._row(trial)
-        if row is None or row["status"] == "failed":
-            return False
-        self.claims.release(trial.digest)
-        self._take_in(trial, row)
-        return True
+        return None if row is None or row["status"] == "failed" else row
 
     def _put_back(self, trial: Trial) -> None:
         """It did not end, and is to be run again: here, or where another sweep has taken it over."""
@@ -189,9 +228,10 @@ class Conductor:
 
     def _expect(self) -> None:
         agenda = self.agenda
-        num_total = len(self._ended) + len(agenda.queue) + len(self.live) + agenda.num_postponed
+        given = [*self.live.values(), *self._ready]
+        num_total = len(self._ended) + len(agenda.queue) + len(given) + agenda.num_postponed
         self.progress.expect(
             num_total=num_total,
             work_done=sum(agenda.seconds(trial) for trial in self._ended),
-            work_left=agenda.seconds_left + sum(agenda.seconds(trial) for trial in self.live.values()),
+            work_left=agenda.seconds_left + sum(agenda.seconds(trial) for trial in given),
         )
