@@ -145,15 +145,16 @@ def lambda_picture(stages: Stages, task: str) -> Picture | None:
     """
     stage = narrow(stages.lambdas, task=task)
     settings = lambda_settings(stage, stages.tolerance)
-    title = "Dev loss and ratio against lambda_select"
-    return _sweep_picture("lambda", task, title, stage, settings, lambda_rule(stages.tolerance))
+    sweep = _Sweep(file_name("lambda", task), lambda_rule(stages.tolerance), stage, settings)
+    return sweep.picture(task, "Dev loss and ratio against lambda_select")
 
 
 def alpha_picture(stages: Stages, task: str) -> Picture | None:
     """Dev loss against `alpha`, as `lambda_picture`; RE of the same student and setting as a line across (alpha 1)."""
     stage = narrow(stages.alphas, task=task)
     baseline = narrow(stages.trials, task=task, objective="re")
-    return _sweep_picture("alpha", task, "Dev loss against alpha", stage, alpha_settings(stage), alpha_rule(), baseline)
+    sweep = _Sweep(file_name("alpha", task), alpha_rule(), stage, alpha_settings(stage))
+    return sweep.picture(task, "Dev loss against alpha", baseline)
 
 
 def seeds_picture(stages: Stages, task: str) -> Picture | None:
@@ -285,63 +286,59 @@ def all_pictures(stages: Stages, epochs: pd.DataFrame) -> list[Picture]:
     return [picture for picture in pictures if picture is not None]
 
 
-def _sweep_picture(
-    kind: str,
-    task: str,
-    title: str,
-    runs: pd.DataFrame,
-    settings: pd.DataFrame,
-    rule: SelectionRule,
-    baseline: pd.DataFrame | None = None,
-) -> Picture | None:
-    chosen = rule.chosen
-    settings = settings[settings["num_seeds"] > 0]
-    if settings.empty or settings.groupby("model")[chosen].nunique().max() < 2:
-        return None
-    models = _by_size(runs)
-    with_ratio = rule.tolerance is not None
-    figure, all_axes = _figure(len(models), 2.9 if with_ratio else 2.0, heights=(3, 2) if with_ratio else (1,))
-    values = [("dev_loss", "dev loss", 1.0), *([("dev_rationale_ratio", "ratio, %", 100.0)] if with_ratio else [])]
-    sweep = _Sweep(file_name(kind, task), rule, settings.assign(variant=variants(settings, but=[chosen])))
-    runs = _finished(runs, ["dev_loss"])
-    runs = runs.assign(variant=variants(runs, but=[chosen]))
-    with mpl.rc_context(_STYLE):
-        for column, model in enumerate(models):
-            rows = all_axes[column :: len(models)]
-            for axes, (value, label, scale) in zip(rows, values, strict=True):
-                sweep.draw(axes, column, model, runs, value, scale)
-                if column == 0:
-                    axes.set_ylabel(label)
-            if baseline is not None:
-                sweep.draw_baseline(rows[0], model, baseline)
-            if with_ratio:
-                sweep.draw_targets(rows[-1], model)
-                rows[0].tick_params(labelbottom=False)
-            rows[0].set_title(model)
-            rows[-1].set_xlabel(chosen)
-        _legend(figure)
-    return Picture(sweep.name, task, title, figure, sweep.labels)
-
-
 class _Sweep:
-    """What the columns of `_sweep_picture` have in common: settings, their places and their styles."""
+    """What a rule chooses from: settings, their runs, and how both are drawn, a column a model."""
 
-    def __init__(self, name: str, rule: SelectionRule, settings: pd.DataFrame) -> None:
+    def __init__(self, name: str, rule: SelectionRule, runs: pd.DataFrame, settings: pd.DataFrame) -> None:
         self.name = name
         self.rule = rule
-        self.settings = settings
+        self.models = _by_size(runs)
+        settings = settings[settings["num_seeds"] > 0]
+        self.settings = settings.assign(variant=variants(settings, but=[rule.chosen]))
+        runs = _finished(runs, ["dev_loss"])
+        self.runs = runs.assign(variant=variants(runs, but=[rule.chosen]))
         self.labels: dict[str, list[str]] = {}
-        self.variants = list(dict.fromkeys(settings["variant"]))
+        self.variants = list(dict.fromkeys(self.settings["variant"]))
         # Evenly spaced: grids of a factor 5 and of a factor 2 alternate, and 0 has no place on a log scale.
         self.values = sorted(settings[rule.chosen].unique())
         self.place = {value: index for index, value in enumerate(self.values)}
 
-    def draw(self, axes: Axes, column: int, model: str, runs: pd.DataFrame, value: str, scale: float) -> None:
-        """The lines of one model: means over `rule.chosen`, and seeds."""
-        chosen = self.rule.chosen
+    def picture(self, task: str, title: str, baseline: pd.DataFrame | None = None) -> Picture | None:
+        """Draws dev loss, and the ratio where the rule looks at it; None where no model has two values to choose from.
+
+        `baseline` has the RE runs that stand as lines across.
+        """
+        if self.settings.empty or self.settings.groupby("model")[self.rule.chosen].nunique().max() < 2:
+            return None
+        with_ratio = self.rule.tolerance is not None
+        heights = (3, 2) if with_ratio else (1,)
+        figure, all_axes = _figure(len(self.models), 2.9 if with_ratio else 2.0, heights=heights)
+        values = [("dev_loss", "dev loss", 1.0), *([("dev_rationale_ratio", "ratio, %", 100.0)] if with_ratio else [])]
+        with mpl.rc_context(_STYLE):
+            for column, model in enumerate(self.models):
+                rows = all_axes[column :: len(self.models)]
+                for axes, (value, label, scale) in zip(rows, values, strict=True):
+                    self.draw(axes, column, value, scale)
+                    if column == 0:
+                        axes.set_ylabel(label)
+                if baseline is not None:
+                    self.draw_baseline(rows[0], model, baseline)
+                if with_ratio:
+                    self.draw_targets(rows[-1], model)
+                    rows[0].tick_params(labelbottom=False)
+                rows[0].set_title(model)
+                rows[-1].set_xlabel(self.rule.chosen)
+            _legend(figure)
+        return Picture(self.name, task, title, figure, self.labels)
+
+    def draw(self, axes: Axes, column: int, value: str, scale: float) -> None:
+        """Draws the lines of one model: means over `rule.chosen`, and seeds."""
+        chosen, model = self.rule.chosen, self.models[column]
+        of_model = self.settings[self.settings["model"] == model]
+        runs = self.runs[self.runs["model"] == model]
         for index, variant in enumerate(self.variants):
-            line = self.settings[(self.settings["model"] == model) & (self.settings["variant"] == variant)]
-            seeds = runs[(runs["model"] == model) & (runs["variant"] == variant)]
+            line = of_model[of_model["variant"] == variant]
+            seeds = runs[runs["variant"] == variant]
             _seed_points(axes, seeds[chosen].map(self.place), seeds[value] * scale, _colour(index))
             if line.empty:
                 continue

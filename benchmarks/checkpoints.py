@@ -8,9 +8,12 @@ epochs and a last one this takes seven minutes.
 import argparse
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from rekd.method.losses import Learner, step
 from rekd.method.models import RationaleModel
@@ -20,7 +23,7 @@ from rekd.method.streams import Streams
 from rekd.method.train import one_thread
 from rekd.running.calibrate import _noise
 from rekd.running.supplies import default_device
-from rekd.store.checkpoints import Checkpoints, CheckpointWriter
+from rekd.store.checkpoints import Best, Checkpoints, CheckpointWriter
 from rekd.store.files import Store
 from rekd.tasks.task import load_task
 
@@ -45,8 +48,8 @@ class Throttled(Store):
 class Synchronous(CheckpointWriter):
     """Waits for each checkpoint."""
 
-    def save(self, *arguments: object) -> None:
-        super().save(*arguments)  # type: ignore[arg-type]
+    def save(self, epoch: int, tensors: Mapping[str, Tensor], state: dict[str, Any], best: Best | None = None) -> None:
+        super().save(epoch, tensors, state, best)
         started = time.monotonic()
         self.wait()
         self.seconds_waited += time.monotonic() - started

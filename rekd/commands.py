@@ -1,27 +1,25 @@
 """One trial, one input or the end of a cluster, from the command line."""
 
-import json
-from dataclasses import asdict
+from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.text import Text
 
 from rekd.command_line import PlainConsole, parse_duration, print_error
+from rekd.handover.handing import explain, export
+from rekd.schedule import grid_value
 from rekd.store.claims import LEASE, Claims
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger
 from rekd.store.upkeep import KeepModels, Rubbish, find_rubbish, remove, run_again
 from rekd.tasks.commits import commits, moved, pinned
 from rekd.tasks.task import load_task
-from rekd.trial import Objective, Trial
+from rekd.trial import Objective, Trial, taught_by
 
-if TYPE_CHECKING:
-    from rekd.method.explain import Explanation
+_MOVING = "a number, or 0.9->0.1:cosine"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 
@@ -32,9 +30,14 @@ def train(
     model: Annotated[str, typer.Option(help="One of the task's models.")],
     objective: Annotated[Objective, typer.Option(help="cls, re, or rekd with a teacher.")] = "re",
     seed: Annotated[int, typer.Option(min=0)] = 2026,
-    teacher: Annotated[str | None, typer.Option(metavar="DIGEST", help="The teacher's trial, for rekd.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Share of L_RE, for rekd.")] = None,
-    lambda_select: Annotated[float | None, typer.Option(help="Weight of L_select.")] = None,
+    teacher: Annotated[
+        list[str] | None, typer.Option(metavar="DIGEST[:WEIGHT]", help="The teacher's trial, for rekd; repeatable.")
+    ] = None,
+    distils: Annotated[
+        Literal["both", "rationale", "prediction"] | None, typer.Option(help="What of the teacher, for rekd.")
+    ] = None,
+    alpha: Annotated[str | None, typer.Option(help=f"Share of L_RE, for rekd: {_MOVING}.")] = None,
+    lambda_select: Annotated[str | None, typer.Option(help=f"Weight of L_select: {_MOVING}.")] = None,
     p_target: Annotated[float | None, typer.Option(help="Rationale ratio aimed at, a fraction.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     fidelity: Annotated[Literal["paper", "authors"], typer.Option()] = "paper",
@@ -49,8 +52,8 @@ def train(
     """Trains one trial without Ray, a line an epoch, and writes its row to the ledger."""
     console = PlainConsole(highlight=False)
     try:
-        given = {"teacher_digest": teacher, "alpha": alpha, "lambda_select": lambda_select, "p_target": p_target}
-        given |= {"epochs": epochs}
+        given = {"alpha": _number(alpha), "lambda_select": _number(lambda_select), "p_target": p_target}
+        given |= {"epochs": epochs, "distils": distils, **_taught_by(teacher or ())}
         chosen = load_task(task)
         overrides = {name: value for name, value in given.items() if value is not None}
         trial = chosen.trial(objective, model, seed=seed, fidelity=fidelity, **overrides)
@@ -91,6 +94,17 @@ def train(
         return
     console.print(f"[red]{row['status']}:[/] {escape(row['error'])}")
     raise typer.Exit(1)
+
+
+def _number(text: str | None) -> float | str | None:
+    return None if text is None else grid_value(text)
+
+
+def _taught_by(texts: Iterable[str]) -> dict[str, Any]:
+    """The fields of a trial with the teachers `DIGEST` or `DIGEST:WEIGHT`."""
+    split = [text.partition(":") for text in texts]
+    weights = {digest: float(weight or 1) for digest, _, weight in split}
+    return taught_by(weights) if weights else {}
 
 
 def _has_ended(ledger: Ledger, trial: Trial) -> bool:
@@ -141,52 +155,8 @@ def audit(
         raise _bad_input(error) from error
 
 
-@app.command()
-def explain(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that a finished trial wrote.")],
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Texts, or paths of image files.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-) -> None:
-    """Prediction and rationale of new inputs: words marked in a text, patches drawn of an image."""
-    from rekd.method.explain import Explainer
-
-    console = PlainConsole(highlight=False)
-    try:
-        explanations = Explainer(folder)(inputs)
-    except ValueError as error:
-        raise _bad_input(error) from error
-    for explanation in explanations:
-        if as_json:
-            content = asdict(explanation)
-            if explanation.patches is not None:
-                content["patches"] = explanation.patches.tolist()
-            print(json.dumps({name: value for name, value in content.items() if value is not None}))
-            continue
-        console.print(
-            f"{explanation.label} ({explanation.probability:.1%}), from {explanation.rationale_ratio:.1%} of the features",
-            markup=False,
-        )
-        if explanation.words is not None:
-            _print_text(console, explanation)
-        if explanation.patches is not None:
-            for row in explanation.patches:
-                console.print("".join("██" if kept else "··" for kept in row))
-
-
-def _print_text(console: Console, explanation: "Explanation") -> None:
-    assert explanation.words is not None
-    assert explanation.read is not None
-    text, (start, end) = Text(explanation.source, style="dim"), explanation.read
-    for word in explanation.words:
-        if word.selected:
-            text.stylize("bold reverse not dim", word.start, word.end)
-    for beyond in ((0, start), (end, len(text))):
-        text.stylize("strike", *beyond)
-    console.print(text)
-    selected = [f"{word.text} [{word.start}:{word.end}]" for word in explanation.words if word.selected]
-    console.print("Rationale: " + (", ".join(selected) or "nothing"), markup=False)
-    if (start, end) != (0, len(text)):
-        console.print(f"Read: [{start}:{end}] of {len(text)} characters; the model takes no more.", markup=False)
+app.command()(explain)
+app.command()(export)
 
 
 @app.command()
@@ -197,7 +167,7 @@ def status(
 ) -> None:
     """Shows, with --cluster, what runs on the cluster that `ray up` started, and what it costs an hour."""
     from rekd.cluster.bill import ask, lines
-    from rekd.cluster.launched import FILES, find
+    from rekd.cluster.ray_cluster import FILES, find
 
     try:
         if not cluster:
@@ -236,7 +206,7 @@ def down(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A cluster file.")] = "cluster.yaml",
 ) -> None:
     """Ends the cluster that `ray up FILE` started, and what `ray down` leaves on machines that stay. Results stay too."""
-    from rekd.cluster.launched import take_down
+    from rekd.cluster.ray_cluster import take_down
 
     console = PlainConsole(highlight=False)
     _say_what_runs(file, console)
@@ -304,10 +274,10 @@ def _existing(uri: str) -> Store:
 def _say_what_runs(file: str, console: Console) -> None:
     """What is about to end and what it has cost an hour, where its head still answers."""
     from rekd.cluster.bill import ask, lines
-    from rekd.cluster.launched import launched_from
+    from rekd.cluster.ray_cluster import cluster_from
 
     try:
-        if (cluster := launched_from(file)) is not None and not cluster.stays:
+        if (cluster := cluster_from(file)) is not None and not cluster.stays:
             for line in lines(cluster, ask(cluster)):
                 console.print(escape(line), soft_wrap=True)
     except ValueError:  # taking it down says what is wrong

@@ -4,11 +4,12 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 from rekd.messages import number
+from rekd.schedule import CONSTANT, SCHEDULED, Move, Schedule
 
 Objective = Literal["cls", "re", "rekd"]
 
@@ -68,11 +69,29 @@ PRESETS = FIDELITY | {
 }
 """The presets by which a row is known: those that make trials, and what 0.1.0 took for the authors' code."""
 
-RE_FIELDS = ("p_target", "lambda_select", "temperature_initial", "temperature_final", "temperature_every")
-REKD_FIELDS = ("alpha", "lambda_rationale", "teacher_digest")
+RE_FIELDS = (
+    "p_target",
+    "lambda_select",
+    "lambda_select_schedule",
+    "temperature_initial",
+    "temperature_final",
+    "temperature_every",
+)
+REKD_FIELDS = (
+    "alpha",
+    "alpha_schedule",
+    "lambda_rationale",
+    "lambda_rationale_schedule",
+    "teacher_digest",
+    "further_teachers",
+    "distils",
+)
 
 USED_FIELDS: dict[str, tuple[str, ...]] = {"cls": (), "re": RE_FIELDS, "rekd": RE_FIELDS + REKD_FIELDS}
 """The fields that an objective reads, of those that are not read by every one."""
+
+OPTIONAL_FIELDS = ("further_teachers",)
+"""Those of them that may be None."""
 
 
 def grown(*, default: Any, neutral: Any) -> Any:
@@ -186,10 +205,26 @@ class Trial:
     """How images that are larger than the model's are scaled down: by weighted means of all their pixels. None where none
     is larger; trials from before this field was left pixels out there."""
 
+    distils: Literal["both", "rationale", "prediction"] | None = grown(default=None, neutral="both")
+    """What L_KD has of Eq. 9: both its terms, that of rationales or that of predictions. Where a field here is read and
+    left None, it has its neutral value."""
+    further_teachers: str | None = grown(default=None, neutral=None)
+    """Teachers beside `teacher_digest`, whose weight is 1: `DIGEST:WEIGHT`, with spaces between (`taught_by`). What they
+    say is averaged in probability. None where there is one teacher."""
+    alpha_schedule: str | None = grown(default=None, neutral=CONSTANT)
+    """How alpha moves over the run to its last value (`rekd.schedule`), such as `cosine from 0.9`."""
+    lambda_rationale_schedule: str | None = grown(default=None, neutral=CONSTANT)
+    """How lambda_rationale does."""
+    lambda_select_schedule: str | None = grown(default=None, neutral=CONSTANT)
+    """How lambda_select does; dev L_RE, which chooses, is always taken at its last value."""
+
     def __post_init__(self) -> None:
         for own in fields(self):
             object.__setattr__(self, own.name, _as_declared(own.name, own.type, getattr(self, own.name)))
         _one_of("objective", self.objective, get_args(Objective))
+        for name, neutral in neutral_values(self).items():
+            if name in USED_FIELDS["rekd"] and getattr(self, name) in (None, neutral):
+                object.__setattr__(self, name, neutral if is_read(name, self.objective) else None)
         _one_of("precision", self.precision, ("float32", "bfloat16"))
         if self.downscaling is not None:
             _one_of("downscaling", self.downscaling, ("antialiased",))
@@ -208,7 +243,7 @@ class Trial:
         used = USED_FIELDS[self.objective]
         for name in USED_FIELDS["rekd"]:
             value = getattr(self, name)
-            if name in used and value is None:
+            if name in used and value is None and name not in OPTIONAL_FIELDS:
                 raise ValueError(f"{name} is needed by objective {self.objective!r}, got None.")
             if name not in used and value is not None:
                 raise ValueError(f"{name} is not used by objective {self.objective!r}, got {value!r}. Leave it None.")
@@ -233,6 +268,52 @@ class Trial:
             _require(0 <= self.alpha <= 1, "alpha", self.alpha, "a share in [0, 1]")
         if self.lambda_rationale is not None:
             _require(self.lambda_rationale >= 0, "lambda_rationale", self.lambda_rationale, "0 or more")
+        self._check_distillation()
+        for name in SCHEDULED:
+            self._check_schedule(name)
+
+    def _check_distillation(self) -> None:
+        if self.distils is not None:
+            _one_of("distils", self.distils, ("both", "rationale", "prediction"))
+        if self.distils == "prediction" and (self.lambda_rationale, self.lambda_rationale_schedule) != (0, CONSTANT):
+            raise ValueError(
+                f"lambda_rationale is not read where predictions alone are distilled, got {self.lambda_rationale}. Give 0."
+            )
+        told = {"teacher_digest": self.teacher_digest, "further_teachers": self.further_teachers}
+        if self.further_teachers is not None and told != (one := taught_by(self.teachers)):
+            raise ValueError(
+                f"Several teachers are told by rekd.trial.taught_by, in the order of their digests, got {self.teacher_digest} "
+                f"and {self.further_teachers!r}. Write {one['teacher_digest']} and {one['further_teachers']!r}."
+            )
+
+    def _check_schedule(self, name: str) -> None:
+        """Keeps the schedule of a field in the one text that it has."""
+        text, last = getattr(self, f"{name}_schedule"), getattr(self, name)
+        schedule = None if text is None else Schedule.read(text, f"{name}_schedule")
+        if schedule is None:
+            return
+        object.__setattr__(self, f"{name}_schedule", str(schedule))
+        expected = "a share in [0, 1]" if name == "alpha" else "0 or more"
+        in_range = 0 <= schedule.first <= (1 if name == "alpha" else math.inf)
+        _require(in_range, f"The first {name}", schedule.first, expected)
+        if schedule.first == last:
+            raise ValueError(
+                f"{name} goes from {number(last)} to {number(last)}: it is '{CONSTANT}'. Leave out its schedule."
+            )
+
+    @property
+    def teachers(self) -> dict[str, float]:
+        """The weight of each teacher by its digest; nothing where nobody teaches."""
+        return teachers_in(self.teacher_digest, self.further_teachers)
+
+    def at(self, share: float) -> "Trial":
+        """The trial as it is after a share of its run, from 0 to 1: with the values that its schedules give then."""
+        values = {}
+        for name in SCHEDULED:
+            text = getattr(self, f"{name}_schedule")
+            if text is not None and (schedule := Schedule.read(text, name)) is not None:
+                values[name] = schedule.value(share, last=getattr(self, name))
+        return self if not values else replace(self, **values, **{f"{name}_schedule": None for name in values})
 
     @cached_property
     def digest(self) -> str:
@@ -269,8 +350,37 @@ class Trial:
         parts = [self.task, self.model, self.objective]
         for name in ("p_target", "lambda_select", "alpha"):
             if (value := getattr(self, name)) is not None:
-                parts.append(f"{name}={number(value)}")
+                schedule = Schedule.read(getattr(self, f"{name}_schedule", CONSTANT), name)
+                shown = number(value) if schedule is None else str(Move(last=value, schedule=schedule))
+                parts.append(f"{name}={shown}")
         return " ".join([*parts, f"seed={self.seed}"])
+
+
+def taught_by(weights: Mapping[str, float]) -> dict[str, str | None]:
+    """The fields of a trial with these teachers, whose weights are relative to each other.
+
+    >>> taught_by({"b": 1, "a": 2})
+    {'teacher_digest': 'a', 'further_teachers': 'b:0.5'}
+    """
+    for digest, weight in weights.items():
+        _require(0 < weight < math.inf, f"The weight of the teacher {digest}", weight, "a number above 0")
+    (first, of_first), *others = sorted(weights.items())
+    further = " ".join(f"{digest}:{number(weight / of_first)}" for digest, weight in others)
+    return {"teacher_digest": first, "further_teachers": further or None}
+
+
+def teachers_in(teacher_digest: str | None, further_teachers: str | None) -> dict[str, float]:
+    """The weight of each teacher by its digest, from a trial's fields or its row's. Raises ValueError on another text."""
+    weights = {} if teacher_digest is None else {teacher_digest: 1.0}
+    for part in (further_teachers or "").split():
+        digest, _, weight = part.partition(":")
+        try:
+            weights[digest] = float(weight)
+        except ValueError as error:
+            raise ValueError(
+                f"further_teachers is DIGEST:WEIGHT, with spaces between, got {further_teachers!r}. Use rekd.trial.taught_by."
+            ) from error
+    return weights
 
 
 def neutral_values(hashed: Any) -> dict[str, Any]:

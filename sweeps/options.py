@@ -1,8 +1,10 @@
 """What every sweep can be told on the command line."""
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, time, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -11,6 +13,7 @@ import typer
 from rekd.cluster.prices import handed_prices
 from rekd.command_line import parse_duration, print_error, run_app
 from rekd.running.limits import WAIT_MINUTES, Limits
+from rekd.schedule import grid_value
 from rekd.tasks.task import Task, load_task
 from rekd.tasks.task_file import seeds_in
 
@@ -28,14 +31,15 @@ def parse_seeds(text: str | tuple[int, ...]) -> tuple[int, ...]:
         raise typer.BadParameter(str(error)) from error
 
 
-def parse_grid(text: str | tuple[float, ...]) -> tuple[float, ...]:
-    """`0,0.3,0.5`: numbers, each once."""
+def parse_grid(text: str | tuple[float | str, ...]) -> tuple[float | str, ...]:
+    """`0,0.3,0.9->0.1:cosine`: numbers, or ways of a number over the run, each once."""
     if isinstance(text, tuple):
         return text
     try:
-        values = tuple(float(part) for part in text.split(","))
+        values = tuple(grid_value(part) for part in text.split(","))
     except ValueError as error:
-        raise typer.BadParameter(f"a grid is numbers with commas between, such as 0,0.3,0.5, got {text!r}.") from error
+        hint = error if "->" in text else f"got {text!r}."
+        raise typer.BadParameter(f"a grid is numbers with commas between, such as 0,0.3,0.5, {hint}") from error
     if len(set(values)) < len(values):
         raise typer.BadParameter(f"{text!r} names a value twice. Give it once.")
     return values
@@ -57,6 +61,35 @@ def parse_gpus(text: str | float) -> float | Literal["auto"]:
     if not 0 <= gpus < float("inf"):
         raise typer.BadParameter(f"GPUs a trial are a number from 0, or auto, got {text!r}.")
     return gpus
+
+
+def parse_hours(text: str | float) -> float:
+    """`50h`, `1.5h` or `90min`, in hours."""
+    if not isinstance(text, str):
+        return float(text)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(h|min)", text.strip())
+    if found is None:
+        raise typer.BadParameter(f"a budget is hours or minutes of a GPU, such as 50h or 90min, got {text!r}.")
+    return float(found[1]) / (1 if found[2] == "h" else 60)
+
+
+def parse_moment(text: str | datetime) -> datetime:
+    """`07:00`, the next time that this machine's clock shows it; or `2026-11-26T07:00`, with or without its zone."""
+    if isinstance(text, datetime):
+        return text
+    now = datetime.now().astimezone()
+    try:
+        moment = datetime.fromisoformat(text).astimezone() if "-" in text else _next(time.fromisoformat(text), now)
+    except ValueError as error:
+        raise typer.BadParameter(f"it is a time such as 07:00 or 2026-11-26T07:00, got {text!r}.") from error
+    if moment <= now:
+        raise typer.BadParameter(f"{text} has passed. Give a time that comes.")
+    return moment
+
+
+def _next(clock: time, now: datetime) -> datetime:
+    today = datetime.combine(now.date(), clock)
+    return (today if today.astimezone() > now else today + timedelta(days=1)).astimezone()
 
 
 Grid = Annotated[Any, typer.Option(parser=parse_grid, metavar="VALUES", help="Values, with commas between.")]
@@ -114,6 +147,10 @@ class Options:
     teacher_seed: Annotated[
         int | None, typer.Option(min=0, help="Teacher of this seed, whatever the rule says (the paper: 2029, 2031).")
     ] = None
+    tolerance: Annotated[
+        float,
+        typer.Option(min=0, help="How far a mean ratio may be from p_target to be chosen; 0.01 is a percentage point."),
+    ] = 0.01
     log: Annotated[
         list[LoggerName] | None, typer.Option(help="Log epochs there too, beside the ledger; repeatable.")
     ] = None
@@ -127,6 +164,22 @@ class Options:
         float | None,
         typer.Option(
             min=0, help="Cost of the machines, at on-demand prices, from which on no trial is started any more."
+        ),
+    ] = None
+    budget: Annotated[
+        Any,
+        typer.Option(
+            parser=parse_hours,
+            metavar="50h",
+            help="GPU-hours, or hours of trials on processors: what does not fit is not started, what runs ends.",
+        ),
+    ] = None
+    until: Annotated[
+        Any,
+        typer.Option(
+            parser=parse_moment,
+            metavar="07:00",
+            help="What would not have ended by then is not started, what runs ends.",
         ),
     ] = None
     autodown: Annotated[
@@ -173,6 +226,11 @@ class Options:
         """The task's teacher and students, or those of them that were named."""
         return self._named(task, (task.teacher, *task.students))
 
+    @property
+    def gpus_of_a_trial(self) -> float:
+        """What a trial takes of a GPU, where that is known before anything has been measured."""
+        return self.gpus_per_trial if isinstance(self.gpus_per_trial, float) and self.gpus_per_trial else 1.0
+
     def overrides(self) -> dict[str, Any]:
         """Fields of `Trial` that were set for all trials."""
         given = {"epochs": self.epochs, "precision": self.precision, "augmentation": self.augmentation}
@@ -181,7 +239,12 @@ class Options:
     def limits(self) -> Limits:
         """When no more trials are started. Raises ValueError on a sum of money where machines have no known price."""
         return Limits(
-            wait_minutes=self.wait_minutes, max_hours=self.max_hours, max_cost=self.max_cost, prices=handed_prices()
+            wait_minutes=self.wait_minutes,
+            max_hours=self.max_hours,
+            max_cost=self.max_cost,
+            budget_hours=self.budget,
+            until=self.until,
+            prices=handed_prices(),
         )
 
     def _named(self, task: Task, choices: tuple[str, ...]) -> tuple[str, ...]:

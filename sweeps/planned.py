@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from itertools import groupby
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from functools import cached_property
+from itertools import accumulate, groupby
 from typing import Any
 
 from rich import box
@@ -14,11 +16,13 @@ from rich.table import Table
 from rekd.cluster.prices import dollars, kind_for, kinds_of, read_prices
 from rekd.command_line import print_table
 from rekd.messages import duration, size
+from rekd.running.agenda import in_order
 from rekd.running.estimate import Estimator, Seconds
 from rekd.running.plan import Plan
 from rekd.running.written import written
 from rekd.store.files import Store
 from rekd.trial import Trial
+from sweeps.options import Options
 
 TOO_LONG = 12 * 3600.0
 """Seconds on a machine without a GPU beyond which a sweep wants to be asked for twice."""
@@ -31,78 +35,147 @@ BASES = {
 """What an estimate rests on, for people."""
 
 
-def work_of(plan: Plan, to_do: list[Trial], estimator: Estimator) -> Seconds:
-    """Estimates all that is still to run, on one slot."""
-    work = estimator.total(to_do)
-    for group in plan.postponed:
-        work = work + estimator.seconds(group.like) * group.num_trials
-    return work
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What a plan still has to do, and how long that takes."""
+
+    plan: Plan
+    to_do: list[Trial]
+    estimator: Estimator
+
+    @cached_property
+    def likes(self) -> list[Trial]:
+        """What is to be trained, and one such trial of each group that cannot be named yet."""
+        return [*self.to_do, *(group.like for group in self.plan.postponed)]
+
+    @cached_property
+    def work(self) -> Seconds:
+        """All that is still to run, on one slot."""
+        work = self.estimator.total(self.to_do)
+        for group in self.plan.postponed:
+            work = work + self.estimator.seconds(group.like) * group.num_trials
+        return work
+
+    @property
+    def basis(self) -> str:
+        """What the estimate rests on: a key of `BASES`."""
+        return self.estimator.basis(self.likes)
+
+    @property
+    def seconds_in_order(self) -> list[float]:
+        """How long each trial takes, in the order in which they are run."""
+
+        def seconds(trial: Trial) -> float:
+            return self.estimator.seconds(trial).expected
+
+        later = [seconds(group.like) for group in self.plan.postponed for _ in range(group.num_trials)]
+        return [*map(seconds, in_order(self.to_do, self.plan, seconds)), *later]
+
+    @property
+    def num_later(self) -> int:
+        """The number of trials that cannot be named yet."""
+        return sum(group.num_trials for group in self.plan.postponed)
+
+    @property
+    def num_to_run(self) -> int:
+        """The number of trials without a result."""
+        return len(self.to_do) + self.num_later
+
+    @property
+    def num_done(self) -> int:
+        """The number of the plan's trials that the ledger has."""
+        return len(self.plan.unique_trials()) - len(self.to_do)
+
+    def by(self, estimator: Estimator) -> "Outlook":
+        """Returns the same by another estimator."""
+        return replace(self, estimator=estimator)
 
 
-def print_plan(
-    console: Console,
-    plan: Plan,
-    to_do: list[Trial],
-    estimator: Estimator,
-    work: Seconds,
-    slots: int | None,
-    store: Store,
-    *,
-    checkpoint_every: float,
-) -> None:
-    """Trials by task, model and objective, what is done of them, and what the rest will take."""
-    undone = {trial.digest for trial in to_do}
+def print_plan(console: Console, outlook: Outlook, *, slots: int | None, store: Store, checkpoint_every: float) -> None:
+    """Prints trials by task, model and objective, what is done of them, and what the rest will take."""
+    print_table(console, _table(outlook))
+    console.print(_counts(outlook, store))
+    needs = list(dict.fromkeys(group.needs for group in outlook.plan.postponed))
+    if needs:
+        console.print(f"Dim rows follow once these are chosen: {', '.join(needs)}.", style="dim")
+    for reason in outlook.plan.stopped:
+        console.print(f"[yellow]Stopped:[/] {escape(reason)}")
+    work = outlook.work
+    if not work.expected:
+        return
+    for line in _teacher_lines(outlook.likes, outlook.estimator):
+        console.print(line)
+    wall = f", {duration(work.expected / slots)} with {slots} at a time" if slots else ""
+    console.print(f"Time: {_span(work)}{wall}; {BASES[outlook.basis]}.")
+    console.print(_writes(outlook, checkpoint_every), soft_wrap=True)
+
+
+def _writes(outlook: Outlook, checkpoint_every: float) -> str:
+    """What the trials that are still to run write into the store."""
+    counted = [(trial, 1) for trial in outlook.to_do]
+    counted += [(group.like, group.num_trials) for group in outlook.plan.postponed]
+    found = written(counted, outlook.estimator, checkpoint_every=checkpoint_every)
+    return (
+        f"Writes: up to {size(found.checkpoints)} of checkpoints, the largest {size(found.largest)}, of which a trial keeps "
+        f"two while it runs; {size(found.models)} of models."
+    )
+
+
+def _table(outlook: Outlook) -> Table:
+    """A row for each model and objective of a task; dim where its trials cannot be named yet."""
     table = Table(title="Plan", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", "grid"):
         table.add_column(name, no_wrap=True)
     for name in ("trials", "done", "to run", "each takes"):
         table.add_column(name, justify="right", no_wrap=True)
+    rows = _rows(outlook)
+    for task in dict.fromkeys(name[0] for name, *_ in rows):
+        table.add_row(f"[bold]{task}[/]")
+        for (_, model, objective), group, num_trials, num_done, style in (row for row in rows if row[0][0] == task):
+            numbers = (str(num_trials), str(num_done), str(num_trials - num_done))
+            each = _about(outlook.estimator, group[0])
+            table.add_row(f"  {objective} {model}", _grid(group), *numbers, each, style=style)
+    return table
+
+
+def _rows(outlook: Outlook) -> list[tuple[tuple[str, str, str], list[Trial], int, int, str]]:
+    """Task, model and objective; trials, or one of each group that cannot be named yet; their number; those done; style."""
+    plan, undone = outlook.plan, {trial.digest for trial in outlook.to_do}
     rows = [(name, group, len(group), sum(trial.digest not in undone for trial in group), "")
             for name, group in _by_model(plan.unique_trials().values())]  # fmt: skip
     for name, group in _by_model(later.like for later in plan.postponed):
         num_trials = sum(later.num_trials for later in plan.postponed if later.like in group)
         if num_trials:
             rows.append((name, group, num_trials, 0, "dim"))
-    for task in dict.fromkeys(name[0] for name, *_ in rows):
-        table.add_row(f"[bold]{task}[/]")
-        for (_, model, objective), group, num_trials, num_done, style in (row for row in rows if row[0][0] == task):
-            numbers = (str(num_trials), str(num_done), str(num_trials - num_done))
-            table.add_row(f"  {objective} {model}", _grid(group), *numbers, _about(estimator, group[0]), style=style)
-    print_table(console, table)
+    return rows
 
-    num_later = sum(group.num_trials for group in plan.postponed)
-    num_unique = len(plan.unique_trials()) + num_later
-    num_asked = len(plan.trials) + num_later + sum(group.num_shared for group in plan.postponed)
-    shared = f", {num_asked - num_unique} shared between parts of the sweep" if num_asked > num_unique else ""
-    console.print(
-        f"{num_unique} trials{shared}: {len(plan.unique_trials()) - len(to_do)} in the ledger {escape(str(store))}, "
-        f"{len(to_do) + num_later} to run."
-    )
-    needs = list(dict.fromkeys(group.needs for group in plan.postponed))
-    if needs:
-        console.print(f"Dim rows follow once these are chosen: {', '.join(needs)}.", style="dim")
-    for reason in plan.stopped:
-        console.print(f"[yellow]Stopped:[/] {escape(reason)}")
-    if not work.expected:
-        return
-    to_come = [*to_do, *(group.like for group in plan.postponed)]
-    for line in _teacher_lines(to_come, estimator):
-        console.print(line)
-    basis = estimator.basis(to_come)
-    source = BASES[basis]
-    wall = f", {duration(work.expected / slots)} with {slots} at a time" if slots else ""
-    console.print(f"Time: {_span(work)}{wall}; {source}.")
-    counted = [(trial, 1) for trial in to_do] + [(group.like, group.num_trials) for group in plan.postponed]
-    bytes_of = written(counted, estimator, checkpoint_every=checkpoint_every)
-    console.print(
-        f"Writes: up to {size(bytes_of.checkpoints)} of checkpoints, the largest {size(bytes_of.largest)}, of which a trial "
-        f"keeps two while it runs; {size(bytes_of.models)} of models.",
-        soft_wrap=True,
-    )
+
+def _counts(outlook: Outlook, store: Store) -> str:
+    """How many trials there are, how many of them are asked for twice, and how many the ledger has."""
+    plan = outlook.plan
+    num_unique = len(plan.unique_trials()) + outlook.num_later
+    num_shared = len(plan.trials) - len(plan.unique_trials()) + sum(group.num_shared for group in plan.postponed)
+    shared = f", {num_shared} shared between parts of the sweep" if num_shared else ""
+    return f"{num_unique} trials{shared}: {outlook.num_done} in the ledger {escape(str(store))}, {outlook.num_to_run} to run."
+
+
+def print_limits(console: Console, options: Options, outlook: Outlook, *, slots: int | None) -> None:
+    """Prints how much of the plan fits into a budget and until a time; nothing where there are none."""
+    rooms = {}
+    if options.budget is not None:
+        rooms[f"--budget {options.budget:g}h"] = 3600 * options.budget / options.gpus_of_a_trial
+    if options.until is not None and slots:
+        rooms[f"--until {options.until:%H:%M}"] = slots * (options.until.timestamp() - datetime.now().timestamp())
+    seconds = outlook.seconds_in_order
+    for name, room in rooms.items():
+        num_fit = sum(end <= room for end in accumulate(seconds))
+        left = seconds[num_fit:]
+        rest = f"; {len(left)} are left, {duration(sum(left))} of work" if left else ""
+        console.print(f"{name}: about {num_fit} of {len(seconds)} trials fit{rest}.")
 
 
 def print_price(console: Console, work: Seconds, price: float) -> None:
-    """What work on GPUs costs at a price of one's own."""
+    """Prints what work on GPUs costs at a price of one's own."""
     low, expected, high = (value / 3600 * price for value in (work.low, work.expected, work.high))
     console.print(f"Price: {expected:,.0f} ({low:,.0f} to {high:,.0f}) at {price:g} a GPU-hour.")
 
@@ -110,7 +183,7 @@ def print_price(console: Console, work: Seconds, price: float) -> None:
 def print_cost(
     console: Console, file: str, config: Mapping[str, Any], work: Seconds, basis: str, gpus_per_trial: float
 ) -> None:
-    """GPU-hours and money of work on the machines of a cluster file, before any of them is ordered."""
+    """Prints GPU-hours and money of the work on the machines of a cluster file, before any of them is ordered."""
     kinds, prices = kinds_of(config), read_prices()
     kind = kind_for(kinds, gpus_per_trial)
     if kind is None:

@@ -35,7 +35,7 @@ STAGES = tuple(StageName)
 def reproduce(
     options: Options,
     only: Annotated[list[StageName] | None, typer.Option(help="Only this stage; repeatable.")] = None,
-    until: Annotated[StageName | None, typer.Option(help="This stage and those before it.")] = None,
+    through: Annotated[StageName | None, typer.Option(help="This stage and those before it.")] = None,
     lambda_select: Annotated[
         list[str] | None, typer.Option(metavar="MODEL=VALUE", help="Instead of the rule's choice; repeatable.")
     ] = None,
@@ -46,9 +46,9 @@ def reproduce(
 ) -> int:
     """Tables 1 to 8 and Figure 2: every stage of the paper on every task; nothing runs twice."""
     tasks = options.tasks(TASKS)
-    if only and until:
-        raise ValueError("--only and --until exclude each other. Give one.")
-    stages = tuple(only or STAGES[: STAGES.index(until) + 1 if until else len(STAGES)])
+    if only and through:
+        raise ValueError("--only and --through exclude each other. Give one.")
+    stages = tuple(only or STAGES[: STAGES.index(through) + 1 if through else len(STAGES)])
     models = {name for task in tasks for name in options.models_of(task)}
     given = {
         "lambda_select": _by_model("lambda-select", lambda_select, models),
@@ -86,7 +86,8 @@ class _Branch:
     def _choose_lambda(self, model: str) -> Choice:
         if model in self.given["lambda_select"]:
             return Choice(value=self.given["lambda_select"][model], why="given")
-        return choose_lambda(self.results, self._lambda_trials(model), model=model, task=self.task.name)
+        stage = Stage(task=self.task, options=self.options, results=self.results)
+        return choose_lambda(stage, self._lambda_trials(model), model=model)
 
     def _lambda_trials(self, model: str) -> list[Trial]:
         stage = Stage(task=self.task, options=self.options, results=self.results)
@@ -133,12 +134,13 @@ class _Branch:
     def _teacher(self, stage: Stage, lambda_select: Choice) -> Choice:
         what = f"teacher of {self.task.name}"
         if not lambda_select.is_made:
-            return Choice(pending=lambda_select.pending, what=what, why=f"It has no lambda_select. {lambda_select.why}")
+            why = f"It has no lambda_select. {lambda_select.why}"
+            return Choice(pending=lambda_select.pending, what=what, why=why, next=lambda_select.next)
         seeds = self.options.teacher_seeds_of(self.task)
         candidates = stage.trials("re", self.task.teacher, seeds=seeds, lambda_select=lambda_select.value)
         if "re" not in self.stages:  # else the stage asks for them
             stage.plan.trials += candidates
-        return choose_teacher(self.results, candidates, task=self.task.name, seed=self.options.teacher_seed)
+        return choose_teacher(stage, candidates)
 
     def _add_distilled(self, stage: Stage, student: str, lambda_select: Choice, teacher: Choice) -> None:
         """The alpha stage, and REKD at the alpha that it chooses; at the task's own where alpha is not tuned."""
@@ -160,7 +162,7 @@ class _Branch:
                     tuning = [trial for alpha in ALPHAS for trial in trials(*made, alpha)]
                 choice = Choice(pending=True, what=f"alpha of {student} on {self.task.name}")
                 if tuning:
-                    choice = choose_alpha(self.results, tuning, model=student, task=self.task.name)
+                    choice = choose_alpha(stage, tuning, model=student)
                 shared = "alpha" in self.stages
                 stage.add(
                     f"REKD of {student}", [*needs, choice], trials, stand_ins=[*stand_ins, ALPHAS[0]], shared=shared

@@ -1,5 +1,6 @@
 """One trial from its supplies to its row in the ledger, on tasks in the formats of the paper's."""
 
+import json
 import logging
 import shutil
 from dataclasses import replace
@@ -30,7 +31,7 @@ from rekd.store.files import Store
 from rekd.store.ledger import EPOCHS_SCHEMA, Ledger
 from rekd.tasks.data import shown_samples
 from rekd.tasks.task import Task, load_task
-from rekd.trial import Trial
+from rekd.trial import Trial, taught_by
 
 CLOCKS = ("train_seconds", "finished_at", "attempt")
 
@@ -354,18 +355,39 @@ def test_what_a_user_can_change_is_said_with_the_error():
     assert describe(KeyError()) == "KeyError"
 
 
-def test_a_teacher_that_selects_among_other_features_is_refused(image_task, taught, tmp_path):
-    """A student of another patch size."""
+def test_a_student_of_another_patch_size_learns_from_the_teachers_area(image_task, taught, tmp_path):
     store, teacher, _ = taught["image"]
     other = {**tiny.CONFIGS["vit"], "image_size": 32, "patch_size": 4, "num_channels": 3}
     model = replace(image_task.models["vit-tiny"], source=None, config=other)
     task = replace(image_task, models={**image_task.models, "vit-tiny": model})
-    trial = task.trial("rekd", "vit-tiny", seed=2026, teacher_digest=teacher.digest)
+    trial = task.trial("rekd", "vit-tiny", seed=2026, epochs=1, teacher_digest=teacher.digest)
     run(trial, task, store)
-    assert row_of(trial, store)["error"] == (
-        "ValueError: The teacher selects among 16 features, the student vit-tiny among 64. "
-        "Give both the same patch and image size."
-    )
+    row = row_of(trial, store)
+    assert (row["status"], row["error"], row["num_features"]) == ("ok", "", 64)
+    assert 0 <= row["dev_teacher_overlap"] <= 1
+
+    copied = replace(trial, seed=2027, further_teachers=None, teacher_sees="student_mask")
+    run(copied, task, store)
+    assert "selects among 4 x 4 features, the student among 8 x 8" in row_of(copied, store)["error"]
+
+
+def test_several_teachers_are_averaged_and_a_classifier_teaches_predictions_alone(image_task, taught):
+    store, teacher, student = taught["image"]
+    classifier = image_task.trial("cls", image_task.teacher, seed=2026, epochs=1)
+    run(classifier, image_task, store)
+    of_both = replace(student, epochs=1, **taught_by({teacher.digest: 1, student.digest: 2}))
+    run(of_both, image_task, store)
+    row = row_of(of_both, store)
+    assert (row["status"], row["distils"], row["alpha_schedule"]) == ("ok", "both", "constant")
+    assert Trial.from_record(json.loads(row["config"])) == of_both
+
+    of_classifier = replace(student, epochs=1, teacher_digest=classifier.digest)
+    run(of_classifier, image_task, store)
+    assert "is a plain classifier without rationales" in row_of(of_classifier, store)["error"]
+    of_prediction = replace(of_classifier, distils="prediction", lambda_rationale=0)
+    run(of_prediction, image_task, store)
+    row = row_of(of_prediction, store)
+    assert (row["status"], row["dev_teacher_overlap"]) == ("ok", None)
 
 
 def test_targets_of_other_data_are_not_used(image_task, taught, tmp_path):

@@ -185,3 +185,58 @@ def test_seeds_that_are_none_or_too_many_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             seeds_in(text)
+
+
+# --- Curricula ------------------------------------------------------------------------------------------------------
+
+MOVING = '{ from = 0.9, to = 0.1, shape = "cosine" }'
+
+
+def alpha_of(task, model: str = "vit-student", **overrides) -> tuple[float | None, str | None]:
+    trial = task.trial("rekd", model, seed=1, teacher_digest="t", **overrides)
+    return trial.alpha, trial.alpha_schedule
+
+
+def test_a_default_moves_as_a_table_or_as_a_grids_text(tmp_path):
+    for written in (MOVING, '"0.9->0.1:cosine"'):
+        task = load_task(write(tmp_path, f'extends = "digits"\n[defaults]\nalpha = {written}'))
+        assert alpha_of(task) == (0.1, "cosine from 0.9")
+        assert alpha_of(task, alpha=0.3) == (0.3, "constant")
+        assert alpha_of(task, alpha="0->0.3:step@0.25") == (0.3, "step from 0 at 0.25")
+    assert alpha_of(load_task("digits")) == (0.3, "constant")
+
+
+def test_a_stronger_number_takes_the_schedule_of_the_weaker_one_away(tmp_path):
+    write(tmp_path, f'extends = "digits"\n[defaults]\nalpha = {MOVING}\nrekd.lambda_select = {MOVING}', "base.toml")
+    task = load_task(write(tmp_path, 'extends = "base.toml"\n[defaults]\nalpha = 0.2'))
+    assert alpha_of(task) == (0.2, "constant")
+    trial = task.trial("rekd", "vit-student", seed=1, teacher_digest="t")
+    assert trial.lambda_select_schedule == "cosine from 0.9"
+    of_model = 'extends = "base.toml"\n[models.vit-student.defaults]\nalpha = 0.4\nrekd.lambda_select = 0.5'
+    task = load_task(write(tmp_path, of_model))
+    assert alpha_of(task) == (0.4, "constant")
+    assert task.trial("rekd", "vit-student", seed=1, teacher_digest="t").lambda_select_schedule == "constant"
+    assert alpha_of(task, "vit-teacher") == (0.1, "cosine from 0.9")
+
+
+@pytest.mark.parametrize(
+    ("default", "message"),
+    [
+        ('alpha = "0.9->0.1"', r"A value that moves is written 0.9->0.1:SHAPE.*linear, cosine, step.*Got '0.9->0.1'"),
+        ("alpha = { from = 0.9 }", "A value that moves is written"),
+        ('alpha = { from = 0.9, to = 0.1, shape = "root" }', "A value that moves is written"),
+        ('alpha = "1.9->0.1:linear"', r"The first alpha is a share in \[0, 1\], got 1.9"),
+        ('p_target = "0.9->0.1:linear"', "p_target is a fraction in"),
+        ('rekd.alpha = "x"', "A value that moves is written"),
+    ],
+)
+def test_a_move_that_is_none_is_refused_with_the_files_name(default, message, tmp_path):
+    with pytest.raises(ValueError, match=f"mine.toml: .*{message}"):
+        load_task(write(tmp_path, f'extends = "digits"\n[defaults]\n{default}'))
+
+
+def test_where_predictions_alone_are_distilled_nothing_reads_lambda_rationale():
+    task = load_task("digits")
+    trial = task.trial("rekd", "vit-student", seed=1, teacher_digest="t", distils="prediction")
+    assert trial.lambda_rationale == 0
+    assert task.trial("rekd", "vit-student", seed=1, teacher_digest="t", distils="rationale").lambda_rationale == 0.5

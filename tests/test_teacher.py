@@ -18,7 +18,7 @@ from rekd.method.equations import (
     rationale_distillation_loss,
 )
 from rekd.method.samples import batches
-from rekd.method.teacher import Targets, Teacher, compute_targets, selection_difference
+from rekd.method.teacher import Targets, Teacher, Teachers, compute_targets, selection_difference
 from rekd.store.ledger import Ledger, Outcome
 from rekd.store.saved_model import Weights, is_saved, saved_sha256
 
@@ -86,16 +86,16 @@ def test_targets_do_not_depend_on_the_mode_that_the_teacher_was_left_in(image_te
     assert not image_teacher.model.training
 
 
-def test_a_classifier_cannot_teach():
-    with pytest.raises(
-        ValueError, match=r"The teacher x is a plain classifier without rationales\. Choose an RE trial"
-    ):
-        compute_targets(
-            tiny.build("vit", "cls"),
-            tiny.images(4).arrays,
-            replace(tiny.ASKED, teacher_digest="x"),
-            device=tiny.CPU,
+def test_a_classifier_says_nothing_of_selection():
+    model, arrays = tiny.build("vit", "cls"), tiny.images(4).arrays
+    targets = compute_targets(model, arrays, tiny.ASKED, device=tiny.CPU)
+    assert targets.selection_difference.shape == (4, 0)
+    assert not targets.selects
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            targets.logits, model.predictor({"image": torch.from_numpy(arrays["image"])}), rtol=1e-5
         )
+    assert targets.on_grid((4, 4), (2, 2)) is targets
 
 
 def test_batches_are_all_samples_in_order():
@@ -282,3 +282,64 @@ def test_a_teacher_that_predicts_anew_needs_its_model(image_teacher):
         with pytest.raises(ValueError, match=r"a teacher predicts anew\. Give its model"):
             image_teacher.for_training(**{option: True})
     assert Teacher(image_teacher.targets, device=tiny.CPU).model is None
+
+
+# --- Another grid, and several teachers -----------------------------------------------------------------------------
+
+
+def test_on_its_own_grid_a_teacher_says_bitwise_what_it_said(image_teacher):
+    assert image_teacher.targets.on_grid((4, 4), (4, 4)) is image_teacher.targets
+
+
+def test_on_another_grid_it_selects_the_same_area(image_teacher):
+    own = torch.from_numpy(image_teacher.targets.selection_difference)
+    mapped = image_teacher.targets.on_grid((4, 4), (2, 2))
+    assert mapped.selection_difference.dtype == np.float32
+    quarters = own.sigmoid().view(-1, 2, 2, 2, 2).mean(dim=(2, 4)).view(-1, 4)
+    torch.testing.assert_close(torch.from_numpy(mapped.selection_difference).sigmoid(), quarters)
+    assert np.array_equal(mapped.logits, image_teacher.targets.logits)
+
+
+def test_a_teacher_of_augmented_views_is_heard_on_the_students_grid(image_teacher):
+    rows, model = torch.tensor([3, 1]), image_teacher.model
+    inputs = batch_of("vit", rows)
+    options = {"model": model, "augmented": True}
+    own, own_logits = image_teacher.for_training(**options)(rows, inputs, torch.ones(2, 16))
+    seen, logits = image_teacher.for_training(**options, grids=((4, 4), (2, 2)))(rows, inputs, torch.ones(2, 4))
+    quarters = own.softmax(-1)[..., 1].view(-1, 2, 2, 2, 2).mean(dim=(2, 4)).view(-1, 4)
+    torch.testing.assert_close(seen.softmax(-1)[..., 1], quarters)
+    assert torch.equal(logits, own_logits)
+
+
+def test_a_mask_of_one_grid_is_none_of_the_other(image_teacher):
+    with pytest.raises(ValueError, match=r"among 4 x 4 features, the student among 2 x 2.*teacher_sees"):
+        image_teacher.for_training(model=image_teacher.model, student_mask=True, grids=((4, 4), (2, 2)))
+
+
+def test_teachers_are_averaged_in_probability_by_weight(image_teacher):
+    rows = torch.tensor([5, 0])
+    inputs, mask = batch_of("vit", rows), torch.ones(2, 16)
+    other = tiny.build("vit", num_classes=2, seed=8)
+    targets = compute_targets(other, tiny.images().arrays, tiny.ASKED, device=tiny.CPU)
+    each = [image_teacher.for_training(), Teacher(targets, device=tiny.CPU)]
+    (z_one, q_one), (z_two, q_two) = (teacher(rows, inputs, mask) for teacher in each)
+    selection, logits = Teachers(each, [1.0, 3.0])(rows, inputs, mask)
+    torch.testing.assert_close(selection.softmax(-1), 0.25 * z_one.softmax(-1) + 0.75 * z_two.softmax(-1))
+    torch.testing.assert_close(logits.softmax(-1), 0.25 * q_one.softmax(-1) + 0.75 * q_two.softmax(-1))
+    assert not torch.allclose(selection.softmax(-1), z_one.softmax(-1))
+
+    alone, _ = Teachers([each[0], each[0]], [1.0, 1.0])(rows, inputs, mask)
+    torch.testing.assert_close(alone.softmax(-1), z_one.softmax(-1))
+
+
+def test_among_several_a_classifier_has_a_say_in_the_prediction_alone(image_teacher):
+    rows = torch.tensor([5, 0])
+    inputs, mask = batch_of("vit", rows), torch.ones(2, 16)
+    model = tiny.build("vit", "cls", num_classes=2)
+    classifier = Teacher(compute_targets(model, tiny.images().arrays, tiny.ASKED, device=tiny.CPU), device=tiny.CPU)
+    own, q_own = image_teacher.for_training()(rows, inputs, mask)
+    none, q_cls = classifier(rows, inputs, mask)
+    assert none.shape == (2, 0, 2)
+    selection, logits = Teachers([classifier, image_teacher.for_training()], [1.0, 1.0])(rows, inputs, mask)
+    torch.testing.assert_close(selection.softmax(-1), own.softmax(-1))
+    torch.testing.assert_close(logits.softmax(-1), (q_own.softmax(-1) + q_cls.softmax(-1)) / 2)

@@ -16,7 +16,7 @@ from rekd.method.losses import Learner, losses
 from rekd.method.run_state import is_better
 from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
-from rekd.method.teacher import Teacher
+from rekd.method.teacher import Teacher, compute_targets
 from rekd.method.train import one_thread
 from rekd.store.checkpoints import Checkpoints
 from rekd.store.ledger import EPOCHS_SCHEMA
@@ -480,3 +480,57 @@ def test_on_a_cpu_a_run_takes_one_thread_and_gives_the_others_back():
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+# --- Curricula and parts --------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_moves_training_and_leaves_dev_at_the_last_value(image_teacher):
+    constant = tiny.trial("rekd", lambda_select=0.2)
+    moving = replace(constant, alpha_schedule="linear from 1", lambda_select_schedule="step from 0 at 0.9")
+    one, other = (tiny.run(trial, teacher=image_teacher.for_training()) for trial in (constant, moving))
+    assert not tiny.same_tensors(one.weights, other.weights)
+    alphas = [record["alpha"] for record in other.numbers]
+    assert alphas == sorted(alphas, reverse=True)
+    assert alphas[-1] == 0.3  # exactly, in the last step
+    assert [record["lambda_select"] for record in other.numbers] == [0, 0, 0.2]
+    assert {record["alpha"] for record in one.numbers} == {0.3}
+    first = other.numbers[0]
+    assert first["dev_loss"] == pytest.approx(first["dev_prediction_loss"] + 0.2 * first["dev_selection_loss"])
+    assert first["train_loss"] != pytest.approx(first["train_prediction_loss"] + 0.2 * first["train_selection_loss"])
+
+
+def test_a_stopped_run_goes_on_in_its_schedule(image_teacher, store):
+    trial = tiny.trial("rekd", alpha_schedule="cosine from 0.9")
+    whole = tiny.run(trial, teacher=image_teacher.for_training())
+    checkpoints = Checkpoints(store, trial.digest)
+    tiny.run(trial, teacher=image_teacher.for_training(), checkpoints=checkpoints, stop_after=2)
+    resumed = tiny.run(trial, teacher=image_teacher.for_training(), checkpoints=checkpoints)
+    assert resumed.numbers == whole.numbers
+    assert tiny.same_tensors(resumed.weights, whole.weights)
+
+
+def test_what_is_not_distilled_has_no_part_in_the_loss(image_teacher):
+    """Predictions alone are lambda_rationale 0; rationales alone do not know what the teacher predicts."""
+    both = tiny.trial("rekd", epochs=1, lambda_rationale=0.0)
+    alone = replace(both, distils="prediction")
+    runs = [tiny.run(trial, teacher=image_teacher.for_training()) for trial in (both, alone)]
+    assert tiny.same_tensors(runs[0].weights, runs[1].weights)
+    assert "train_rationale_distillation_loss" not in runs[1].numbers[0]
+
+    rationale = tiny.trial("rekd", epochs=1, distils="rationale")
+    silent = replace(image_teacher.targets, logits=image_teacher.targets.logits[:, ::-1].copy())
+    of_one = tiny.run(rationale, teacher=image_teacher.for_training())
+    of_other = tiny.run(rationale, teacher=Teacher(silent, device=tiny.CPU))
+    assert tiny.same_tensors(of_one.weights, of_other.weights)
+    assert not tiny.same_tensors(of_one.weights, runs[0].weights)
+    (record,) = of_one.numbers
+    l_re = record["train_prediction_loss"] + 0.1 * record["train_selection_loss"]
+    assert record["train_loss"] == pytest.approx(0.3 * l_re + 0.7 * 0.5 * record["train_rationale_distillation_loss"])
+
+
+def test_a_classifier_teaches_predictions(image_teacher):
+    model = tiny.build("vit", "cls", num_classes=2, seed=5)
+    teacher = Teacher(compute_targets(model, tiny.images().arrays, tiny.ASKED, device=tiny.CPU), device=tiny.CPU)
+    trial = tiny.trial("rekd", epochs=1, lambda_rationale=0.0, distils="prediction")
+    assert tiny.run(trial, teacher=teacher).numbers[0]["train_prediction_distillation_loss"] > 0

@@ -92,3 +92,22 @@ def test_a_store_that_cannot_be_read_is_one_line(store, train, monkeypatch):
     status, output = train(lambda: pytest.fail("it is trained"))
     assert status == 2
     assert output == f"Error: [Errno 13] Permission denied: '{store.root}'"
+
+
+def test_a_trial_is_typed_with_several_teachers_and_a_curriculum(store, monkeypatch):
+    asked = []
+
+    def refuse(trial, **options):
+        asked.append(trial)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(one_trial, "check_trial", refuse)
+    arguments = ["train", "--task", "digits", "--model", "vit-student", "--objective", "rekd", "--store", store.root]
+    more = ["--teacher", "b:2", "--teacher", "a", "--distils", "rationale", "--alpha", "0.9->0.1:cosine"]
+    assert CliRunner().invoke(app, [*arguments, *more, "--lambda-select", "0.5"]).exit_code == 2
+    (trial,) = asked
+    assert (trial.teachers, trial.distils) == ({"a": 1.0, "b": 2.0}, "rationale")
+    assert (trial.alpha, trial.alpha_schedule, trial.lambda_select) == (0.1, "cosine from 0.9", 0.5)
+    wrong = CliRunner().invoke(app, [*arguments, "--teacher", "a", "--alpha", "0.9->0.1"])
+    assert wrong.exit_code == 2
+    assert "A value that moves is written" in wrong.output

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rekd.trial import FIDELITY, PRESETS, RE_FIELDS, REKD_FIELDS, Trial, canonical_json, digest_of
+from rekd.schedule import SCHEDULED
+from rekd.trial import FIDELITY, PRESETS, RE_FIELDS, REKD_FIELDS, Trial, canonical_json, digest_of, taught_by
 
 BASE = {"task": "toy", "task_digest": "a", "model": "vit", "model_digest": "b", "seed": 2026, "epochs": 3}
 RE = {
@@ -52,6 +53,8 @@ def test_digests_are_equal_exactly_where_fields_are(left, right):
 @pytest.mark.parametrize("name", [field.name for field in fields(Trial)])
 def test_every_field_is_part_of_the_digest(name):
     others = {"objective": None, "precision": "bfloat16", "downscaling": "antialiased", **FIDELITY["authors"]}
+    others |= {f"{name}_schedule": "cosine from 0.9" for name in SCHEDULED}
+    others |= {"distils": "rationale", "further_teachers": "d:2"}
     if name in others:
         other = others[name]
     elif isinstance(value := getattr(REKD_TRIAL, name), str):
@@ -204,14 +207,67 @@ def test_the_ends_of_a_closed_range_are_in_it(field, value):
 
 @pytest.mark.parametrize("name", RE_FIELDS + REKD_FIELDS)
 def test_a_field_is_needed_by_the_objectives_that_use_it_and_refused_by_the_others(name):
-    value = REKD[name]
+    value = {**REKD, "distils": "rationale", "further_teachers": "d:2.0"}.get(name, "cosine from 0.9")
     with pytest.raises(ValueError, match=f"{name} is not used by objective 'cls', got {value!r}. Leave it None."):
         replace(CLS_TRIAL, **{name: value})
-    with pytest.raises(ValueError, match=f"{name} is needed by objective 'rekd', got None"):
-        replace(REKD_TRIAL, **{name: None})
+    if name in REKD:
+        with pytest.raises(ValueError, match=f"{name} is needed by objective 'rekd', got None"):
+            replace(REKD_TRIAL, **{name: None})
+    else:
+        assert replace(REKD_TRIAL, **{name: None}) == REKD_TRIAL
     if name in REKD_FIELDS:
         with pytest.raises(ValueError, match=f"{name} is not used by objective 're'"):
             replace(RE_TRIAL, **{name: value})
+
+
+# --- Teachers and schedules -----------------------------------------------------------------------------------------
+
+
+def test_the_neutral_values_of_what_is_read_are_written_out_and_change_no_digest():
+    assert (REKD_TRIAL.distils, REKD_TRIAL.alpha_schedule, RE_TRIAL.alpha_schedule) == ("both", "constant", None)
+    named = replace(REKD_TRIAL, distils="both", alpha_schedule="constant", lambda_select_schedule=None)
+    assert named == REKD_TRIAL
+    re = replace(REKD_TRIAL, objective="re", alpha=None, lambda_rationale=None, teacher_digest=None)
+    assert re == RE_TRIAL
+
+
+def test_a_schedule_has_one_text_and_ends_at_the_number():
+    trial = replace(REKD_TRIAL, alpha_schedule="cosine from 0.90", lambda_select_schedule="step from 2e-1 at .25")
+    assert (trial.alpha_schedule, trial.lambda_select_schedule) == ("cosine from 0.9", "step from 0.2 at 0.25")
+    assert [trial.at(share).alpha for share in (0, 0.5, 1)] == pytest.approx([0.9, 0.6, 0.3])
+    assert trial.at(1).alpha == 0.3
+    assert trial.at(0.1).seed == trial.seed
+    assert REKD_TRIAL.at(0.5) is REKD_TRIAL
+    assert "alpha=0.9->0.3:cosine" in str(trial)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"alpha_schedule": "cosine from 1.5"}, r"The first alpha is a share in \[0, 1\], got 1.5"),
+        ({"lambda_select_schedule": "linear from -1"}, "The first lambda_select is 0 or more, got -1"),
+        ({"alpha_schedule": "cosine from 0.3"}, "alpha goes from 0.3 to 0.3: it is 'constant'"),
+        ({"alpha_schedule": "cosine"}, "alpha_schedule is 'constant', 'linear from NUMBER'.*got 'cosine'"),
+        ({"alpha_schedule": "cosine from nan"}, "finite number, got nan"),
+        ({"alpha_schedule": "step from 0.9"}, "at which share of the run"),
+        ({"alpha_schedule": "step from 0.9 at 1"}, r"a share of the run in \(0, 1\), got 1"),
+        ({"distils": "prediction"}, "lambda_rationale is not read.*got 0.5. Give 0"),
+        ({"further_teachers": "a:1"}, "Write a and 'c:1'"),
+        ({"further_teachers": "d"}, r"further_teachers is DIGEST:WEIGHT"),
+        ({"further_teachers": "d:-1"}, "The weight of the teacher d is a number above 0, got -1"),
+    ],
+)
+def test_a_curriculum_or_teachers_that_make_no_sense_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        replace(REKD_TRIAL, **fields)
+
+
+def test_teachers_are_the_same_trial_however_they_are_told():
+    trial = replace(REKD_TRIAL, **taught_by({"e": 1, "d": 2}))
+    assert trial == replace(REKD_TRIAL, **taught_by({"d": 1, "e": 0.5}))
+    assert trial.teachers == {"d": 1.0, "e": 0.5}
+    assert REKD_TRIAL.teachers == {"c": 1.0}
+    assert RE_TRIAL.teachers == {}
 
 
 # --- What a trial says of itself ------------------------------------------------------------------------------------

@@ -215,7 +215,7 @@ class ImageBackbone(Backbone):
         self.encoder.layernorm.requires_grad_(False)
 
     def contextualise(self, embeddings: Tensor, inputs: Inputs, *, final_norm: bool = True) -> Contextual:
-        prefix = self.prefix().expand(len(embeddings), -1, -1)
+        prefix = self.prefix().expand(embeddings.shape[0], -1, -1)
         parts = self.encoder.embeddings
         hidden = parts.dropout(torch.cat((prefix, embeddings), dim=1) + parts.position_embeddings)
         for layer in self.layers:

@@ -123,13 +123,21 @@ def prediction_distillation_loss(
 
 
 def distillation_loss(
-    rationale_distillation_loss: Float[Tensor, ""],
-    prediction_distillation_loss: Float[Tensor, ""],
+    rationale_distillation_loss: Float[Tensor, ""] | None,
+    prediction_distillation_loss: Float[Tensor, ""] | None,
     *,
     lambda_rationale: float,
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Eq. 9, L_KD = lambda_R * L_KD^R + tau^2 * L_KD^Y. No tau^2 on the first term: Appendix B."""
+    """Eq. 9, L_KD = lambda_R * L_KD^R + tau^2 * L_KD^Y. No tau^2 on the first term: Appendix B.
+
+    A term that is not distilled is None and left out; one of them is there.
+    """
+    if prediction_distillation_loss is None:
+        assert rationale_distillation_loss is not None
+        return lambda_rationale * rationale_distillation_loss
+    if rationale_distillation_loss is None:
+        return temperature**2 * prediction_distillation_loss
     return lambda_rationale * rationale_distillation_loss + temperature**2 * prediction_distillation_loss
 
 

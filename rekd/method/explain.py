@@ -1,7 +1,9 @@
 """Prediction and rationale of new inputs, for people."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,32 @@ import torch
 from torch import Tensor
 
 from rekd.messages import one_line, shown
-from rekd.method.models import Prediction, RationaleModel, saved_config
+from rekd.method.equations import gumbel_noise
+from rekd.method.models import Prediction, RationaleModel, mask_of, saved_config
+from rekd.method.samples import Inputs
 from rekd.method.streams import evaluation_noise
+from rekd.method.teacher import selection_difference
 from rekd.tasks.hub import quiet
 from rekd.tasks.images import opened, pixels_of
-from rekd.tasks.spans import read_text
+from rekd.tasks.spans import ReadText, read_text
 from rekd.tasks.texts import read_tokenizer
+
+AT_A_TIME = 64
+"""Inputs that are predicted together."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image that is not a file by itself: a row of a table, or what somebody dropped on a page."""
+
+    name: str
+    """What it is called in messages."""
+    content: bytes
+    """A PNG, JPEG or other file that Pillow reads."""
+
+
+Input = str | Picture
+"""A text, or for a model of images the path of a file or a `Picture`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +63,8 @@ class Explanation:
     """The predicted class, by its name where the model knows it."""
     probability: float
     """The probability of that class, in [0, 1]."""
+    probabilities: Mapping[str, float]
+    """The probability of every class, in the order of their numbers."""
     rationale_ratio: float
     """Share of all positions that is selected."""
     words: tuple[Word, ...] | None = None
@@ -69,69 +93,132 @@ class Explainer:
         trial = details.get("trial", {})
         self.is_sampled = trial.get("evaluation_mask") == "sampled_everywhere"
         self.seed: int = trial.get("seed", 0)
+        self.name = f"{self.model.description['objective'].upper()} {trial.get('model', folder.name)}"
         self.tokenizer: Any = None
         if self.model.kind == "text":
             self.tokenizer = _tokenizer(folder)
 
-    def __call__(self, inputs: Sequence[str]) -> list[Explanation]:
-        """One explanation an input: texts for a text model, paths of image files for an image model.
+    @property
+    def num_features(self) -> int:
+        """L, the features of an input."""
+        grid = self.model.predictor.backbone.grid
+        return self.shapes["input_ids"][0] if grid is None else grid[0] * grid[1]
 
-        Raises ValueError on a text that is empty or no UTF-8, and on a file that is no image of 8 bits.
+    def __call__(self, inputs: Iterable[Input]) -> list[Explanation]:
+        """One explanation an input, as `each`."""
+        return list(self.each(inputs))
+
+    def each(self, inputs: Iterable[Input], *, budget: float | None = None) -> Iterator[Explanation]:
+        """One explanation an input, in order; `AT_A_TIME` are read and predicted together, so that any number may come.
+
+        With a `budget`, a share of all positions in (0, 1], the rationale is that many of the most strongly selected ones,
+        instead of what the model decides. Raises ValueError on a text that is empty or no UTF-8, and on a file that is no
+        image of 8 bits.
         """
-        return [self._text(one) if self.model.kind == "text" else self._image(one) for one in inputs]
+        if budget is not None and not 0 < budget <= 1:
+            raise ValueError(f"A budget is a share of the features in (0, 1], got {budget:g}.")
+        explained = self._texts if self.model.kind == "text" else self._images
+        rest = iter(inputs)
+        while chunk := list(islice(rest, AT_A_TIME)):
+            yield from explained(chunk, budget)
 
-    def _text(self, text: str) -> Explanation:
+    def _texts(self, texts: Sequence[Input], budget: float | None) -> Iterator[Explanation]:
+        with quiet():
+            read = [self.read(text) for text in texts]
+        found = self._predict(text_batch(read), budget)
+        for row, one in enumerate(read):
+            words = words_of(one, found.mask[row].bool().tolist())
+            yield self._explanation(one.text, found, row, words=words, read=one.read)
+
+    def read(self, text: Input) -> ReadText:
+        """A text as the model reads it. Raises ValueError where there is nothing to select from."""
+        if isinstance(text, Picture):
+            raise ValueError(f"{text.name} is an image, and the model reads texts.")
         if not text.strip():
             raise ValueError("An input is an empty text, from which nothing can be selected.")
         try:
             text.encode()
         except UnicodeEncodeError as error:  # how Python hands bytes over that are no UTF-8
             raise ValueError(f"The input {shown(text)} is not UTF-8. Convert it first.") from error
-        with quiet():
-            read = read_text(self.tokenizer, text, max_length=self.shapes["input_ids"][0])
-        valid = torch.tensor([read.valid], dtype=torch.uint8)
-        prediction = self._predict({"input_ids": torch.tensor([read.input_ids]), "valid": valid})
-        selected: dict[tuple[int, int], bool] = {}
-        for span, kept in zip(read.spans, prediction.mask[0].bool().tolist(), strict=True):
-            if span != (0, 0):
-                selected[span] = selected.get(span, False) or kept
-        words = tuple(
-            Word(text=text[start:end], start=start, end=end, selected=kept) for (start, end), kept in selected.items()
-        )
-        return self._explanation(text, prediction, words=words, read=read.read)
+        return read_text(self.tokenizer, text, max_length=self.shapes["input_ids"][0])
 
-    def _image(self, path: str) -> Explanation:
+    def _images(self, images: Sequence[Input], budget: float | None) -> Iterator[Explanation]:
+        pixels = np.stack([self.pixels(image) for image in images])
+        found = self._predict({"image": torch.from_numpy(pixels)}, budget)
+        grid = self.model.predictor.backbone.grid
+        assert grid is not None
+        for row, image in enumerate(images):
+            patches = found.mask[row].bool().numpy().reshape(grid)
+            yield self._explanation(_name_of(image), found, row, patches=patches)
+
+    def pixels(self, image: Input) -> np.ndarray:
+        """An image as the model reads it: 8 bits, "channel height width", of the size of those that it was trained on."""
         channels, height, width = self.shapes["image"]
         try:
             # To the size of the training images: the model has seen nothing finer.
-            pixels = pixels_of(opened(path), mode="L" if channels == 1 else "RGB", size=(width, height))
+            file = BytesIO(image.content) if isinstance(image, Picture) else image
+            return pixels_of(opened(file), mode="L" if channels == 1 else "RGB", size=(width, height))
         except Exception as error:  # of Pillow's readers
-            name = path.encode(errors="backslashreplace").decode()
+            name = _name_of(image).encode(errors="backslashreplace").decode()
             raise ValueError(
                 f"{name} cannot be read as an image: {one_line(error)}. Give a PNG or JPEG file."
             ) from error
-        prediction = self._predict({"image": torch.from_numpy(pixels.copy())[None]})
-        grid = self.model.predictor.backbone.grid
-        assert grid is not None
-        patches = prediction.mask[0].bool().numpy().reshape(grid)
-        return self._explanation(path, prediction, patches=patches)
 
     @torch.no_grad()
-    def _predict(self, batch: dict[str, Tensor]) -> Prediction:
-        # Begun anew for each input: what is said of it does not depend on what was asked before.
-        noise = evaluation_noise(self.seed, torch.device("cpu")) if self.is_sampled else None
-        return self.model.predict(batch, sampled_by=noise)
+    def _predict(self, batch: Inputs, budget: float | None = None) -> Prediction:
+        if self.model.generator is None:
+            return self.model.predict(batch)
+        selection_logits = self.model.generator(batch)
+        mask = self._mask(selection_logits, budget)
+        return Prediction(logits=self.model.predictor(batch, mask), mask=mask, selection_logits=selection_logits)
 
-    def _explanation(self, source: str, prediction: Prediction, **parts: Any) -> Explanation:
-        probabilities = prediction.logits[0].softmax(dim=-1)
+    def _mask(self, selection_logits: Tensor, budget: float | None) -> Tensor:
+        scores = selection_logits
+        if self.is_sampled:
+            # The same noise for each input: what is said of it does not depend on what is asked beside it.
+            noise = evaluation_noise(self.seed, torch.device("cpu"))
+            scores = scores + gumbel_noise(scores[:1].shape, generator=noise)
+        if budget is None:
+            return mask_of(scores)
+        strength = selection_difference(scores)
+        strongest = strength.topk(max(1, round(budget * strength.shape[1])), dim=1).indices
+        return torch.zeros_like(strength).scatter(1, strongest, 1.0)
+
+    def _explanation(self, source: str, found: Prediction, row: int, **parts: Any) -> Explanation:
+        probabilities = found.logits[row].softmax(dim=-1)
         label = int(probabilities.argmax())
+        names = self.class_names or [str(number) for number in range(len(probabilities))]
         return Explanation(
             source=source,
-            label=str(label) if self.class_names is None else self.class_names[label],
+            label=names[label],
             probability=float(probabilities[label]),
-            rationale_ratio=float(prediction.mask[0].mean()),
+            probabilities=dict(zip(names, probabilities.tolist(), strict=True)),
+            rationale_ratio=float(found.mask[row].mean()),
             **parts,
         )
+
+
+def text_batch(read: Sequence[ReadText]) -> dict[str, Tensor]:
+    """Texts as a model's inputs."""
+    return {
+        "input_ids": torch.tensor([one.input_ids for one in read]),
+        "valid": torch.tensor([one.valid for one in read], dtype=torch.uint8),
+    }
+
+
+def words_of(read: ReadText, mask: Sequence[bool]) -> tuple[Word, ...]:
+    """The words of a text, each selected where any of its tokens is."""
+    selected: dict[tuple[int, int], bool] = {}
+    for span, kept in zip(read.spans, mask, strict=True):
+        if span != (0, 0):
+            selected[span] = selected.get(span, False) or kept
+    return tuple(
+        Word(text=read.text[start:end], start=start, end=end, selected=kept) for (start, end), kept in selected.items()
+    )
+
+
+def _name_of(image: Input) -> str:
+    return image.name if isinstance(image, Picture) else image
 
 
 def _tokenizer(folder: Path) -> Any:

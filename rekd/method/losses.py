@@ -21,7 +21,7 @@ from rekd.method.equations import (
 from rekd.method.models import RationaleModel
 from rekd.method.samples import Batch
 from rekd.method.streams import Streams
-from rekd.method.teacher import Teacher
+from rekd.method.teacher import Teacher, Teachers
 from rekd.trial import Trial
 
 
@@ -33,11 +33,13 @@ class Learner:
     model: RationaleModel
     optimizer: torch.optim.Optimizer
     streams: Streams
-    teacher: Teacher | None = None
+    teacher: Teacher | Teachers | None = None
     """Whom the student hears; None but for rekd."""
 
     @classmethod
-    def of(cls, trial: Trial, model: RationaleModel, *, streams: Streams, teacher: Teacher | None = None) -> "Learner":
+    def of(
+        cls, trial: Trial, model: RationaleModel, *, streams: Streams, teacher: Teacher | Teachers | None = None
+    ) -> "Learner":
         """A learner that begins: AdamW over the model's trainable parameters (Appendix C.3)."""
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=trial.learning_rate, weight_decay=trial.weight_decay, fused=True)
@@ -71,18 +73,19 @@ def losses(learner: Learner, batch: Batch, temperature: float | None) -> dict[st
     assert trial.lambda_rationale is not None
     teacher_selection_logits, teacher_logits = learner.teacher(batch.pool_rows, batch.inputs, mask.detach())
     teacher_noise = gumbel_noise(noise.shape, generator=streams.teacher_noise, device=noise.device)
-    l_rationale = rationale_distillation_loss(
-        selection_logits, noise, teacher_selection_logits, teacher_noise, temperature=temperature
-    )
-    l_prediction = prediction_distillation_loss(logits, teacher_logits, temperature=temperature)
+    l_rationale = l_prediction = None
+    if trial.distils != "prediction":
+        l_rationale = rationale_distillation_loss(
+            selection_logits, noise, teacher_selection_logits, teacher_noise, temperature=temperature
+        )
+    if trial.distils != "rationale":
+        l_prediction = prediction_distillation_loss(logits, teacher_logits, temperature=temperature)
     l_kd = distillation_loss(
         l_rationale, l_prediction, lambda_rationale=trial.lambda_rationale, temperature=temperature
     )
-    return terms | {
-        "loss": rekd_loss(terms["loss"], l_kd, alpha=trial.alpha),
-        "rationale_distillation_loss": l_rationale,
-        "prediction_distillation_loss": l_prediction,
-    }
+    distilled = {"rationale_distillation_loss": l_rationale, "prediction_distillation_loss": l_prediction}
+    terms |= {name: loss for name, loss in distilled.items() if loss is not None}
+    return terms | {"loss": rekd_loss(terms["loss"], l_kd, alpha=trial.alpha)}
 
 
 def re_terms(trial: Trial, logits: Tensor, labels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:

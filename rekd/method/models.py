@@ -19,6 +19,7 @@ from rekd.method.pretrained import load_backbone
 from rekd.method.samples import Inputs, as_tensor
 from rekd.store.files import DamagedFileError, Store
 from rekd.store.saved_model import Weights, check, checksum_of
+from rekd.tasks.task_file import Kind
 
 AUTHORS_HIDDEN = 256
 """Width of the authors' BERT generator head."""
@@ -165,7 +166,7 @@ class RationaleModel(nn.Module):
         return model
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Kind:
         """`image` or `text`."""
         return self.predictor.backbone.kind
 
@@ -248,10 +249,17 @@ class RationaleModel(nn.Module):
         return model.requires_grad_(False).eval()
 
 
-def load_model(store: Store | str | Path, digest: str) -> RationaleModel:
-    """The model of a finished trial, frozen and in evaluation mode. Raises ValueError where the store has none of it."""
-    place = store if isinstance(store, Store) else Store(str(store))
-    weights = Weights.load(place, digest)
+def load_model(place: Store | str | Path, digest: str | None = None) -> RationaleModel:
+    """The model of a finished trial of a store, or without a digest that of a folder; frozen and in evaluation mode.
+
+    Raises ValueError where there is none. No code that a folder brings along is run.
+    """
+    if digest is None:
+        if isinstance(place, Store):
+            raise ValueError("Which model of the store? Give the digest of its trial, or a folder.")
+        return RationaleModel.load(Path(place))
+    store = place if isinstance(place, Store) else Store(str(place))
+    weights = Weights.load(store, digest)
     return RationaleModel.assemble(weights.config, weights.arrays)
 
 

@@ -18,6 +18,7 @@ from rekd.method.run_state import RunState
 from rekd.method.samples import Batch, DeviceSamples
 from rekd.method.streams import Streams
 from rekd.method.views import Views, crop_flip
+from rekd.schedule import SCHEDULED
 from rekd.store.checkpoints import CheckpointWriter
 from rekd.trial import Trial
 
@@ -66,7 +67,7 @@ def train(
     while state.epoch < trial.epochs and not state.diverged:
         started = time.perf_counter()
         totals: dict[str, Tensor] = {}
-        temperature = None
+        temperature, now = None, trial
         views = _views(trial, train_samples, epoch=state.epoch + 1)
         if teacher is not None:
             teacher.begin_epoch(state.epoch + 1)
@@ -76,7 +77,8 @@ def train(
             for rows in order.split(trial.batch_size):
                 temperature = _temperature(trial, state.step, num_steps)
                 batch = _augmented(trial, train_samples.take(rows), views, streams)
-                terms = step(learner, batch, temperature)
+                now = trial.at(state.step / max(num_steps - 1, 1))
+                terms = step(replace(learner, trial=now), batch, temperature)
                 state.step += 1
                 for name, value in terms.items():  # on the device: reading a value here would stop it every step
                     totals[name] = totals.get(name, 0) + value.detach()
@@ -88,6 +90,7 @@ def train(
             "epoch": state.epoch,
             "step": state.step,
             "temperature": temperature,
+            **{name: value for name in SCHEDULED if (value := getattr(now, name)) is not None},
             **{f"train_{name}": total.item() / num_batches for name, total in totals.items()},
             **{f"dev_{name}": value for name, value in dev.items()},
             "seconds": time.perf_counter() - started,

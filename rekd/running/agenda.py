@@ -2,22 +2,40 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
 from rekd.running.estimate import Estimator
-from rekd.running.plan import PlanFunction, to_run
+from rekd.running.plan import Plan, PlanFunction, to_run
 from rekd.store.ledger import TRIALS_SCHEMA, Ledger
 from rekd.store.saved_model import is_saved
 from rekd.tasks.task import Task
 from rekd.trial import Trial
 
 
+def in_order(to_do: Sequence[Trial], plan: Plan, seconds: Callable[[Trial], float]) -> list[Trial]:
+    """Trials in the order in which they are to run: seed by seed, so that every setting has its first seed early.
+
+    Among trials of equal seeds the longest goes first, so that no long one is left alone at the end; equal ones are in the
+    plan's order. Which seed is the first is the plan's order too, for each task, model and objective.
+    """
+    turns: defaultdict[tuple[str, ...], dict[int, int]] = defaultdict(dict)
+    for trial in plan.trials:
+        seeds = turns[trial.task, trial.model, trial.objective]
+        seeds.setdefault(trial.seed, len(seeds))
+
+    def place(trial: Trial) -> tuple[int, float]:
+        return turns[trial.task, trial.model, trial.objective].get(trial.seed, 0), -seconds(trial)
+
+    return sorted(to_do, key=place)
+
+
 class Agenda:
-    """The trials that a plan asks for, that have no result and that were not given out, the longest first."""
+    """The trials that a plan asks for, that have no result and that were not given out, in their order."""
 
     def __init__(self, plan: PlanFunction, ledger: Ledger, tasks: Mapping[str, Task], *, device: str) -> None:
         self.plan_function, self.tasks, self.device, self.store = plan, tasks, device, ledger.store
@@ -54,8 +72,7 @@ class Agenda:
         self.estimator = Estimator(self.results, self.tasks.values(), device=self.device)
         asked_for = to_run(self.plan, self.results)
         to_do = [trial for trial in [*self._teachers_again(asked_for), *asked_for] if trial.digest not in self.given]
-        # Longest first, so that no long trial is left alone at the end; equal ones in the plan's order.
-        self.queue = sorted(to_do, key=lambda trial: -self.seconds(trial))
+        self.queue = in_order(to_do, self.plan, self.seconds)
         self.is_stale, self._planned_at = False, time.monotonic()
         self._plan_seconds = self._planned_at - started
 
@@ -97,7 +114,7 @@ class Agenda:
 
     def _teachers_again(self, students: Sequence[Trial]) -> list[Trial]:
         """Teachers whose models are gone, as from a store that was copied without them. Their rows stay until then."""
-        for digest in {trial.teacher_digest for trial in students if trial.teacher_digest} - self._teachers:
+        for digest in {digest for trial in students for digest in trial.teachers} - self._teachers:
             self._teachers.add(digest)
             rows = self.results.loc[(self.results["digest"] == digest) & (self.results["status"] == "ok"), "config"]
             if len(rows) and not is_saved(self.store, digest):

@@ -53,8 +53,13 @@ class Conductor:
         self.is_interrupted = False
         self.held = ""
         """Why nothing is started any more; what runs goes on to its end."""
-        self.limit: Callable[[], str] = lambda: ""
-        """Says why nothing more is to be started; nothing as long as there is no reason."""
+        self.limit: Callable[..., str] = lambda **of_a_trial: ""
+        """Says why nothing more is to be started, or not a trial of so many `seconds` and `gpu_seconds` with all before it;
+        nothing as long as there is no reason."""
+        self.gpus_of: Callable[[Trial], float] = lambda trial: 1.0
+        """Says how many GPUs a trial takes; 1 where it needs none."""
+        self.gpu_seconds = 0.0
+        """What the trials took that have ended here."""
         self._ready: deque[Trial] = deque()  # claimed, and not given out yet
         self._ahead = 0
         self._ended: list[Trial] = []
@@ -68,10 +73,13 @@ class Conductor:
     def look_at_limit(self) -> None:
         """Starts nothing more from now on where there is a reason. The first one stands."""
         if not self.held and (why := self.limit()):
-            self.held = why
-            while self._ready:
-                self._put_back(self._ready.pop())
-            self.progress.say(f"[yellow]No more trials are started:[/] {escape(why)}")
+            self._hold(why)
+
+    def _hold(self, why: str) -> None:
+        self.held = why
+        while self._ready:
+            self._put_back(self._ready.pop())
+        self.progress.say(f"[yellow]No more trials are started:[/] {escape(why)}")
 
     def next_trial(self, key: str) -> Trial | None:
         """The trial that `key` is to run; None where there is none now: all slots are taken, or supplies are missing."""
@@ -127,6 +135,7 @@ class Conductor:
             row = self._given_up(trial)
         self.claims.release_soon(trial.digest)
         self.num_trained += 1
+        self.gpu_seconds += (row["train_seconds"] or self.agenda.seconds(trial)) * self.gpus_of(trial)
         self._take_in(trial, row)
 
     def is_taken_over(self, key: str) -> bool:
@@ -159,11 +168,12 @@ class Conductor:
         """Claims trials of the queue in their order, as many as can start, at once; whether any is this sweep's now."""
         started = time.monotonic()
         elsewhere = self.claims.elsewhere()
+        refused: dict[str, str] = {}
         self.progress.elsewhere = sum(trial.digest in elsewhere for trial in self.agenda.queue)
         free = self.slots - len(self.live) + self._ahead
         passed = set(elsewhere)
         # What another sweep has run meanwhile may let more start.
-        while not self._ready and (asked := [*islice(self._startable(passed), free)]):
+        while not self._ready and (asked := [*islice(self._startable(passed, refused), free)]):
             passed |= {trial.digest for trial in asked}
             held = self.claims.take_all(trial.digest for trial in asked)
             taken = [trial for trial in asked if trial.digest in held]
@@ -175,15 +185,33 @@ class Conductor:
                     self.claims.release_soon(trial.digest)
                     self._take_in(trial, row)
         self._ahead = round(AHEAD * self.slots) if time.monotonic() - started > SLOW else 0
+        # As long as something runs, its end may tell that others take less than was thought, or bring shorter ones.
+        if refused and not (self.live or self._ready) and len(refused) == len(self.agenda.queue):
+            self._hold(next(iter(refused.values())))
         return bool(self._ready)
 
-    def _startable(self, passed: set[str]) -> Iterator[Trial]:
-        """The trials of the queue, but for those that are passed over, that have what they need."""
+    def _startable(self, passed: set[str], refused: dict[str, str]) -> Iterator[Trial]:
+        """The trials of the queue, but for those that are passed over, that have what they need and fit into the limits.
+
+        Each counts for those after it. Why others do not fit is added to `refused`, by digest.
+        """
+        given = [*self.live.values(), *self._ready]
         for trial in list(self.agenda.queue):
-            if trial.digest in passed or trial.teacher_digest in self.agenda.again:
+            if trial.digest in passed or not trial.teachers.keys().isdisjoint(self.agenda.again):
                 continue
-            if self.is_supplied(trial):
+            if why := self._why_not(trial, given):
+                refused[trial.digest] = why
+            elif self.is_supplied(trial):
+                given.append(trial)
                 yield trial
+
+    def _why_not(self, trial: Trial, given: list[Trial]) -> str:
+        """Why a trial does not fit into what the limits leave beside those that were given out; nothing where it does."""
+        seconds = sum(map(self._gpu_seconds, [*given, trial]))
+        return self.limit(seconds=self.agenda.seconds(trial), gpu_seconds=self.gpu_seconds + seconds)
+
+    def _gpu_seconds(self, trial: Trial) -> float:
+        return self.agenda.seconds(trial) * self.gpus_of(trial)
 
     def _rows_meanwhile(self, trials: list[Trial]) -> list[dict[str, Any] | None]:
         """The results of trials that another sweep has run since the ledger was read; None for the others."""

@@ -134,11 +134,9 @@ class Shelf:
         """Whether what a trial needs is there; asks for it where it is not."""
         self.data(task)
         # Students wait here, not in their slots: on a full cluster the teacher's pass would find no GPU.
-        if trial.teacher_digest is None:
-            return True
-        needed = [self.targets(task, trial.teacher_digest)]
+        needed = [self.targets(task, digest) for digest in trial.teachers]
         if num_epochs := task.num_view_epochs(trial):
-            needed.append(self.view_targets(task, trial.teacher_digest, num_epochs))
+            needed += [self.view_targets(task, digest, num_epochs) for digest in trial.teachers]
         return all(self.has(reference) for reference in needed)  # all were asked for above
 
     def has(self, reference: ray.ObjectRef) -> bool:

@@ -1,7 +1,6 @@
 """One trial, from its supplies to its row in the ledger."""
 
 import importlib.metadata
-import math
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,27 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from rekd.method.evaluate import (
-    Predictions,
-    faithfulness,
-    masks_of,
-    measures,
-    overlap,
-    predictions,
-    rationale_noise,
-    tested,
-)
 from rekd.method.losses import Learner
 from rekd.method.models import RationaleModel
 from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
-from rekd.method.teacher import Teacher
-from rekd.method.train import TrainResult, one_thread, train
+from rekd.method.train import one_thread, train
+from rekd.running.examine import Examination
 from rekd.running.shown import write_rationales
 from rekd.running.supplies import Supplies
+from rekd.running.teaching import teacher_of
 from rekd.store.checkpoints import Checkpoints, CheckpointWriter
 from rekd.store.files import Store, StoreUnavailableError
 from rekd.store.ledger import Ledger, Outcome
@@ -38,11 +27,7 @@ from rekd.tasks.commits import as_text, commits, pinned
 from rekd.tasks.data import Data, remarks_on
 from rekd.tasks.task import Task
 from rekd.tasks.texts import load_tokenizer
-from rekd.tasks.truth import Truth, agreement, auprc
 from rekd.trial import Trial, canonical_json
-
-NOTHING = 0.1
-"""Share of `p_target` below which a rationale ratio is as good as none."""
 
 
 def run_trial(
@@ -67,7 +52,7 @@ def run_trial(
             splits = data.train_dev(trial.split, trial.seed)
             streams = Streams(trial.seed, kind=trial.random_streams, device=device)
             model = build_model(trial, task, data, streams).to(device)
-            teacher = _teacher(trial, task, supplies, num_features=model.num_features(data.pool.arrays))
+            teacher = teacher_of(trial, task, supplies, model)
             result = yield from train(
                 Learner.of(trial, model, streams=streams, teacher=teacher),
                 train_samples=DeviceSamples(data.pool, device, splits[0]),
@@ -75,7 +60,7 @@ def run_trial(
                 writer=writer,
                 made_with=made_with,
             )
-            outcome = _tested(trial, task, result, data, splits[1], streams, supplies)
+            outcome = Examination(trial, task, data, splits[1], streams, supplies).outcome(result)
             if not result.diverged:
                 keep_model(trial, task, result.model, data, store)
                 warning = _shown(store, trial, result.model, data, device=device)
@@ -94,12 +79,13 @@ def check_trial(trial: Trial, *, task: Task, supplies: Supplies) -> list[str]:
     """Remarks on the trial's data. Raises ValueError where data, model or teacher are not what the trial needs."""
     data = supplies.data(task)
     check_model(trial, task, data)
-    store, teacher = supplies.store, trial.teacher_digest
-    if teacher is not None and not store.names_in(store.model_folder(teacher)):
-        raise ValueError(
-            f"The store {store} has no model of a trial {teacher}. Train it first (after `python -m rekd redo {store} "
-            f"{teacher}`, where it has a result), or choose another teacher."
-        )
+    store = supplies.store
+    for teacher in trial.teachers:
+        if not store.names_in(store.model_folder(teacher)):
+            raise ValueError(
+                f"The store {store} has no model of a trial {teacher}. Train it first (after `python -m rekd redo {store} "
+                f"{teacher}`, where it has a result), or choose another teacher."
+            )
     return remarks_on(data, task, trial)
 
 
@@ -167,124 +153,6 @@ def _shown(store: Store, trial: Trial, model: RationaleModel, data: Data, *, dev
     except Exception as error:
         return f"Its rationales to look at could not be written: {describe(error)}"
     return None
-
-
-def _teacher(trial: Trial, task: Task, supplies: Supplies, *, num_features: int) -> Teacher | None:
-    if trial.teacher_digest is None:
-        return None
-    student_mask = trial.teacher_sees == "student_mask"
-    augmented = task.teacher_mode(trial) == "live"
-    targets = supplies.targets(task, trial.teacher_digest)
-    if targets.selection_difference.shape[1] != num_features:
-        raise ValueError(
-            f"The teacher selects among {targets.selection_difference.shape[1]} features, the student {trial.model} among "
-            f"{num_features}. Give both the same patch and image size."
-        )
-    model = supplies.teacher(trial.teacher_digest) if student_mask or augmented else None
-    num_view_epochs = task.num_view_epochs(trial)
-    return Teacher(
-        targets,
-        model=model,
-        student_mask=student_mask,
-        augmented=augmented,
-        views=supplies.view_targets(task, trial.teacher_digest, num_view_epochs) if num_view_epochs else (),
-        device=supplies.device,
-    )
-
-
-def _tested(
-    trial: Trial,
-    task: Task,
-    result: TrainResult,
-    data: Data,
-    dev_indices: np.ndarray,
-    streams: Streams,
-    supplies: Supplies,
-) -> Outcome:
-    """The outcome of a run: its best epoch's dev values as they were recorded, and that version on the test split."""
-    parameters = sum(parameter.numel() for parameter in result.model.parameters() if parameter.requires_grad)
-    outcome = Outcome(
-        status="diverged" if result.diverged else "ok",
-        error=result.diverged,
-        best_epoch=result.best_epoch,
-        num_epochs=len(result.records),
-        num_parameters=parameters,
-        train_seconds=result.seconds,
-        attempt=result.records[-1]["attempt"],
-    )
-    if result.diverged or result.best_epoch is None:
-        return outcome
-    device = supplies.device
-    best = result.records[result.best_epoch - 1]
-    found = tested(result.model, DeviceSamples(data.test, device), trial, streams=streams)
-    found.kept().save(supplies.store, trial.digest)
-    test = measures(found, trial)
-    noise = rationale_noise(trial, device=device)
-    measured = faithfulness(result.model, data.test.arrays, device=device, sampled_by=noise)
-    outcome = replace(
-        outcome,
-        num_features=result.model.num_features(data.test.arrays),
-        **{f"num_{name}_in_train": count for name, count in data.in_train(trial.split, trial.seed).items()},
-        **{f"dev_{name}": best[f"dev_{name}"] for name in ("loss", "accuracy", "rationale_ratio", "token_ratio")},
-        **{f"test_{name}": test[name] for name in ("loss", "accuracy", "rationale_ratio", "token_ratio")},
-        **{f"test_{name}": value for name, value in measured.items()},
-        **_of_rationales(trial, result.model, found, data, dev_indices, device=device),
-    )
-    if trial.teacher_digest is None:
-        return outcome
-    dev = {name: array[dev_indices] for name, array in data.pool.arrays.items()}
-    noise = rationale_noise(trial, device=device)
-    mask, _ = masks_of(result.model, dev, device=device, sampled_by=noise)
-    teacher_mask = supplies.targets(task, trial.teacher_digest).masks(dev_indices, sampled_by=noise)
-    return replace(
-        outcome,
-        dev_teacher_overlap=overlap(mask, teacher_mask),
-        dev_teacher_train_share=_teacher_train_share(trial.teacher_digest, data, dev_indices, supplies.store),
-    )
-
-
-def _of_rationales(
-    trial: Trial,
-    model: RationaleModel,
-    found: Predictions,
-    data: Data,
-    dev_indices: np.ndarray,
-    *,
-    device: torch.device,
-) -> dict[str, Any]:
-    """Both ratios on both splits, agreement with the truth where it is known, and a warning; nothing for cls."""
-    if trial.objective == "cls":
-        return {}
-    of_dev = predictions(model, DeviceSamples(data.pool, device, dev_indices))
-    values: dict[str, Any] = {f"test_{name}_ratio": value for name, value in found.ratios.items()}
-    values |= {f"dev_{name}_ratio": value for name, value in of_dev.ratios.items()}
-    if data.test.truth is not None:
-        values |= _agreement(model, found, data.test.truth)
-    assert trial.p_target is not None  # `Trial` asks re and rekd for it
-    if values["dev_argmax_ratio"] < NOTHING * trial.p_target:
-        values["warning"] = (
-            f"It selects (almost) nothing on dev: {values['dev_argmax_ratio']:.1%} of features by argmax, "
-            f"{values['dev_expected_ratio']:.1%} when sampled, of {trial.p_target:.1%} aimed at."
-        )
-    return values
-
-
-def _agreement(model: RationaleModel, found: Predictions, truth: Truth) -> dict[str, float]:
-    """The measures of `rekd.tasks.truth` on the test split."""
-    marks = truth.of_features(found.mask.shape[1], model.predictor.backbone.grid)[truth.known]
-    mask = found.mask.bool().cpu().numpy()[truth.known]
-    scores = found.selection_difference.cpu().numpy()[truth.known]
-    values = agreement(mask, marks) | {"auprc": auprc(scores, marks)}
-    return {f"test_rationale_{name}": value for name, value in values.items() if not math.isnan(value)}
-
-
-def _teacher_train_share(teacher_digest: str, data: Data, dev_indices: np.ndarray, store: Store) -> float | None:
-    """Share of the dev split that the teacher was trained on; None where the ledger does not know the teacher."""
-    rows = Ledger(store).trials([teacher_digest]).select(["split", "seed"]).to_pylist()
-    if not rows:
-        return None
-    teacher_train, _ = data.train_dev(rows[0]["split"], rows[0]["seed"])
-    return float(np.isin(dev_indices, teacher_train).mean())
 
 
 def _made_with(device: torch.device, commit: str) -> dict[str, str]:

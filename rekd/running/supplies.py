@@ -5,9 +5,11 @@ from dataclasses import replace
 import torch
 
 from rekd.method.models import RationaleModel
+from rekd.method.places import Grid
+from rekd.method.pretrained import load_backbone
 from rekd.method.teacher import Question, Targets, compute_targets
 from rekd.store.files import Store
-from rekd.store.saved_model import Weights, saved_sha256
+from rekd.store.saved_model import Weights, config_of, saved_sha256
 from rekd.tasks.data import Data, load_data
 from rekd.tasks.task import Task
 
@@ -63,6 +65,11 @@ class Supplies:
         if sha256 not in self._teachers:
             self._teachers[sha256] = _model(self.fetch_weights(digest))
         return self._teachers[sha256]
+
+    def grid(self, digest: str) -> Grid | None:
+        """Rows and columns of a teacher's features; None where they are tokens."""
+        with torch.device("meta"):  # which costs neither memory nor time
+            return load_backbone(config=config_of(self.store, digest)["backbone"]).grid
 
     def _keep_targets(self, asked: Question, targets: Targets) -> None:
         targets.check(asked)

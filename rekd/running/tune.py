@@ -119,6 +119,7 @@ def run_sweep(
         watch = Watch(look_at_ray, needs="GPU" if shares.smallest else "CPU", notes=_why_none_is_ordered)
         progress.reasons.append(watch.said)
         conductor.limit = partial(limits.reached, watch, time.monotonic())
+        conductor.gpus_of = lambda trial: _share(shares, by_name, trial) or 1.0
         with claims, progress:
             clear_ended(store, claims, agenda.with_result)
             _fit(with_resources, conductor, callbacks)
@@ -347,13 +348,16 @@ def _resources(shares: Shares, tasks: Mapping[str, Task]) -> Callable[[dict[str,
     """What Tune asks Ray for, for a trial of this configuration."""
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        trial = Trial(**config)
-        # A teacher that runs live lies on the same GPU, and was not measured.
-        is_alone = tasks[trial.task].teacher_mode(trial) in ("live", "live_predictor")
-        gpus = shares.default if is_alone else shares.by_kind.get((trial.task, trial.model), shares.default)
-        return tune.PlacementGroupFactory([{"CPU": 1, "GPU": gpus}])
+        return tune.PlacementGroupFactory([{"CPU": 1, "GPU": _share(shares, tasks, Trial(**config))}])
 
     return resources
+
+
+def _share(shares: Shares, tasks: Mapping[str, Task], trial: Trial) -> float:
+    """How much of a GPU a trial takes."""
+    # A teacher that runs live lies on the same GPU, and was not measured.
+    is_alone = tasks[trial.task].teacher_mode(trial) in ("live", "live_predictor")
+    return shares.default if is_alone else shares.by_kind.get((trial.task, trial.model), shares.default)
 
 
 def _described(shares: Shares) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from rekd.schedule import SCHEDULED
 from rekd.store.files import Store
 from rekd.store.formats import FORMAT
 from rekd.store.table import Table
@@ -133,9 +134,11 @@ EPOCHS_SCHEMA = pa.schema(
         ("dev_rationale_ratio", pa.float64()),
         ("dev_token_ratio", pa.float64()),
         ("seconds", pa.float64()),
+        *((name, pa.float64()) for name in SCHEDULED),
     ]
 )
-"""Columns of `epochs`. Train values are means over the epoch's steps; dev values are at its end."""
+"""Columns of `epochs`. Train values are means over the epoch's steps; dev values are at its end; the temperature and what
+a schedule may move are those of the last step."""
 
 
 class Ledger:

@@ -64,10 +64,16 @@ def saved_sha256(store: Store, digest: str) -> str:
 
     Raises ValueError as `Weights.load`.
     """
+    return config_of(store, digest)["sha256"]
+
+
+def config_of(store: Store, digest: str) -> dict[str, Any]:
+    """The config.json of a trial's saved model, with its checksum. Raises ValueError as `Weights.load`."""
     try:
-        return json.loads(store.read(f"{store.model_folder(digest)}/config.json"))["sha256"]
+        config = json.loads(store.read(f"{store.model_folder(digest)}/config.json"))
+        return {**config, "sha256": config["sha256"]}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return Weights.load(store, digest).sha256  # which says what is wrong, and does what is to be done
+        return Weights.load(store, digest).config  # which says what is wrong, and does what is to be done
 
 
 def checksum_of(config: Mapping[str, Any], weights: bytes) -> str:

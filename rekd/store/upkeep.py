@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rekd.store.claims import Claims
 from rekd.store.files import Store, StoredFile
 from rekd.store.ledger import Ledger
-from rekd.trial import canonical_json
+from rekd.trial import canonical_json, teachers_in
 
 KeepModels = Literal["all", "best", "none"]
 """Which models stay: `best` is the one of each setting whose seed has the lowest dev loss. Teachers' always do."""
@@ -135,7 +135,7 @@ def _models_to_drop(store: Store, rows: Sequence[dict[str, Any]], keep: KeepMode
     if keep == "all":
         return set()
     ok = [row for row in rows if row["status"] == "ok"]
-    stay = {row["teacher_digest"] for row in rows} | _teachers_of_running(store)
+    stay = {digest for row in rows for digest in _teachers_of(row)} | _teachers_of_running(store)
     if keep == "best":
         best: dict[str, dict[str, Any]] = {}
         for row in sorted(ok, key=_rank):
@@ -154,11 +154,16 @@ def _setting(row: dict[str, Any]) -> str:
     return canonical_json({**json.loads(row["config"]), "seed": None})
 
 
+def _teachers_of(row: dict[str, Any]) -> set[str]:
+    """The digests of a trial's teachers, from its row or its fields."""
+    return set(teachers_in(row["teacher_digest"], row.get("further_teachers")))
+
+
 def _teachers_of_running(store: Store) -> set[str]:
     teachers = set()
     for digest in store.names_in(store.all_running_folder):
         try:
-            teachers.add(json.loads(store.read(store.running_trial_file(digest)))["teacher_digest"])
+            teachers |= _teachers_of(json.loads(store.read(store.running_trial_file(digest))))
         except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):  # says nothing of a teacher
             continue
     return teachers

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rekd.messages import check_one_of, one_line
+from rekd.schedule import told, under
 from rekd.tasks.class_order import is_reordered
 from rekd.tasks.embedded import EMBEDDED_DATASETS, identity
 from rekd.tasks.local_files import LocalDataset, sha256_of
@@ -233,7 +234,8 @@ class Task:
 
         A field takes, the later the stronger: the task's default, the model's, the task's for this objective, the
         model's for this objective, the fidelity preset's, the override. Fields that the objective does not use stay
-        None. Raises ValueError on a name that does not exist and on a value that `Trial` refuses.
+        None. A number that moves is told as in a grid, `alpha="0.9->0.1:cosine"`. Raises ValueError on a name that does not
+        exist and on a value that `Trial` refuses.
         """
         check_one_of("objective", objective, get_args(Objective), self.name)
         check_one_of("model", model, self.models, self.name)
@@ -241,7 +243,11 @@ class Task:
         for name in overrides:
             check_one_of("override", name, OVERRIDES, self.name)
 
-        values = {**self._downscaling(model), **self.defaults_of(objective, model), **FIDELITY[fidelity], **overrides}
+        overrides = told(overrides)
+        defaults = under(self.defaults_of(objective, model), overrides)
+        values = {**self._downscaling(model), **defaults, **FIDELITY[fidelity], **overrides}
+        if values.get("distils") == "prediction" and "lambda_rationale" not in overrides:
+            values |= {"lambda_rationale": 0, "lambda_rationale_schedule": None}  # which nothing reads then
         return Trial(
             task=self.name,
             task_digest=self.digest,

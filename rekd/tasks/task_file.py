@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rekd.messages import check_one_of, valid_names
+from rekd.schedule import told, under
 from rekd.tasks.embedded import EMBEDDED_DATASETS, NEEDED
 from rekd.tasks.local_files import TABLE_SUFFIXES
 from rekd.trial import FIDELITY, Objective, Trial, canonical_json, is_read, plain_type
@@ -71,7 +72,8 @@ _IDENTITY_FIELDS = ("task", "task_digest", "model", "model_digest", "objective",
 OVERRIDES = tuple(field.name for field in fields(Trial) if field.name not in _IDENTITY_FIELDS)
 """Fields of `Trial` that a caller may set against a task's defaults."""
 
-_DEFAULTS = tuple(name for name in OVERRIDES if name not in FIDELITY["paper"] and name != "teacher_digest")
+_OF_RUNS = ("teacher_digest", "further_teachers")
+_DEFAULTS = tuple(name for name in OVERRIDES if name not in FIDELITY["paper"] and name not in _OF_RUNS)
 
 _MAX_SEEDS = 10_000
 _SEEDS = re.compile(r"(\d{1,10})(?:\s*-\s*(\d{1,10}))?")
@@ -108,6 +110,7 @@ def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     for key in ("seeds", "teacher_seeds"):
         if key in table:
             table[key] = _seeds_of(table[key], key, file)
+    _tell_moves(table, file)
     _check_keys(table, file)
     _resolve_paths(table, file)
 
@@ -122,6 +125,23 @@ def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
             f"{file}: extends is one of {', '.join(task_names())} or a file that ends in .toml, got {parent!r}."
         )
     return _merged_tasks(_read(_followed(parent, "extends", file), (*seen, file)), table)
+
+
+def _tell_moves(table: dict[str, Any], file: Path) -> None:
+    """Writes each default that moves, a text or a table, as the two fields that it stands for."""
+    models = table.get("models", {})
+    for holder in (table, *(models.values() if isinstance(models, dict) else ())):
+        defaults = holder.get("defaults") if isinstance(holder, dict) else None
+        if not isinstance(defaults, dict):
+            continue  # which is refused below, by its name
+        try:
+            defaults = told(defaults)
+            nested = {
+                name: told(defaults[name]) for name in get_args(Objective) if isinstance(defaults.get(name), dict)
+            }
+        except ValueError as error:
+            raise ValueError(f"{file}: defaults: {error}") from error
+        holder["defaults"] = defaults | nested
 
 
 def _merged_tasks(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
@@ -147,10 +167,10 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     """Defaults with `above` over `below`. A value for all objectives replaces also what `below` says for one."""
     merged: dict[str, Any] = {}
     for name, value in below.items():
-        kept = {k: v for k, v in value.items() if k not in above} if isinstance(value, dict) else value
-        merged[name] = kept
+        merged[name] = under(value, above) if isinstance(value, dict) else value
+    merged = {**under(merged, above), **{name: merged[name] for name in get_args(Objective) if name in merged}}
     for name, value in above.items():
-        merged[name] = {**merged.get(name, {}), **value} if isinstance(value, dict) else value
+        merged[name] = {**under(merged.get(name, {}), value), **value} if isinstance(value, dict) else value
     return merged
 
 
@@ -394,7 +414,8 @@ def defaults_for(objective: str, *tables: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of an objective's trials that tables of defaults set; the later table and the objective's own are stronger."""
     values: dict[str, Any] = {}
     for table in (*tables, *(table.get(objective, {}) for table in tables)):
-        values.update({name: value for name, value in table.items() if name in trial_fields(objective)})
+        read = {name: value for name, value in table.items() if name in trial_fields(objective)}
+        values = {**under(values, read), **read}
     return values
 
 

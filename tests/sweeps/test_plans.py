@@ -12,6 +12,7 @@ from rekd.tasks.task import load_task
 from sweeps import alpha_sweep, lambda_sweep, p_target_sweep, reproduce, seed_sweep
 from sweeps.options import Options
 from sweeps.stages import Stage, add_teacher
+from sweeps.typed import of_one, typed
 
 SWEEPS = {
     "alpha": (alpha_sweep, alpha_sweep.alpha_sweep),
@@ -160,13 +161,13 @@ def test_cifar100_takes_lambda_select_from_cifar10(plan_of):
     assert chosen == {5e-3}
 
 
-def test_only_and_until_leave_stages_out(plan_of):
+def test_only_and_through_leave_stages_out(plan_of):
     options = Options(task=["cifar10"], seeds=(1,))
     only = plan_of("reproduce", options, only=["cls"])(NOTHING)
     assert {trial.objective for trial in only.trials} == {"cls"}
-    until, _ = run_to_the_end(plan_of("reproduce", options, until="re"))
-    assert {trial.objective for trial in until.trials} == {"cls", "re"}
-    assert {trial.p_target for trial in until.trials if trial.objective == "re"} == {0.15}
+    through, _ = run_to_the_end(plan_of("reproduce", options, through="re"))
+    assert {trial.objective for trial in through.trials} == {"cls", "re"}
+    assert {trial.p_target for trial in through.trials if trial.objective == "re"} == {0.15}
 
 
 def test_given_choices_take_the_place_of_the_rules(plan_of):
@@ -181,7 +182,7 @@ def test_given_choices_take_the_place_of_the_rules(plan_of):
     [
         ({"lambda_select": ["vit-huge=1"]}, "names the model 'vit-huge'. Models: vit-base, vit-small, vit-tiny"),
         ({"alpha": ["vit-tiny"]}, "is MODEL=VALUE such as vit-tiny=0.05, got 'vit-tiny'"),
-        ({"only": ["cls"], "until": "re"}, "--only and --until exclude each other"),
+        ({"only": ["cls"], "through": "re"}, "--only and --through exclude each other"),
     ],
 )
 def test_bad_choices_are_refused(plan_of, given, message):
@@ -203,3 +204,36 @@ def test_the_teacher_may_be_chosen_among_seeds_of_its_own(tmp_path):
     assert [trial.seed for trial in stage.plan.trials] == [1, 2, 3]
     assert [trial.seed for trial in stage.trials("re", "vit-student")] == list(task.seeds)
     assert task.digest == load_task("digits").digest
+
+
+# --- What to type next ----------------------------------------------------------------------------------------------
+
+
+def test_a_branch_without_a_teacher_says_what_to_type(plan_of, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["sweeps/alpha_sweep.py", "--task", "digits", "--seeds", "1,2"])
+    function = plan_of("alpha", Options(task=["digits"], seeds=(1, 2)))
+    plan, _ = run_to_the_end(function, ratio=lambda trial: 0.25 + 0.02 * trial.seed)
+    (reason,) = plan.stopped
+    assert "no teacher of digits" in reason
+    same = "`python sweeps/alpha_sweep.py --task digits --seeds 1,2"
+    assert f"{same} --teacher-seed 1`" in reason
+    assert f"{same} --tolerance 0.02`" in reason
+    assert "`python sweeps/lambda_sweep.py --task digits --models vit-teacher --seeds 1,2 --lambdas " in reason
+
+
+def test_the_tolerance_is_an_option_and_no_part_of_a_trial(plan_of):
+    digests = []
+    for tolerance in (0.01, 0.02):
+        function = plan_of("alpha", Options(task=["digits"], seeds=(1, 2), tolerance=tolerance))
+        plan, _ = run_to_the_end(function, ratio=lambda trial: 0.27)
+        assert bool(plan.stopped) == (tolerance == 0.01)
+        digests.append({trial.digest for trial in plan.trials})
+    assert digests[0] < digests[1]
+
+
+def test_a_command_is_typed_with_the_options_that_are_not_as_usual():
+    options = Options(task=["digits"], seeds=(1, 2, 3), epochs=3, local=True, teacher_seed=2, store="s3://b/a b")
+    task = load_task("digits")
+    assert typed("lambda_sweep", of_one(options, task, "vit-student")) == (
+        "python sweeps/lambda_sweep.py --task digits --models vit-student --seeds 1-3 --epochs 3 --store 's3://b/a b' --local"
+    )

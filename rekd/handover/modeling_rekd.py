@@ -1,0 +1,239 @@
+"""A rationale model: a generator selects features, a predictor sees only those (Dai & Goebel, Learn from A Rationalist).
+
+It needs torch and transformers, and nothing else of the program that trained it.
+
+    model = RekdModel.from_pretrained("FOLDER")
+    answer = model(input_ids=..., attention_mask=...)   # texts, padded on the right to one length
+    answer = model(image=...)                           # 8-bit images, "batch channel height width"
+    answer = model(pixel_values=...)                    # or as the folder's image processor makes them
+
+`answer.mask` is 1 where a feature (a token, a patch in reading order) is in the rationale; `answer.logits` are those of the
+classes that `model.config.id2label` names.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+WITH_POOLER = ("bert", "albert")
+"""Families whose predictor may read the encoder's pooler."""
+
+WITHOUT_POOLER = ("vit", "deit", "roberta")
+"""Families whose encoders have a pooler that is not used."""
+
+
+class RekdConfig(PretrainedConfig):
+    """What the model is built from; `details` holds the trial that trained it and the shape of an input."""
+
+    model_type = "rekd"
+    objective = "re"
+    heads = "linear"
+    precision = "float32"
+    predictor_reads = "pooler"
+    downscaling: str | None = None
+    dropout = 0.0
+    num_classes = 2
+    backbone: Any = None
+    details: Any = None
+
+
+@dataclass
+class RekdOutput(ModelOutput):
+    """What the model says of a batch."""
+
+    logits: Tensor | None = None
+    """The logits of the classes, "batch class"."""
+    mask: Tensor | None = None
+    """The rationale, 0 or 1, "batch feature"; all ones of a plain classifier."""
+    selection_logits: Tensor | None = None
+    """The logits of {not selected, selected}, "batch feature 2"; None of a plain classifier."""
+
+
+class Encoder(nn.Module):
+    """A Hugging Face encoder in two halves, so that a mask fits between feature embeddings and the rest."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: RekdConfig, *, for_classifier: bool) -> None:
+        super().__init__()
+        values = dict(config.backbone)
+        self.family = values.pop("model_type")
+        self.precision, self.downscaling = config.precision, config.downscaling
+        parts = {}
+        if self.family in WITH_POOLER + WITHOUT_POOLER:
+            parts["add_pooling_layer"] = self.family in WITH_POOLER and for_classifier
+        self.encoder: Any = AutoModel.from_config(AutoConfig.for_model(self.family, **values), **parts)
+        self.reads_images = hasattr(self.encoder.config, "image_size")
+        if self.reads_images:
+            self.encoder.embeddings.mask_token = None
+            for name in ("mean", "std"):
+                self.register_buffer(name, torch.ones(1, self.encoder.config.num_channels, 1, 1))
+
+    def arithmetic(self) -> torch.autocast:
+        device = next(self.encoder.parameters()).device
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def embed(self, inputs: dict[str, Tensor]) -> Tensor:
+        """One vector a feature: patches or words, before prefix tokens, positions and LayerNorm."""
+        if not self.reads_images:
+            return self.encoder.get_input_embeddings()(inputs["input_ids"])
+        pixels = inputs["pixel_values"] if "pixel_values" in inputs else self.pixel_values(inputs["image"])
+        return self.encoder.embeddings.patch_embeddings(pixels)
+
+    def pixel_values(self, image: Tensor) -> Tensor:
+        """8-bit images, normalised and scaled to the size that the encoder was made for."""
+        pixels = (image.to(self.mean.dtype) - self.mean) / self.std
+        height, width = self.encoder.embeddings.patch_embeddings.image_size
+        if pixels.shape[-2:] == (height, width):
+            return pixels
+        is_larger = pixels.shape[-2] > height or pixels.shape[-1] > width
+        antialias = self.downscaling == "antialiased" and is_larger
+        return F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False, antialias=antialias)
+
+    def contextualise(
+        self, embeddings: Tensor, inputs: dict[str, Tensor], *, final_norm: bool = True, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One contextual vector a feature, and the vector that a classifier reads.
+
+        `kept`, "batch kept", numbers the features that take part; without it all of them do.
+        """
+        if self.reads_images:
+            return self._contextual_patches(embeddings, final_norm, kept)
+        valid = inputs["attention_mask"]
+        positions: dict[str, Tensor] = {}
+        if self.family == "roberta":  # it numbers positions after its padding index
+            ones = valid.long()
+            positions["position_ids"] = torch.cumsum(ones, dim=1) * ones + self.encoder.config.pad_token_id
+        if kept is not None:
+            embeddings, valid = taken(embeddings, kept), valid.gather(1, kept)
+            positions["position_ids"] = positions["position_ids"].gather(1, kept) if positions else kept
+        output = self.encoder(inputs_embeds=embeddings, attention_mask=valid, **positions)
+        pooled = getattr(output, "pooler_output", None)
+        return output.last_hidden_state, output.last_hidden_state[:, 0] if pooled is None else pooled
+
+    def _contextual_patches(self, embeddings: Tensor, final_norm: bool, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+        parts = self.encoder.embeddings
+        prefix = parts.cls_token
+        if self.family == "deit":
+            prefix = torch.cat((prefix, parts.distillation_token), dim=1)
+        num_prefix = prefix.shape[1]
+        prefix = prefix.expand(embeddings.shape[0], -1, -1)
+        hidden = parts.dropout(torch.cat((prefix, embeddings), dim=1) + parts.position_embeddings)
+        if kept is not None:
+            hidden = torch.cat((hidden[:, :num_prefix], taken(hidden[:, num_prefix:], kept)), dim=1)
+        for layer in self.encoder.encoder.layer if self.family == "dinov2" else self.encoder.layers:
+            hidden = layer(hidden, None)
+        if final_norm:
+            hidden = self.encoder.layernorm(hidden)
+        return hidden[:, num_prefix:], hidden[:, 0]
+
+
+def taken(features: Tensor, kept: Tensor) -> Tensor:
+    """The vectors of the features that `kept`, "batch kept", numbers."""
+    return features.gather(1, kept.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
+
+
+class Generator(nn.Module):
+    """Maps each feature to logits of {not selected, selected}."""
+
+    def __init__(self, config: RekdConfig) -> None:
+        super().__init__()
+        self.backbone = Encoder(config, for_classifier=False)
+        width = self.backbone.encoder.config.hidden_size
+        if config.heads == "authors" and not self.backbone.reads_images:
+            self.head = nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(256, 2))
+        else:
+            self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(width, 2))
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        with self.backbone.arithmetic():
+            features, _ = self.backbone.contextualise(self.backbone.embed(inputs), inputs)
+        return self.head(features.float())
+
+
+class Predictor(nn.Module):
+    """Classifies what the mask keeps."""
+
+    def __init__(self, config: RekdConfig) -> None:
+        super().__init__()
+        self.backbone = Encoder(config, for_classifier=config.predictor_reads == "pooler")
+        self.final_norm = config.heads != "authors"
+        width = self.backbone.encoder.config.hidden_size
+        self.num_classes = config.num_classes
+        self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(width, config.num_classes))
+
+    def forward(
+        self, inputs: dict[str, Tensor], mask: Tensor | None = None, kept: Tensor | None = None
+    ) -> tuple[Tensor, int]:
+        """Logits of the classes, and the number of features."""
+        with self.backbone.arithmetic():
+            embeddings = self.backbone.embed(inputs)
+            if mask is not None:
+                embeddings = embeddings * mask.unsqueeze(-1)
+            _, summary = self.backbone.contextualise(embeddings, inputs, final_norm=self.final_norm, kept=kept)
+        return self.head(summary.float()), embeddings.shape[1]
+
+    def without_the_rest(self, inputs: dict[str, Tensor], mask: Tensor) -> Tensor:
+        """Logits where features that are not selected take no part, instead of being zero; inputs of equally many are
+        computed together. A text's first token stays: a classifier reads what becomes of it."""
+        takes_part = mask.bool() & inputs.get("attention_mask", mask).bool()
+        if not self.backbone.reads_images:
+            takes_part[:, 0] = True
+        logits = mask.new_zeros(len(mask), self.num_classes)
+        for count in takes_part.sum(dim=1).unique():
+            rows = (takes_part.sum(dim=1) == count).nonzero().flatten()
+            kept = takes_part[rows].nonzero()[:, 1].view(len(rows), int(count))
+            logits[rows], _ = self({name: value[rows] for name, value in inputs.items()}, mask[rows], kept)
+        return logits
+
+
+class RekdModel(PreTrainedModel):
+    """Generator and predictor; without a generator (`objective` cls) a plain classifier."""
+
+    config_class = RekdConfig
+    base_model_prefix = ""
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(self, config: RekdConfig) -> None:
+        super().__init__(config)
+        self.generator = None if config.objective == "cls" else Generator(config)
+        self.predictor = Predictor(config)
+        self.post_init()
+
+    @torch.no_grad()
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        sampled_by: torch.Generator | None = None,
+        drop: bool = False,
+        **unused: Any,
+    ) -> RekdOutput:
+        """Selects, and predicts from what is selected.
+
+        The rationale is the argmax of the selection logits, or a Gumbel sample of them that `sampled_by` draws. With `drop` the
+        predictor leaves out what is not selected, which is faster and was not trained: the answer may differ.
+        """
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "image": image, "pixel_values": pixel_values}
+        inputs = {name: value for name, value in given.items() if value is not None}
+        if self.generator is None:
+            logits, num_features = self.predictor(inputs, None)
+            return RekdOutput(logits=logits, mask=torch.ones(len(logits), num_features, device=logits.device))
+        selection_logits = self.generator(inputs)
+        scores = selection_logits
+        if sampled_by is not None:
+            uniform = torch.rand(scores.shape, generator=sampled_by, device=scores.device)
+            info = torch.finfo(uniform.dtype)
+            scores = scores - torch.log(-torch.log(uniform.clamp(info.tiny, 1 - info.eps)))
+        mask = (scores.argmax(dim=-1) == 1).to(scores.dtype)
+        logits = self.predictor.without_the_rest(inputs, mask) if drop else self.predictor(inputs, mask)[0]
+        return RekdOutput(logits=logits, mask=mask, selection_logits=selection_logits)
