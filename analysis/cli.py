@@ -2,12 +2,14 @@
 
 import csv
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -16,17 +18,25 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from analysis import figures, tables
+from analysis.advice import advised
 from analysis.copies import encoded, harmless, ledger_files
 from analysis.experiment import Stages, split_stages
 from analysis.frames import load_epochs, load_trials
 from analysis.macros import to_macros
 from analysis.query import query as run_query
 from analysis.report import report as write_report
-from analysis.selection import select_alpha, select_lambda_select, select_teacher
+from analysis.selection import (
+    SelectionRule,
+    lambda_rule,
+    select_alpha,
+    select_lambda_select,
+    select_teacher,
+    teacher_rule,
+)
 from analysis.settings import labels
 from analysis.status import status as status_of
 from rekd.command_line import PlainConsole, print_error
-from rekd.messages import cell, duration, plain
+from rekd.messages import cell, duration, number, plain
 from rekd.store.files import Store
 
 MOST_ROWS = 100
@@ -102,6 +112,8 @@ def select(store: StoreArgument, tolerance: ToleranceOption = 0.01, task: TaskOp
         _show_choices("lambda_select", select_lambda_select(stages.lambdas, tolerance))
         _show_choices("alpha", select_alpha(stages.alphas))
         _show_choices("teacher", select_teacher(stages.teachers, tolerance))
+        _say_next(lambda_rule(tolerance), stages.lambdas, store)
+        _say_next(teacher_rule(tolerance), stages.teachers, store)
 
 
 @app.command("tables")
@@ -161,10 +173,18 @@ def report_command(
     tolerance: ToleranceOption = 0.01,
     baseline: BaselineOption = Baseline.same,
     interval: MethodOption = Method.student,
+    watch: Annotated[
+        bool, typer.Option("--watch/--once", help="Serve it to this machine, with what runs now; or write the file.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="With --watch; 0 is any free one.")] = 8643,
 ) -> None:
-    """Writes the report: one HTML file that needs no network."""
+    """Writes the report: one HTML file that needs no network; or serves it while a sweep runs."""
+    options = {"tolerance": tolerance, "baseline": baseline.value, "method": interval.value}
     with _bad_input():
-        content = write_report(store, tolerance=tolerance, baseline=baseline.value, method=interval.value).encode()
+        if watch:
+            _watch(store, options, port)
+            return
+        content = write_report(store, **options).encode()
         if out is None:
             place = Store(store)
             path = f"{place.pictures_folder}/report.html"
@@ -173,6 +193,19 @@ def report_command(
             path = str(out)
             _write(out, content)
         console.print(f"The report is {path} ({len(content) / 1e6:.1f} MB).", soft_wrap=True)
+
+
+def _watch(store: str, options: dict[str, Any], port: int) -> None:
+    from analysis.live import LiveReport
+    from rekd.loopback import serve
+
+    _require_store(store)
+    ready = partial(_say, "The report is {} and follows what runs (Ctrl-C ends it).")
+    serve(LiveReport(store, options).app(), port=port, ready=ready)
+
+
+def _say(sentence: str, what: str) -> None:
+    console.print(sentence.format(what), soft_wrap=True)
 
 
 @app.command("export-ledger")
@@ -245,6 +278,8 @@ def status_command(store: StoreArgument) -> None:
             of = "" if pd.isna(trial["epochs"]) else f" of {trial['epochs']}"
             last = f", last checkpoint {duration(trial['idle_seconds'])} ago" if trial["epoch"] else ""
             stopped = "; it has probably been stopped, and goes on when its sweep is started again"
+            if trial["is_claimed"]:  # its sweep sees to it, where that lives
+                stopped = "; it hangs, or its sweep was killed"
             console.print(
                 f"{trial['digest']} {what}{seed}: epoch {trial['epoch']}{of}{last}{stopped if trial['is_idle'] else ''}."
             )
@@ -284,6 +319,25 @@ def _show_choices(title: str, choices: pd.DataFrame) -> None:
     for label, (_, row) in zip(labels(choices), choices.iterrows(), strict=True):
         console.print(f"{row.get('task', '')} {label}: {row['why']}".strip())
     console.print()
+
+
+def _say_next(rule: SelectionRule, trials: pd.DataFrame, store: str) -> None:
+    """What to type for each group in which a rule finds nothing, and why."""
+    for group, advice in advised(rule, trials):
+        told = []
+        if advice.lambdas:
+            words = [
+                "--task",
+                group["task"],
+                "--models",
+                group["model"],
+                "--lambdas",
+                ",".join(map(number, advice.lambdas)),
+            ]
+            told.append(f"python sweeps/lambda_sweep.py {shlex.join([*words, '--store', store])}")
+        told += [f"--teacher-seed {advice.seed} of the sweep"] if advice.seed is not None else []
+        told += [f"--tolerance {number(advice.tolerance)}"] if advice.tolerance is not None else []
+        console.print(f"{group['task']} {group['model']}: {advice.why} Next: {', or '.join(told)}", soft_wrap=True)
 
 
 def _show(title: str, text: pd.DataFrame, notes: Sequence[str] = ()) -> None:

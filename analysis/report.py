@@ -59,12 +59,14 @@ def report(
     method: str = "student",
     title: str = "Rationale extraction and its distillation",
     now: datetime | None = None,
+    live: str = "",
 ) -> str:
     """The report on everything that a store holds, as the text of one HTML file.
 
     REKD is compared with RE as `tables.comparison_table` does for `baseline` and `method`.
     Every text that comes from the store is escaped, and the page's policy runs no script but its own. `now` is for
-    tests; it is the time otherwise. Raises ValueError where the store has no trials.
+    tests; it is the time otherwise. With `live`, which names this version of it, the page asks its server what runs now.
+    Raises ValueError where the store has no trials.
     """
     ledger = as_ledger(store)
     trials = load_trials(ledger)
@@ -78,7 +80,7 @@ def report(
     )
     folder = importlib.resources.files("analysis") / "templates"
     script = (folder / "report.js").read_text(encoding="utf-8")
-    script_hash = "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    live_script = (folder / "live.js").read_text(encoding="utf-8") if live else ""
     template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
     return template.render(
         title=title,
@@ -98,8 +100,16 @@ def report(
         made_with=sheet("", _made_with(trials), stacked=True),
         style=Markup((folder / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
-        script_hash=script_hash,
+        script_hash=hash_of(script),
+        live=live,
+        live_script=Markup(live_script),
+        live_hash=hash_of(live_script),
     )
+
+
+def hash_of(script: str) -> str:
+    """The name by which a page's policy knows a script that may run."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def sheet(title: str, frame: pd.DataFrame, *, stacked: bool = False, notes: tuple[str, ...] = ()) -> Sheet:

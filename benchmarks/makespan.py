@@ -3,19 +3,21 @@
 `python -m benchmarks.makespan simulate [--slots 120]` by discrete-event simulation, `python -m benchmarks.makespan run
 [--slots 12]` for real, with trials that only wait, their durations scaled down, and the simulation of the same beside it.
 
-The plan, the order (longest first) and the moments at which stages open are the real ones: `sweeps.reproduce`'s plan is
-asked, with made-up results. Durations are the estimator's for an L40S, each with noise of a tenth. The best possible is
-the larger of work / slots and the critical path, which is the wall time on as many slots as there are trials.
+The plan, the order (first seeds first, then the longest; beside it seed by seed, and the longest whatever its seed) and the
+moments at which stages open are the real ones: `sweeps.reproduce`'s plan is asked, or another sweep's (`--sweep
+lambda_sweep`), with made-up results. Durations are the estimator's for an L40S, each with noise of a tenth. The best
+possible is the larger of work / slots and the critical path, which is the wall time on as many slots as there are trials.
 """
 
 import argparse
 import heapq
+import importlib
 import os
 import tempfile
 import time
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -29,10 +31,10 @@ from ray import tune
 from rich.console import Console
 
 import rekd.running.tune
-import sweeps.reproduce as reproduce
 from rekd.cluster.connect import connect, disconnect
+from rekd.running.agenda import in_order
 from rekd.running.estimate import COLUMNS, Estimator
-from rekd.running.plan import PlanFunction, to_run
+from rekd.running.plan import Plan, PlanFunction, to_run
 from rekd.running.progress import Progress
 from rekd.store.files import Store
 from rekd.store.ledger import TRIALS_SCHEMA, Ledger, Outcome
@@ -45,10 +47,11 @@ SCALE = "REKD_BENCHMARK_SCALE"
 
 
 @cache
-def paper() -> tuple[PlanFunction, list[Task]]:
-    """The plan function of `reproduce`, caught where it would be started, and its tasks."""
-    with patch.object(reproduce, "start", return_value=0) as start:
-        reproduce.reproduce(Options())
+def paper(sweep: str = "reproduce") -> tuple[PlanFunction, list[Task]]:
+    """The plan function of a sweep of the paper, caught where it would be started, and its tasks."""
+    module = importlib.import_module(f"sweeps.{sweep}")
+    with patch.object(module, "start", return_value=0) as start:
+        getattr(module, sweep)(Options())
     plan, tasks = start.call_args.args[:2]
     return plan, tasks
 
@@ -83,15 +86,35 @@ class Run:
     work: float
     """The seconds of all trials together."""
     count: int
+    picture: float = 0.0
+    """When every setting that could be named at the start had its first result."""
 
     def above(self, slots: int, critical_path: float) -> float:
         """Percent above the best possible."""
         return 100 * (self.wall / max(self.work / slots, critical_path) - 1)
 
 
-def simulate(slots: int, *, starts: Sequence[float] = (), handover: float = 0.0, scale: float = 1.0) -> Run:
+def longest_first(to_do: Sequence[Trial], plan: Plan, seconds: Callable[[Trial], float]) -> list[Trial]:
+    """What `in_order` is compared with."""
+    return sorted(to_do, key=lambda trial: -seconds(trial))
+
+
+def seed_by_seed(to_do: Sequence[Trial], plan: Plan, seconds: Callable[[Trial], float]) -> list[Trial]:
+    """What would give a table of two seeds, of three and so on as early as can be."""
+    return sorted(to_do, key=lambda trial: (trial.seed, -seconds(trial)))
+
+
+def simulate(
+    slots: int,
+    *,
+    starts: Sequence[float] = (),
+    handover: float = 0.0,
+    scale: float = 1.0,
+    sweep: str = "reproduce",
+    order: Callable[..., list[Trial]] = in_order,
+) -> Run:
     """`starts`: when each slot is ready for its first trial; `handover`: what it stands still between two trials."""
-    plan_of, _ = paper()
+    plan_of, _ = paper(sweep)
     rows: list[dict[str, object]] = []
     running: list[tuple[float, int, Trial]] = []
     given: set[str] = set()
@@ -99,13 +122,17 @@ def simulate(slots: int, *, starts: Sequence[float] = (), handover: float = 0.0,
     heapq.heapify(idle)
     now = work = 0.0
     queue: list[Trial] = []
+    unseen: set[str] | None = None  # settings without a result, of those that could be named at the start
+    picture = 0.0
     unfinished: Counter[str] = Counter()  # by setting
     opened = True
     while True:
         if opened:
             results = pd.DataFrame(rows, columns=TRIALS_SCHEMA.names)
-            to_do = [trial for trial in to_run(plan_of(results), results) if trial.digest not in given]
-            queue = sorted(to_do, key=lambda trial: -estimator().seconds(trial).expected)
+            plan = plan_of(results)
+            to_do = [trial for trial in to_run(plan, results) if trial.digest not in given]
+            queue = order(to_do, plan, lambda trial: estimator().seconds(trial).expected)
+            unseen = {_setting(trial) for trial in queue} if unseen is None else unseen
             unfinished = Counter(_setting(trial) for trial in (*queue, *(trial for _, _, trial in running)))
         while queue and idle:
             trial = queue.pop(0)
@@ -114,11 +141,14 @@ def simulate(slots: int, *, starts: Sequence[float] = (), handover: float = 0.0,
             given.add(trial.digest)
             heapq.heappush(running, (max(now, heapq.heappop(idle)) + seconds, len(given), trial))
         if not running:
-            return Run(wall=now, work=work, count=len(rows))
+            return Run(wall=now, work=work, count=len(rows), picture=picture)
         now, _, trial = heapq.heappop(running)
         heapq.heappush(idle, now + handover)
         rows.append({"digest": trial.digest, **asdict(trial), **asdict(outcome(trial))})
         # A stage opens with the last trial of a setting: all seeds of all that it chooses from have to be there.
+        if unseen and _setting(trial) in unseen:
+            unseen.remove(_setting(trial))
+            picture = now
         unfinished[_setting(trial)] -= 1
         opened = not unfinished[_setting(trial)]
 
@@ -176,23 +206,33 @@ def run(slots: int, scale: float) -> tuple[Run, list[float], float]:
     return Run(wall=ended.max(), work=table["train_seconds"].sum(), count=len(table)), starts, gaps.median()
 
 
+def _told(run: Run, slots: int, unlimited: Run) -> str:
+    return (
+        f"{run.wall / 3600:.2f} h; work / slots {run.work / slots / 3600:.2f} h, critical path {unlimited.wall / 3600:.2f} h; "
+        f"{run.above(slots, unlimited.wall):.1f} % above the best possible; one seed everywhere after "
+        f"{100 * run.picture / run.wall:.0f} % of it"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("how", choices=("simulate", "run"))
     parser.add_argument("--slots", type=int)
+    parser.add_argument("--sweep", default="reproduce", help="a module of `sweeps`, for `simulate`")
     parser.add_argument("--minutes", type=float, default=5.0, help="that `run` would take at best")
     parser.add_argument("--startup", type=float, default=30.0, help="seconds until a slot of `simulate` is ready")
     parser.add_argument("--handover", type=float, default=1.0, help="seconds between two trials, for `simulate`")
     options = parser.parse_args()
-    unlimited = simulate(10_000)
+    unlimited = simulate(10_000, sweep=options.sweep)
     if options.how == "simulate":
         slots = options.slots or 120
-        simulated = simulate(slots, starts=[options.startup] * slots, handover=options.handover)
-        print(
-            f"{simulated.count} trials on {slots} slots, simulated: {simulated.wall / 3600:.2f} h; work / slots "
-            f"{simulated.work / slots / 3600:.2f} h, critical path {unlimited.wall / 3600:.2f} h; "
-            f"{simulated.above(slots, unlimited.wall):.1f} % above the best possible"
-        )
+        orders = {"first seeds first": in_order, "seed by seed": seed_by_seed, "longest first": longest_first}
+        for name, order in orders.items():
+            simulated = simulate(
+                slots, starts=[options.startup] * slots, handover=options.handover, sweep=options.sweep, order=order
+            )
+            told = _told(simulated, slots, unlimited)
+            print(f"{simulated.count} trials of {options.sweep} on {slots} slots, {name}, simulated: {told}")
         return
     slots = options.slots or 12
     scale = 60 * options.minutes * slots / unlimited.work

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
-from rekd.command_line import PlainConsole, print_error
+from rekd.command_line import PlainConsole, parse_duration, print_error, print_table
 from rekd.handover.handing import explain, export
 from rekd.schedule import grid_value
 from rekd.store.claims import LEASE, Claims
@@ -42,6 +45,12 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     fidelity: Annotated[Literal["paper", "authors"], typer.Option()] = "paper",
     store: Annotated[str, typer.Option(metavar="URI", help="Where results are.")] = "results",
+    checkpoint_every: Annotated[
+        Any,
+        typer.Option(
+            parser=parse_duration, metavar="TIME", help="Time between checkpoints, such as 5m; 0 is after each epoch."
+        ),
+    ] = 0.0,
 ) -> None:
     """Trains one trial without Ray, a line an epoch, and writes its row to the ledger."""
     console = PlainConsole(highlight=False)
@@ -71,7 +80,8 @@ def train(
                 if not claims.take(trial.digest):
                     raise ValueError(f"The trial {trial.digest} is being run by a sweep on {place}. Wait for its end.")
                 if not _has_ended(ledger, trial):  # a sweep may have run it since the first look
-                    for record in run_trial(trial, task=chosen, store=place, supplies=supplies):
+                    options = {"checkpoint_every": checkpoint_every}
+                    for record in run_trial(trial, task=chosen, store=place, supplies=supplies, **options):
                         _print_epoch(console, trial, record)
                         _check_held(claims, trial)
             ledger.compact()
@@ -148,6 +158,34 @@ def audit(
         raise _bad_input(error) from error
 
 
+@app.command()
+def score(
+    digest: Annotated[
+        str, typer.Argument(metavar="DIGEST", help="The RE or REKD trial on whose model they are scored.")
+    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A table with a row a test sample, in their order.")],
+    column: Annotated[str, typer.Option(help="Its column of masks or spans, as a task's rationale_column.")],
+    task: Annotated[str, typer.Option(metavar="NAME|FILE.toml", help="The trial's task.")],
+    store: Annotated[str, typer.Option(metavar="URI", help="Where results are.")] = "results",
+) -> None:
+    """Scores explanations that somebody else made on a trained model, beside the model's own."""
+    from rekd.running.others import score_others
+    from rekd.running.supplies import Supplies, default_device
+
+    try:
+        supplies = Supplies(_existing(store), device=default_device())
+        chosen = pinned(load_task(task), [])
+        found = dict(score_others(chosen, supplies, digest, file, column))
+    except (ValueError, OSError) as error:
+        raise _bad_input(error) from error
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "the model's own", "those of the file"):
+        table.add_column(name, justify="left" if not name else "right")
+    for name, value in found["model"].items():
+        table.add_row(name.replace("_", " "), f"{value:.3f}", f"{found['file'][name]:.3f}")
+    print_table(PlainConsole(highlight=False), table)
+
+
 app.command()(explain)
 app.command()(export)
 
@@ -160,7 +198,7 @@ def status(
 ) -> None:
     """Shows, with --cluster, what runs on the cluster that `ray up` started, and what it costs an hour."""
     from rekd.cluster.bill import ask, lines
-    from rekd.cluster.launched import FILES, find
+    from rekd.cluster.ray_cluster import FILES, find
 
     try:
         if not cluster:
@@ -199,7 +237,7 @@ def down(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A cluster file.")] = "cluster.yaml",
 ) -> None:
     """Ends the cluster that `ray up FILE` started, and what `ray down` leaves on machines that stay. Results stay too."""
-    from rekd.cluster.launched import take_down
+    from rekd.cluster.ray_cluster import take_down
 
     console = PlainConsole(highlight=False)
     _say_what_runs(file, console)
@@ -267,10 +305,10 @@ def _existing(uri: str) -> Store:
 def _say_what_runs(file: str, console: Console) -> None:
     """What is about to end and what it has cost an hour, where its head still answers."""
     from rekd.cluster.bill import ask, lines
-    from rekd.cluster.launched import launched_from
+    from rekd.cluster.ray_cluster import cluster_from
 
     try:
-        if (cluster := launched_from(file)) is not None and not cluster.stays:
+        if (cluster := cluster_from(file)) is not None and not cluster.stays:
             for line in lines(cluster, ask(cluster)):
                 console.print(escape(line), soft_wrap=True)
     except ValueError:  # taking it down says what is wrong

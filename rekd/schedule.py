@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from rekd.messages import number
-
 Shape = Literal["linear", "cosine", "step"]
 
 SCHEDULED = ("alpha", "lambda_rationale", "lambda_select")
@@ -19,6 +17,11 @@ CONSTANT = "constant"
 _KEPT = re.compile(r"(linear|cosine|step) from (\S+?)(?: at (\S+))?")
 _MOVE = re.compile(r"(.+)->(.+):(linear|cosine|step)(?:@(.+))?")
 _KEYS = ("from", "to", "shape", "at")
+
+
+def _text(value: float) -> str:
+    """The shortest text of the number: `0.1`, and `1` for 1.0."""
+    return repr(value).removesuffix(".0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +45,10 @@ class Schedule:
         if (self.shape == "step") != (self.at is not None):
             raise ValueError(f"A step says at which share of the run it is taken, and {self.shape!r} does not.")
         if self.at is not None and not 0 < self.at < 1:
-            raise ValueError(f"A step is taken at a share of the run in (0, 1), got {number(self.at)}.")
+            raise ValueError(f"A step is taken at a share of the run in (0, 1), got {_text(self.at)}.")
 
     def __str__(self) -> str:
-        return f"{self.shape} from {number(self.first)}" + ("" if self.at is None else f" at {number(self.at)}")
+        return f"{self.shape} from {_text(self.first)}" + ("" if self.at is None else f" at {_text(self.at)}")
 
     @classmethod
     def read(cls, text: str, name: str) -> "Schedule | None":
@@ -112,8 +115,8 @@ class Move:
         return float(table["from"]), float(table["to"]), table["shape"], None if at is None else float(at)
 
     def __str__(self) -> str:
-        at = "" if self.schedule.at is None else f"@{number(self.schedule.at)}"
-        return f"{number(self.schedule.first)}->{number(self.last)}:{self.schedule.shape}{at}"
+        at = "" if self.schedule.at is None else f"@{_text(self.schedule.at)}"
+        return f"{_text(self.schedule.first)}->{_text(self.last)}:{self.schedule.shape}{at}"
 
 
 def grid_value(text: str) -> float | str:

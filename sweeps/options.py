@@ -1,15 +1,17 @@
 """What every sweep can be told on the command line."""
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, time, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from rekd.cluster.prices import handed_prices
-from rekd.command_line import print_error, run_app
+from rekd.command_line import parse_duration, print_error, run_app
 from rekd.running.limits import WAIT_MINUTES, Limits
 from rekd.schedule import grid_value
 from rekd.tasks.task import Task, load_task
@@ -19,14 +21,44 @@ RESULTS = "results"
 """The store where none is named: a folder beside the project's others."""
 
 
-def parse_seeds(text: str | tuple[int, ...]) -> tuple[int, ...]:
-    """`2026-2035`, `2026,2027` or both: whole numbers, each once."""
-    if isinstance(text, tuple):
+@dataclass(frozen=True, kw_only=True)
+class SeedsByEvidence:
+    """Every setting begins with a few seeds, and gets more as long as it may be the choice of all (`analysis.evidence`)."""
+
+    first: int = 3
+    """Seeds that every setting gets; 2 or more, since one tells nothing of its own spread."""
+    most: int | None = None
+    """All seeds; None for as many as the task has."""
+
+    def __str__(self) -> str:
+        return "auto" if self == SeedsByEvidence() else f"auto:{self.first}-{self.most}"
+
+    def of(self, task: Task) -> tuple[int, ...]:
+        """All seeds: the task's, and those that follow where it has fewer."""
+        own = task.seeds
+        more = range(own[-1] + 1, own[-1] + 1 + (self.most or 0))
+        return tuple(dict.fromkeys([*own, *more]))[: self.most or len(own)]
+
+
+def parse_seeds(text: str | tuple[int, ...] | SeedsByEvidence) -> tuple[int, ...] | SeedsByEvidence:
+    """`2026-2035`, `2026,2027` or both: whole numbers, each once; `auto` or `auto:3-10`: by evidence."""
+    if not isinstance(text, str):
         return text
+    if text.startswith("auto"):
+        return _by_evidence(text)
     try:
         return seeds_in(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _by_evidence(text: str) -> SeedsByEvidence:
+    found = re.fullmatch(r"auto(?::(\d+)-(\d+))?", text)
+    if found is None or (found[1] and not 2 <= int(found[1]) <= int(found[2]) <= 1000):
+        raise typer.BadParameter(
+            f"seeds by evidence are auto, or auto:3-10 for three seeds of every setting and ten at most (from 2), got {text!r}."
+        )
+    return SeedsByEvidence(first=int(found[1]), most=int(found[2])) if found[1] else SeedsByEvidence()
 
 
 def parse_grid(text: str | tuple[float | str, ...]) -> tuple[float | str, ...]:
@@ -61,6 +93,35 @@ def parse_gpus(text: str | float) -> float | Literal["auto"]:
     return gpus
 
 
+def parse_hours(text: str | float) -> float:
+    """`50h`, `1.5h` or `90min`, in hours."""
+    if not isinstance(text, str):
+        return float(text)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(h|min)", text.strip())
+    if found is None:
+        raise typer.BadParameter(f"a budget is hours or minutes of a GPU, such as 50h or 90min, got {text!r}.")
+    return float(found[1]) / (1 if found[2] == "h" else 60)
+
+
+def parse_moment(text: str | datetime) -> datetime:
+    """`07:00`, the next time that this machine's clock shows it; or `2026-11-26T07:00`, with or without its zone."""
+    if isinstance(text, datetime):
+        return text
+    now = datetime.now().astimezone()
+    try:
+        moment = datetime.fromisoformat(text).astimezone() if "-" in text else _next(time.fromisoformat(text), now)
+    except ValueError as error:
+        raise typer.BadParameter(f"it is a time such as 07:00 or 2026-11-26T07:00, got {text!r}.") from error
+    if moment <= now:
+        raise typer.BadParameter(f"{text} has passed. Give a time that comes.")
+    return moment
+
+
+def _next(clock: time, now: datetime) -> datetime:
+    today = datetime.combine(now.date(), clock)
+    return (today if today.astimezone() > now else today + timedelta(days=1)).astimezone()
+
+
 Grid = Annotated[Any, typer.Option(parser=parse_grid, metavar="VALUES", help="Values, with commas between.")]
 """The annotation of a sweep's own grid."""
 
@@ -86,7 +147,12 @@ class Options:
     ] = None
     seeds: Annotated[
         Any,
-        typer.Option(parser=parse_seeds, metavar="SEEDS", help="2026-2035 or 2026,2027. Without it, the task's own."),
+        typer.Option(
+            parser=parse_seeds,
+            metavar="SEEDS",
+            help="2026-2035 or 2026,2027; auto or auto:3-10: a choice gets no more of them than it needs. Without it, the "
+            "task's own.",
+        ),
     ] = None
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, where not the task's own.")] = None
     store: Annotated[str, typer.Option(metavar="URI", help="Where results are: a folder or a URI.")] = RESULTS
@@ -116,6 +182,10 @@ class Options:
     teacher_seed: Annotated[
         int | None, typer.Option(min=0, help="Teacher of this seed, whatever the rule says (the paper: 2029, 2031).")
     ] = None
+    tolerance: Annotated[
+        float,
+        typer.Option(min=0, help="How far a mean ratio may be from p_target to be chosen; 0.01 is a percentage point."),
+    ] = 0.01
     log: Annotated[
         list[LoggerName] | None, typer.Option(help="Log epochs there too, beside the ledger; repeatable.")
     ] = None
@@ -131,9 +201,31 @@ class Options:
             min=0, help="Cost of the machines, at on-demand prices, from which on no trial is started any more."
         ),
     ] = None
+    budget: Annotated[
+        Any,
+        typer.Option(
+            parser=parse_hours,
+            metavar="50h",
+            help="GPU-hours, or hours of trials on processors: what does not fit is not started, what runs ends.",
+        ),
+    ] = None
+    until: Annotated[
+        Any,
+        typer.Option(
+            parser=parse_moment,
+            metavar="07:00",
+            help="What would not have ended by then is not started, what runs ends.",
+        ),
+    ] = None
     autodown: Annotated[
         bool, typer.Option("--autodown", help="A rented cluster ends itself, its head too, when the sweep has ended.")
     ] = False
+    checkpoint_every: Annotated[
+        Any,
+        typer.Option(
+            parser=parse_duration, metavar="TIME", help="Time between checkpoints, such as 5m; 0 is after each epoch."
+        ),
+    ] = 0.0
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, and what it costs, and start nothing.")
     ] = False
@@ -155,7 +247,8 @@ class Options:
         return tasks
 
     def seeds_of(self, task: Task) -> tuple[int, ...]:
-        return self.seeds or task.seeds
+        """Gives the seeds that a setting may have."""
+        return self.seeds.of(task) if isinstance(self.seeds, SeedsByEvidence) else self.seeds or task.seeds
 
     def teacher_seeds_of(self, task: Task) -> tuple[int, ...]:
         """Gives the seeds of the trials among which the teacher is chosen: the task's own, else those of all."""
@@ -169,6 +262,11 @@ class Options:
         """The task's teacher and students, or those of them that were named."""
         return self._named(task, (task.teacher, *task.students))
 
+    @property
+    def gpus_of_a_trial(self) -> float:
+        """What a trial takes of a GPU, where that is known before anything has been measured."""
+        return self.gpus_per_trial if isinstance(self.gpus_per_trial, float) and self.gpus_per_trial else 1.0
+
     def overrides(self) -> dict[str, Any]:
         """Fields of `Trial` that were set for all trials."""
         given = {"epochs": self.epochs, "precision": self.precision, "augmentation": self.augmentation}
@@ -177,7 +275,12 @@ class Options:
     def limits(self) -> Limits:
         """When no more trials are started. Raises ValueError on a sum of money where machines have no known price."""
         return Limits(
-            wait_minutes=self.wait_minutes, max_hours=self.max_hours, max_cost=self.max_cost, prices=handed_prices()
+            wait_minutes=self.wait_minutes,
+            max_hours=self.max_hours,
+            max_cost=self.max_cost,
+            budget_hours=self.budget,
+            until=self.until,
+            prices=handed_prices(),
         )
 
     def _named(self, task: Task, choices: tuple[str, ...]) -> tuple[str, ...]:

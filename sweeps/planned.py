@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 from rich import box
@@ -14,11 +15,14 @@ from rich.table import Table
 
 from rekd.cluster.prices import dollars, kind_for, kinds_of, read_prices
 from rekd.command_line import print_table
-from rekd.messages import duration
+from rekd.messages import duration, size
+from rekd.running.agenda import in_order
 from rekd.running.estimate import Estimator, Seconds
 from rekd.running.plan import Plan
+from rekd.running.written import written
 from rekd.store.files import Store
 from rekd.trial import Trial
+from sweeps.options import Options
 
 TOO_LONG = 12 * 3600.0
 """Seconds on a machine without a GPU beyond which a sweep wants to be asked for twice."""
@@ -58,6 +62,16 @@ class Outlook:
         return self.estimator.basis(self.likes)
 
     @property
+    def seconds_in_order(self) -> list[float]:
+        """How long each trial takes, in the order in which they are run."""
+
+        def seconds(trial: Trial) -> float:
+            return self.estimator.seconds(trial).expected
+
+        later = [seconds(group.like) for group in self.plan.postponed for _ in range(group.num_trials)]
+        return [*map(seconds, in_order(self.to_do, self.plan, seconds)), *later]
+
+    @property
     def num_later(self) -> int:
         """The number of trials that cannot be named yet."""
         return sum(group.num_trials for group in self.plan.postponed)
@@ -77,7 +91,7 @@ class Outlook:
         return replace(self, estimator=estimator)
 
 
-def print_plan(console: Console, outlook: Outlook, *, slots: int | None, store: Store) -> None:
+def print_plan(console: Console, outlook: Outlook, *, slots: int | None, store: Store, checkpoint_every: float) -> None:
     """Prints trials by task, model and objective, what is done of them, and what the rest will take."""
     print_table(console, _table(outlook))
     console.print(_counts(outlook, store))
@@ -93,6 +107,18 @@ def print_plan(console: Console, outlook: Outlook, *, slots: int | None, store: 
         console.print(line)
     wall = f", {duration(work.expected / slots)} with {slots} at a time" if slots else ""
     console.print(f"Time: {_span(work)}{wall}; {BASES[outlook.basis]}.")
+    console.print(_writes(outlook, checkpoint_every), soft_wrap=True)
+
+
+def _writes(outlook: Outlook, checkpoint_every: float) -> str:
+    """What the trials that are still to run write into the store."""
+    counted = [(trial, 1) for trial in outlook.to_do]
+    counted += [(group.like, group.num_trials) for group in outlook.plan.postponed]
+    found = written(counted, outlook.estimator, checkpoint_every=checkpoint_every)
+    return (
+        f"Writes: up to {size(found.checkpoints)} of checkpoints, the largest {size(found.largest)}, of which a trial keeps "
+        f"two while it runs; {size(found.models)} of models."
+    )
 
 
 def _table(outlook: Outlook) -> Table:
@@ -131,6 +157,21 @@ def _counts(outlook: Outlook, store: Store) -> str:
     num_shared = len(plan.trials) - len(plan.unique_trials()) + sum(group.num_shared for group in plan.postponed)
     shared = f", {num_shared} shared between parts of the sweep" if num_shared else ""
     return f"{num_unique} trials{shared}: {outlook.num_done} in the ledger {escape(str(store))}, {outlook.num_to_run} to run."
+
+
+def print_limits(console: Console, options: Options, outlook: Outlook, *, slots: int | None) -> None:
+    """Prints how much of the plan fits into a budget and until a time; nothing where there are none."""
+    rooms = {}
+    if options.budget is not None:
+        rooms[f"--budget {options.budget:g}h"] = 3600 * options.budget / options.gpus_of_a_trial
+    if options.until is not None and slots:
+        rooms[f"--until {options.until:%H:%M}"] = slots * (options.until.timestamp() - datetime.now().timestamp())
+    seconds = outlook.seconds_in_order
+    for name, room in rooms.items():
+        num_fit = sum(end <= room for end in accumulate(seconds))
+        left = seconds[num_fit:]
+        rest = f"; {len(left)} are left, {duration(sum(left))} of work" if left else ""
+        console.print(f"{name}: about {num_fit} of {len(seconds)} trials fit{rest}.")
 
 
 def print_price(console: Console, work: Seconds, price: float) -> None:

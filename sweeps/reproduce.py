@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
+from analysis.selection import alpha_rule
 from rekd.messages import number
 from rekd.running.plan import Plan
 from rekd.tasks.task import Task
@@ -35,7 +36,7 @@ STAGES = tuple(StageName)
 def reproduce(
     options: Options,
     only: Annotated[list[StageName] | None, typer.Option(help="Only this stage; repeatable.")] = None,
-    until: Annotated[StageName | None, typer.Option(help="This stage and those before it.")] = None,
+    through: Annotated[StageName | None, typer.Option(help="This stage and those before it.")] = None,
     lambda_select: Annotated[
         list[str] | None, typer.Option(metavar="MODEL=VALUE", help="Instead of the rule's choice; repeatable.")
     ] = None,
@@ -46,9 +47,9 @@ def reproduce(
 ) -> int:
     """Tables 1 to 8 and Figure 2: every stage of the paper on every task; nothing runs twice."""
     tasks = options.tasks(TASKS)
-    if only and until:
-        raise ValueError("--only and --until exclude each other. Give one.")
-    stages = tuple(only or STAGES[: STAGES.index(until) + 1 if until else len(STAGES)])
+    if only and through:
+        raise ValueError("--only and --through exclude each other. Give one.")
+    stages = tuple(only or STAGES[: STAGES.index(through) + 1 if through else len(STAGES)])
     models = {name for task in tasks for name in options.models_of(task)}
     given = {
         "lambda_select": _by_model("lambda-select", lambda_select, models),
@@ -86,11 +87,12 @@ class _Branch:
     def _choose_lambda(self, model: str) -> Choice:
         if model in self.given["lambda_select"]:
             return Choice(value=self.given["lambda_select"][model], why="given")
-        return choose_lambda(self.results, self._lambda_trials(model), model=model, task=self.task.name)
+        stage = self._stage()
+        return choose_lambda(stage, lambda_trials(stage, model, lambda_grid(self.task)), model=model)
 
-    def _lambda_trials(self, model: str) -> list[Trial]:
-        stage = Stage(task=self.task, options=self.options, results=self.results)
-        return [trial for value in lambda_grid(self.task) for trial in lambda_trials(stage, model, value)]
+    def _stage(self) -> Stage:
+        """A stage whose plan is not run: for choices from what others ask for."""
+        return Stage(task=self.task, options=self.options, results=self.results)
 
     def add_to(self, plan: Plan, *, lambdas_of: "_Branch") -> None:
         """Adds this task's stages to a plan; `lambdas_of` is the branch on which lambda_select is tuned."""
@@ -102,7 +104,7 @@ class _Branch:
                 plan.trials += stage.trials("cls", model)
         if "lambda" in self.stages and lambdas_of is self:
             for model in models:
-                plan.trials += self._lambda_trials(model)
+                plan.trials += lambda_trials(stage, model, lambda_grid(self.task))
         if "re" in self.stages:
             for model in models:
                 self._add_re(stage, model, chosen[model], tuned_here=lambdas_of is self)
@@ -126,19 +128,21 @@ class _Branch:
 
         grid = lambda_grid(self.task)
         # At the tuning stage's own p_target these runs are that stage's, whichever value is chosen.
-        shared = tuned_here and "lambda" in self.stages and trials(grid[0]) == lambda_trials(stage, model, grid[0])
+        tuned = lambda_trials(self._stage(), model, grid[:1])
+        shared = tuned_here and "lambda" in self.stages and trials(grid[0])[0] == tuned[0]
         what = f"RE of {model}" if p_target is None else f"RE of {model} at p_target {number(p_target)}"
         stage.add(what, [choice], trials, stand_ins=[grid[0]], shared=shared)
 
     def _teacher(self, stage: Stage, lambda_select: Choice) -> Choice:
         what = f"teacher of {self.task.name}"
         if not lambda_select.is_made:
-            return Choice(pending=lambda_select.pending, what=what, why=f"It has no lambda_select. {lambda_select.why}")
+            why = f"It has no lambda_select. {lambda_select.why}"
+            return Choice(pending=lambda_select.pending, what=what, why=why, next=lambda_select.next)
         seeds = self.options.teacher_seeds_of(self.task)
         candidates = stage.trials("re", self.task.teacher, seeds=seeds, lambda_select=lambda_select.value)
         if "re" not in self.stages:  # else the stage asks for them
             stage.plan.trials += candidates
-        return choose_teacher(self.results, candidates, task=self.task.name, seed=self.options.teacher_seed)
+        return choose_teacher(stage, candidates)
 
     def _add_distilled(self, stage: Stage, student: str, lambda_select: Choice, teacher: Choice) -> None:
         """The alpha stage, and REKD at the alpha that it chooses; at the task's own where alpha is not tuned."""
@@ -151,19 +155,20 @@ class _Branch:
         stand_ins = [lambda_grid(self.task)[0], "not chosen yet"]
         tuning: list[Trial] = []
         if tunes_alpha(self.task) and student not in self.given["alpha"]:
-            for alpha in ALPHAS if "alpha" in self.stages else ():
+            tunes = "alpha" in self.stages
+            if lambda_select.is_made and teacher.is_made:
+                settings = [trials(lambda_select.value, teacher.value, alpha) for alpha in ALPHAS]
+                tuning = (stage if tunes else self._stage()).needed(alpha_rule(), settings)
+                stage.plan.trials += tuning if tunes else []
+            for alpha in ALPHAS if tunes and not tuning else ():
                 what = f"REKD of {student} at alpha {number(alpha)}"
-                tuning += stage.add(what, needs, lambda v, t, a=alpha: trials(v, t, a), stand_ins=stand_ins)
+                stage.add(what, needs, lambda v, t, a=alpha: trials(v, t, a), stand_ins=stand_ins)
             if "rekd" in self.stages:
-                if not tuning and all(choice.is_made for choice in needs):
-                    made = (lambda_select.value, teacher.value)
-                    tuning = [trial for alpha in ALPHAS for trial in trials(*made, alpha)]
                 choice = Choice(pending=True, what=f"alpha of {student} on {self.task.name}")
                 if tuning:
-                    choice = choose_alpha(self.results, tuning, model=student, task=self.task.name)
-                shared = "alpha" in self.stages
+                    choice = choose_alpha(stage, tuning, model=student)
                 stage.add(
-                    f"REKD of {student}", [*needs, choice], trials, stand_ins=[*stand_ins, ALPHAS[0]], shared=shared
+                    f"REKD of {student}", [*needs, choice], trials, stand_ins=[*stand_ins, ALPHAS[0]], shared=tunes
                 )
         elif "rekd" in self.stages:
             alpha = self.given["alpha"].get(student)

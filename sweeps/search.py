@@ -29,9 +29,6 @@ RANGES: Mapping[str, FloatDistribution] = {
     "learning_rate": FloatDistribution(1e-6, 1e-2, log=True),
 }
 
-RULE = lambda_rule()
-"""The search keeps to the ratio as the rule of C.1 does."""
-
 CONSTRAINT = "ratio off target beyond tolerance, basis points"
 
 
@@ -118,7 +115,7 @@ class _Study:
                 postponed = LaterTrials(what=what, num_trials=count, needs=needs, like=example[0])
                 stage.plan.postponed.append(postponed)
             else:
-                stage.plan.stopped.append(f"{what}: no teacher. {teacher.why}")
+                stage.plan.stopped.append(f"{what}: no teacher. {teacher.why} {teacher.next}".rstrip())
             return
         study = self._open(stage, teacher)
         while (
@@ -169,7 +166,10 @@ class _Study:
         return len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
     def _tell(self, study: optuna.Study, asked: FrozenTrial, rows: pd.DataFrame) -> None:
-        """The mean over seeds, once all have ended; a setting of which a seed diverged is told as failed."""
+        """The mean over seeds, once all have ended; a setting of which a seed diverged is told as failed.
+
+        The search keeps to the ratio as the rule of C.1 does.
+        """
         if len(rows) < len(self.options.seeds_of(self.task)):
             return
         if (rows["status"] != "ok").any():
@@ -177,7 +177,7 @@ class _Study:
             return
         setting = rows[["dev_loss", "dev_rationale_ratio", "p_target"]].mean().to_frame().T
         trial = optuna.trial.Trial(study, asked._trial_id)
-        trial.set_constraint(CONSTRAINT, int(RULE.beyond_tolerance(setting).iloc[0]))
+        trial.set_constraint(CONSTRAINT, int(lambda_rule(self.options.tolerance).beyond_tolerance(setting).iloc[0]))
         trial.set_user_attr("dev_rationale_ratio", float(setting["dev_rationale_ratio"].iloc[0]))
         trial.set_user_attr("num_seeds", len(rows))
         study.tell(asked.number, float(setting["dev_loss"].iloc[0]))

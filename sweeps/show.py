@@ -1,6 +1,8 @@
 """What a sweep prints and draws when it has ended."""
 
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis import figures, tables
+from analysis.advice import advised
 from analysis.experiment import Stages, split_stages
 from analysis.report import report
-from analysis.selection import alpha_settings, select_alpha, select_lambda_select
+from analysis.selection import alpha_settings, lambda_rule, select_alpha, select_lambda_select
 from analysis.settings import (
     labels,
     matching,
@@ -24,11 +27,14 @@ from analysis.settings import (
     variants,
     with_settings,
 )
+from analysis.verdicts import audit_sentence, audit_table, load_audits
 from rekd.command_line import print_table
 from rekd.messages import number, one_line
 from rekd.running.plan import SweepResult
 from rekd.store.files import Store
-from rekd.tasks.task import Task
+from rekd.tasks.task import Task, load_task
+from sweeps.options import Options
+from sweeps.typed import next_command
 
 NO_ROOM_FOR = ("is_teacher", "p_target", "lambda_select", "num_pairs", "change_note")
 """What a terminal has no room for, the paper's numbers beside; `python -m analysis tables` has it all."""
@@ -36,7 +42,7 @@ NO_ROOM_FOR = ("is_teacher", "p_target", "lambda_select", "num_pairs", "change_n
 OBJECTIVES = {"cls": "CLS", "re": "RE", "rekd": "REKD"}
 
 
-def show_alpha(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
+def show_alpha(result: SweepResult, tasks: list[Task], store: Store, console: Console, options: Options) -> None:
     """A table a student: RE, which is alpha = 1, then REKD at every alpha, the choice marked; what REKD gains; a picture."""
     for task in tasks:
         runs = with_settings(result.rows[result.rows["task"] == task.name])
@@ -49,28 +55,29 @@ def show_alpha(result: SweepResult, tasks: list[Task], store: Store, console: Co
             print_table(console, _settings_table(f"{student} on {task.name}", rows, "alpha", chosen))
             _say_choices(console, chosen, "alpha")
         if len(rekd):
-            stages = split_stages(runs)
+            stages = split_stages(runs, options.tolerance)
             _comparisons(console, stages)
             _draw(figures.alpha_picture, stages, task, store, console)
 
 
-def show_lambda(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
+def show_lambda(result: SweepResult, tasks: list[Task], store: Store, console: Console, options: Options) -> None:
     """A table a model over lambda_select, the choice marked, the reason below; a picture."""
     for task in tasks:
         runs = with_settings(result.rows[result.rows["task"] == task.name])
         if runs.empty:
             continue
-        choices = select_lambda_select(runs)
+        choices = select_lambda_select(runs, options.tolerance)
         for model in dict.fromkeys(runs["model"]):
             chosen = choices[choices["model"] == model]
             title = f"{model} on {task.name}, p_target {', '.join(map(percent, chosen['p_target'].unique()))}"
             print_table(console, _settings_table(title, runs[runs["model"] == model], "lambda_select", chosen))
             _say_choices(console, chosen, "lambda_select")
+            _say_next(console, runs[runs["model"] == model], task, model, options)
             console.print()
-        _draw(figures.lambda_picture, split_stages(runs), task, store, console)
+        _draw(figures.lambda_picture, split_stages(runs, options.tolerance), task, store, console)
 
 
-def show_p_target(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
+def show_p_target(result: SweepResult, tasks: list[Task], store: Store, console: Console, options: Options) -> None:
     """Ratio and accuracy at every p_target, CLS last; Figure 2."""
     for task in tasks:
         runs = with_settings(result.rows[result.rows["task"] == task.name])
@@ -78,16 +85,16 @@ def show_p_target(result: SweepResult, tasks: list[Task], store: Store, console:
             rows = runs[runs["model"] == model].fillna({"p_target": 1.0})
             print_table(console, _settings_table(f"{model} on {task.name}", rows, "p_target"))
         if len(runs):
-            _draw(figures.ratio_picture, split_stages(runs), task, store, console)
+            _draw(figures.ratio_picture, split_stages(runs, options.tolerance), task, store, console)
 
 
-def show_performance(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
+def show_performance(result: SweepResult, tasks: list[Task], store: Store, console: Console, options: Options) -> None:
     """Tables 1 to 3: accuracy and ratio of CLS, RE and REKD; what REKD gains; every seed drawn."""
     for task in tasks:
         runs = result.rows[result.rows["task"] == task.name]
         if runs.empty:
             continue
-        stages = split_stages(runs)
+        stages = split_stages(runs, options.tolerance)
         performance = tables.telling(tables.performance_table(stages).drop(columns="task"))
         paper = [name for name in performance if str(name).startswith(("paper_", "difference_"))]
         performance = performance.drop(columns=[*NO_ROOM_FOR, *paper], errors="ignore")
@@ -96,16 +103,72 @@ def show_performance(result: SweepResult, tasks: list[Task], store: Store, conso
         _draw(figures.seeds_picture, stages, task, store, console)
 
 
-def show_reproduction(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
+def show_reproduction(result: SweepResult, tasks: list[Task], store: Store, console: Console, options: Options) -> None:
     """What was chosen, Tables 1 to 3, and the report with everything else."""
-    stages = split_stages(result.rows)
+    stages = split_stages(result.rows, options.tolerance)
     settings = alpha_settings(stages.alphas)
     for frame, name in ((stages.used, "lambda_select"), (settings[settings["chosen"]], "alpha")):
         for label, (_, row) in zip(labels(frame), frame.iterrows(), strict=True):
             console.print(f"{row['task']}, {label}: {name} = [bold]{number(row[name])}[/]")
-    show_performance(result, tasks, store, console)
+    show_performance(result, tasks, store, console, options)
     path = f"{store.pictures_folder}/report.html"
-    _write("Report", path, report(store).encode(), store, console)
+    _write("Report", path, report(store, tolerance=options.tolerance).encode(), store, console)
+
+
+def show_best(
+    result: SweepResult,
+    task: Task,
+    store: Store,
+    console: Console,
+    options: Options,
+    *,
+    lambdas: Mapping[str, float],
+) -> None:
+    """What was tuned, the students beside their RE at the chosen `lambdas`, what audits found, and where the best model is."""
+    runs = result.rows[result.rows["task"] == task.name]
+    re = runs["objective"] == "re"
+    show_lambda(replace(result, rows=runs[re]), [task], store, console, options)
+    at_choice = runs["lambda_select"] == runs["model"].map(lambdas)
+    served = runs["digest"].isin(set(runs["teacher_digest"].dropna()))
+    finals = runs[served | (at_choice & ~(re & (runs["model"] == task.teacher)))]
+    show_alpha(replace(result, rows=finals), [task], store, console, options)
+    if not (finals["objective"] == "rekd").any():
+        return
+    best = _best_runs(with_settings(finals), task)
+    found = audit_table(finals, load_audits(store))
+    for _, row in found.iterrows():
+        console.print(f"{row['label']}: {audit_sentence(row)}", soft_wrap=True)
+    if found.empty:
+        named = next((name for name in options.task or () if load_task(name).name == task.name), task.name)
+        command = shlex.join(["python", "-m", "rekd", "audit", "--task", named, "--store", str(store)])
+        console.print(f"Not audited. Next: `{escape(command)}`", soft_wrap=True)
+    for _, row in best.iterrows():
+        console.print(
+            f"Best of {row['model']}: {OBJECTIVES[str(row['objective'])]}, seed {row['seed']}, dev accuracy "
+            f"{row['dev_accuracy']:.3f}, test accuracy {row['test_accuracy']:.3f}: {escape(store.model_folder(row['digest']))}",
+            soft_wrap=True,
+        )
+    console.print(
+        f"[bold]Best student:[/] {best.iloc[0]['model']}. `python -m rekd explain "
+        f"{escape(store.model_folder(best.iloc[0]['digest']))} INPUT` shows what it selects.",
+        soft_wrap=True,
+    )
+
+
+def _best_runs(finals: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """A run for each student: of its best setting, RE's or that of the chosen alpha, the one of the lowest dev loss; the best
+    student, by dev accuracy over seeds, first.
+
+    Dev losses compare within a student, whose settings have one lambda_select, and accuracies everywhere.
+    """
+    rekd = finals[finals["objective"] == "rekd"]
+    at_alpha = matching(rekd, select_alpha(rekd).dropna(subset="alpha"), ["model", "alpha"])
+    ok = pd.concat([finals[(finals["objective"] == "re") & (finals["model"] != task.teacher)], at_alpha])
+    ok = ok[ok["status"] == "ok"]
+    means = ok.groupby(["model", "objective"])[["dev_loss", "dev_accuracy"]].mean().reset_index()
+    best = means.sort_values("dev_loss").drop_duplicates("model").sort_values("dev_accuracy", ascending=False)
+    runs = ok.sort_values("dev_loss").drop_duplicates(["model", "objective"])
+    return best[["model", "objective"]].merge(runs, on=["model", "objective"])
 
 
 def _settings_table(title: str, rows: pd.DataFrame, by: str, chosen: pd.DataFrame | None = None) -> Table:
@@ -147,6 +210,13 @@ def _say_choices(console: Console, choices: pd.DataFrame, name: str) -> None:
         value = "none" if pd.isna(row[name]) else f"{name} = {number(row[name])}"
         whom = f"{row['model']}, {variant}" if variant else row["model"]
         console.print(f"Choice for {whom}: [bold]{value}[/]. {row['why']}")
+
+
+def _say_next(console: Console, runs: pd.DataFrame, task: Task, model: str, options: Options) -> None:
+    """What to type where the rule has found no lambda_select for a model, and why: a line a group."""
+    for _, advice in advised(lambda_rule(options.tolerance), runs):
+        command = next_command(options, task, model, advice)
+        console.print(f"{advice.why} [bold]Next:[/] {escape(command)}", soft_wrap=True)
 
 
 def _mean_std(values: pd.Series, form: str) -> str:
@@ -204,7 +274,7 @@ def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
 def show_search(path: Path, studies: Callable[[], Sequence[Any]]) -> Callable[..., None]:
     """Shows the best settings of the studies of a search, those within the tolerance first."""
 
-    def show(result: SweepResult, tasks: list[Task], store: Store, console: Console) -> None:
+    def show(result: SweepResult, tasks: list[Task], store: Store, console: Console, options: Options) -> None:
         for study in studies():
             ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
             console.print(f"{escape(study.study_name)}, best of {len(ended)}", soft_wrap=True)

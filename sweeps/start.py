@@ -14,19 +14,19 @@ from rich.markup import escape
 from analysis import load_trials
 from rekd.cluster import autodown
 from rekd.cluster.job import Command, hand_over
-from rekd.cluster.launched import FILES, ROOT, find, read_cluster_file
+from rekd.cluster.ray_cluster import FILES, ROOT, find, read_cluster_file
 from rekd.command_line import PlainConsole
-from rekd.messages import one_line
+from rekd.messages import duration, one_line
 from rekd.running.estimate import Estimator
 from rekd.running.plan import PlanFunction, SweepResult, to_run
 from rekd.running.progress import Progress
 from rekd.store.files import Store
 from rekd.tasks.task import Task
 from sweeps.options import RESULTS, Options
-from sweeps.planned import TOO_LONG, Outlook, print_cost, print_plan, print_price
+from sweeps.planned import TOO_LONG, Outlook, print_cost, print_limits, print_plan, print_price
 
-Show = Callable[[SweepResult, list[Task], Store, Console], None]
-"""Prints a sweep's results and writes its pictures."""
+Show = Callable[..., None]
+"""Prints a sweep's results and writes its pictures: called with the result, the tasks, the store, a console and `options`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,9 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
         raise ValueError("--autodown ends a rented cluster, and --local runs on this machine. Leave one of them out.")
     named = options.local or options.address or os.environ.get("RAY_ADDRESS")
     if not named and not options.dry_run and (launched := find()) is not None:
-        command = Command.typed(launched, store=options.store, default_store=RESULTS)
+        # Its clock may be of another zone.
+        more = () if options.until is None else ("--until", options.until.isoformat(timespec="minutes"))
+        command = Command.typed(launched, store=options.store, default_store=RESULTS, more=more)
         return hand_over(launched, command, partial(console.print, soft_wrap=True))
     sweep = Sweep(plan=plan, tasks=tasks, options=options, store=Store(options.store), console=console, show=show)
     results = load_trials(sweep.store)
@@ -89,13 +91,15 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
     # A guess is no reason to refuse: a few steps of each model take seconds.
     if options.calibrate or (sweep.is_slow(outlook) and not options.yes and not options.dry_run):
         outlook = outlook.by(_calibrated(outlook, results, tasks))
+    every = options.checkpoint_every
     if options.dry_run:
-        print_plan(console, outlook, slots=sweep.slots, store=sweep.store)
+        print_plan(console, outlook, slots=sweep.slots, store=sweep.store, checkpoint_every=every)
+        print_limits(console, options, outlook, slots=sweep.slots)
         if outlook.to_do and (options.cluster or sweep.is_slow(outlook) or price is not None):
             _print_cost(sweep, outlook.by(Estimator(results, tasks, device="cuda")), price)
         return 0
     if sweep.is_slow(outlook) and not options.yes:
-        print_plan(console, outlook, slots=sweep.slots, store=sweep.store)
+        print_plan(console, outlook, slots=sweep.slots, store=sweep.store, checkpoint_every=every)
         console.print(
             "\n[bold]Nothing was started:[/] this machine has no GPU, and there is no cluster. "
             "[bold]--task digits[/] is the size for this machine; [bold]--address[/] names a cluster; "
@@ -149,7 +153,7 @@ def _print_cost(sweep: Sweep, outlook: Outlook, price: float | None) -> None:
     options = sweep.options
     file = options.cluster or FILES[0]
     if options.cluster or (ROOT / file).exists():
-        gpus = options.gpus_per_trial if isinstance(options.gpus_per_trial, float) else 1.0
+        gpus = options.gpus_of_a_trial
         print_cost(sweep.console, file, read_cluster_file(file), outlook.work, outlook.basis, gpus)
     if price is not None:
         print_price(sweep.console, outlook.work, price)
@@ -186,6 +190,7 @@ def _run(sweep: Sweep, outlook: Outlook) -> SweepResult:
             max_concurrent=options.max_concurrent,
             callbacks=callbacks,
             limits=limits,
+            checkpoint_every=options.checkpoint_every,
         )
     finally:
         disconnect()
@@ -202,16 +207,16 @@ def _print_number(console: Console, outlook: Outlook) -> None:
 def _report(sweep: Sweep, result: SweepResult) -> int:
     store, console = sweep.store, sweep.console
     if len(result.rows):
-        sweep.show(result, sweep.tasks, store, console)
+        sweep.show(result, sweep.tasks, store, console, sweep.options)
     for reason in result.plan.stopped:
-        console.print(f"[yellow]Stopped:[/] {escape(reason)}")
+        console.print(f"[yellow]Stopped:[/] {escape(reason)}", soft_wrap=True)
     for _, row in result.failed.iterrows():
         console.print(
             f"[red]Failed:[/] {row['digest']} {row['task']} {row['model']} seed {row['seed']}: {escape(row['error'])}"
         )
     if result.held:
         console.print(f"[yellow]Stopped:[/] {escape(result.held)}", soft_wrap=True)
-        console.print(_left_line(result))
+        console.print(_left_line(sweep, result))
     num_missing = len(result.missing) + sum(group.num_trials for group in result.plan.postponed)
     if result.is_interrupted:
         console.print(
@@ -222,11 +227,12 @@ def _report(sweep: Sweep, result: SweepResult) -> int:
     return 0 if result.is_complete else 1
 
 
-def _left_line(result: SweepResult) -> str:
-    """What a sweep that was held has left, by its plan."""
-    later = sum(group.num_trials for group in result.plan.postponed)
+def _left_line(sweep: Sweep, result: SweepResult) -> str:
+    """What a sweep that was held has left, by its plan and by what its trials took."""
+    outlook = sweep.outlook(result.rows)
     return (
-        f"{len(result.rows)} trials have ended, {len(result.missing) + later} are left; --dry-run tells what they take."
+        f"{len(result.rows)} trials have ended, {outlook.num_to_run} are left, about {duration(outlook.work.expected)} of "
+        "work; --dry-run tells which."
     )
 
 

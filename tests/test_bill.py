@@ -12,8 +12,8 @@ import yaml
 import rekd_command
 from rekd.cluster import autodown
 from rekd.cluster.bill import GCS, Running, ask, lines
-from rekd.cluster.launched import Launched
 from rekd.cluster.prices import read_prices
+from rekd.cluster.ray_cluster import RayCluster
 
 KINDS = {
     "head": {"node_config": {"InstanceType": "m7i.xlarge"}},
@@ -29,7 +29,7 @@ CONFIG = {
     "max_workers": 5,
     "available_node_types": KINDS,
 }
-CLUSTER = Launched(file="cluster.yaml", head="10.0.0.1", config=CONFIG)
+CLUSTER = RayCluster(file="cluster.yaml", head="10.0.0.1", config=CONFIG)
 SOME = Running(
     by_state={
         "working": {"head": 1, "one_gpu": 3},
@@ -64,7 +64,7 @@ def test_a_machine_that_the_table_lacks_is_named_and_machines_of_ones_own_cost_n
 def here(monkeypatch, tmp_path):
     """SSH to the head is a shell of this machine, with a home of its own."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(Launched, "ssh", lambda self, command, *options: ["bash", "-c", command])
+    monkeypatch.setattr(RayCluster, "ssh", lambda self, command, *options: ["bash", "-c", command])
     (tmp_path / ".rekd").mkdir()
     return tmp_path
 
@@ -89,7 +89,7 @@ def test_a_head_that_does_not_answer_is_one_line(here):
 
 
 def test_rekd_status_is_of_the_cluster_or_of_a_store(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("rekd.cluster.launched.find", lambda: CLUSTER)
+    monkeypatch.setattr("rekd.cluster.ray_cluster.find", lambda: CLUSTER)
     monkeypatch.setattr("rekd.cluster.bill.ask", lambda cluster: SOME)
     for arguments, said in (
         (["--cluster"], "3 one_gpu (g6e.xlarge) working"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rekd.cluster.launched import NOT_SET, RAY_FOLDER, TOKEN_FILE, Launched, launched_from
+from rekd.cluster.ray_cluster import NOT_SET, RAY_FOLDER, TOKEN_FILE, RayCluster, cluster_from
 
 ROOT = Path(__file__).parents[1]
 FILES = ("cluster.yaml", "clusters/on_premises.yaml")
@@ -50,7 +50,7 @@ def test_ray_takes_the_file(file):
 
 @pytest.mark.parametrize("file", FILES)
 def test_a_file_that_nobody_filled_in_has_started_nothing(file):
-    assert launched_from(file) is None
+    assert cluster_from(file) is None
 
 
 def test_ray_refuses_an_on_premises_file_without_machines():
@@ -84,10 +84,10 @@ def test_the_aws_cluster_is_the_papers_size():
     assert all(kind["max_workers"] * kind["resources"]["GPU"] == 120 for kind in workers.values())
     assert all(kind["node_config"]["InstanceType"].startswith("g6e.") for kind in workers.values())
     assert all(kind["min_workers"] == 0 for kind in workers.values())
-    cluster = Launched(file="cluster.yaml", head="", config=config)
+    cluster = RayCluster(file="cluster.yaml", head="", config=config)
     assert (cluster.most("GPU"), cluster.most("CPU")) == (120, 480)  # not 360: a sweep's trials are on one type
     assert (
-        Launched(file="clusters/on_premises.yaml", head="", config=read("clusters/on_premises.yaml")).most("GPU") == 0
+        RayCluster(file="clusters/on_premises.yaml", head="", config=read("clusters/on_premises.yaml")).most("GPU") == 0
     )
     # The head is neither spot nor a place for trials.
     spot = {name for name, kind in types.items() if "InstanceMarketOptions" in kind["node_config"]}

@@ -133,7 +133,7 @@ def test_the_copy_is_what_is_read(ledger, monkeypatch):
     ledger.compact(at_least=1)
     read, asked = Store.read, []
     monkeypatch.setattr(Store, "read", lambda self, path: (asked.append(path), read(self, path))[1])
-    ledger.trials(), ledger.epochs()
+    _ = ledger.trials(), ledger.epochs()
     assert sorted(os.path.relpath(path, ledger.store.root) for path in asked) == [
         *("compact/epochs.parquet", "compact/failures.parquet", "compact/trials.parquet")
     ]

@@ -1,13 +1,20 @@
 """What decides who runs what, without Ray."""
 
+import time
 from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
+import rekd.running.conductor as conductor_module
+import rekd.store.files as files_module
+from rekd.cluster.waiting import Machines, Watch
 from rekd.running.agenda import Agenda
 from rekd.running.conductor import Conductor
+from rekd.running.limits import Limits
 from rekd.running.plan import Plan, fixed_plan
 from rekd.running.progress import Progress
 from rekd.running.retries import MAX_FAILURES
@@ -16,9 +23,8 @@ from rekd.store.ledger import Ledger, Outcome
 from rekd.tasks.task import load_task
 
 DIGITS = load_task("digits")
-SHORT, LONG, OTHER = (
-    DIGITS.trial("re", "vit-student", seed=seed, epochs=epochs) for seed, epochs in ((1, 2), (2, 9), (3, 2))
-)
+SHORT = DIGITS.trial("re", "vit-student", seed=1, epochs=2)
+LONG, OTHER = replace(SHORT, epochs=9), replace(SHORT, lambda_select=2.0)
 OK = Outcome(status="ok", dev_loss=0.5, num_epochs=2, train_seconds=1.0)
 
 
@@ -43,8 +49,18 @@ def drained(conductor: Conductor) -> list:
     return given
 
 
-def test_the_longest_goes_first_and_equal_ones_in_the_plans_order(ledger):
+def test_among_first_seeds_the_longest_goes_first_and_equal_ones_in_the_plans_order(ledger):
     assert drained(conductor_of(ledger, [SHORT, LONG, OTHER])) == [LONG, SHORT, OTHER]
+
+
+def test_every_setting_has_its_first_seed_before_one_has_its_second(ledger):
+    grid = [replace(SHORT, epochs=epochs, seed=seed) for epochs in (2, 9) for seed in (7, 5)]
+    assert [(trial.seed, trial.epochs) for trial in drained(conductor_of(ledger, grid))] == [
+        (7, 9),
+        (7, 2),
+        (5, 9),
+        (5, 2),
+    ]
 
 
 def test_no_more_run_than_there_are_slots(ledger):
@@ -57,10 +73,10 @@ def test_no_more_run_than_there_are_slots(ledger):
 
 def test_a_trial_that_is_not_supplied_does_not_hold_up_those_that_are(ledger):
     ready = set()
-    conductor = conductor_of(ledger, [SHORT, LONG], is_supplied=lambda trial: trial.seed in ready)
+    conductor = conductor_of(ledger, [SHORT, LONG], is_supplied=lambda trial: trial in ready)
     assert drained(conductor) == []
     assert not conductor.is_over
-    ready.add(SHORT.seed)
+    ready.add(SHORT)
     assert drained(conductor) == [SHORT]
 
 
@@ -210,7 +226,7 @@ def test_a_teacher_is_not_run_again_where_its_model_is_there_or_its_task_is_anot
 def test_at_a_limit_nothing_more_starts_what_runs_ends_and_what_had_not_started_is_left(ledger):
     conductor = conductor_of(ledger, [SHORT, LONG, OTHER], slots=2)
     assert drained(conductor) == [LONG, SHORT]
-    conductor.limit = lambda: "--max-hours 2 is reached."
+    conductor.limit = lambda **asked: "--max-hours 2 is reached."
     assert conductor.next_trial("2") is None
     assert not conductor.is_over  # two still run
     ledger.write(LONG, OK)
@@ -222,3 +238,110 @@ def test_at_a_limit_nothing_more_starts_what_runs_ends_and_what_had_not_started_
     assert result.held == "--max-hours 2 is reached."
     assert {trial.digest for trial in result.missing} == {SHORT.digest, OTHER.digest}
     assert not len(result.failed)
+
+
+def look_at_none() -> Machines:
+    return Machines(up={}, setting_up={}, ordered={}, refused=(), lost={})
+
+
+def limited(conductor: Conductor, **limits) -> Conductor:
+    conductor.limit = partial(Limits(**limits).reached, Watch(look_at_none, needs="CPU"), time.monotonic())
+    return conductor
+
+
+def test_what_does_not_fit_into_the_budget_is_not_started_and_what_runs_ends(ledger):
+    ledger.write(replace(SHORT, seed=9), replace(OK, train_seconds=3600.0))  # so long take two epochs
+    conductor = limited(conductor_of(ledger, [LONG, SHORT, OTHER], slots=1), budget_hours=2.5)
+    assert conductor.next_trial("1") == SHORT  # not the longest, which takes four and a half
+    ledger.write(SHORT, replace(OK, train_seconds=3600.0))
+    conductor.ended("1")
+    assert conductor.next_trial("2") == OTHER
+    assert not conductor.is_over
+    ledger.write(OTHER, replace(OK, train_seconds=3600.0))
+    conductor.ended("2")
+    assert conductor.next_trial("3") is None
+    assert conductor.is_over
+    result = conductor.result()
+    assert result.held.startswith("--budget 2.5h is spent")
+    assert result.missing == [LONG]
+
+
+def test_a_trial_takes_of_the_budget_what_it_takes_of_gpus(ledger):
+    ledger.write(replace(SHORT, seed=9), replace(OK, train_seconds=3600.0))
+    conductor = limited(conductor_of(ledger, [SHORT, OTHER]), budget_hours=1)
+    conductor.gpus_of = lambda trial: 0.5
+    assert drained(conductor) == [SHORT, OTHER]
+
+
+def test_what_would_not_have_ended_in_time_is_not_started(ledger):
+    ledger.write(replace(SHORT, seed=9), replace(OK, train_seconds=3600.0))
+    until = datetime.now().astimezone() + timedelta(hours=2)
+    conductor = limited(conductor_of(ledger, [LONG, SHORT]), until=until)
+    assert drained(conductor) == [SHORT]
+    assert not conductor.held
+    ledger.write(SHORT, replace(OK, train_seconds=3600.0))
+    conductor.ended("0")
+    assert drained(conductor) == []
+    assert conductor.held.startswith(f"--until {until:%H:%M}")
+    assert conductor.is_over
+
+
+def test_a_budget_waits_for_what_another_sweep_runs(ledger):
+    ledger.write(replace(SHORT, seed=9), replace(OK, train_seconds=3600.0))
+    with Claims(ledger.store) as other:
+        other.take(SHORT.digest)
+        conductor = limited(conductor_of(ledger, [LONG, SHORT]), budget_hours=2)
+        assert drained(conductor) == []
+        assert not conductor.is_over
+
+
+# --- A slow store -----------------------------------------------------------------------------------------------------
+
+SECONDS = 0.05
+
+
+@pytest.fixture
+def slow_calls(monkeypatch):
+    """What a store is asked, each taking `SECONDS`."""
+    calls = []
+    patiently = files_module._patiently
+
+    def slowly(work, what):
+        calls.append(what)
+        time.sleep(SECONDS)
+        return patiently(work, what)
+
+    monkeypatch.setattr(files_module, "_patiently", slowly)
+    return calls
+
+
+def test_filling_many_slots_takes_a_slow_store_a_few_calls_one_after_another(ledger, slow_calls):
+    trials = [replace(SHORT, seed=seed) for seed in range(60)]
+    conductor = conductor_of(ledger, trials, slots=60)
+    slow_calls.clear()
+    started = time.monotonic()
+    assert drained(conductor) == trials
+    # One by one it would be three calls a trial at least. Side by side it is a look, and two rounds each of claims and rows.
+    assert len(slow_calls) >= 2 * len(trials)
+    assert time.monotonic() - started < 0.25 * len(slow_calls) * SECONDS
+    assert conductor.claims.held == {trial.digest for trial in trials}
+
+
+def test_a_slow_store_is_asked_ahead_and_what_was_not_given_out_is_given_back(ledger, slow_calls, monkeypatch):
+    monkeypatch.setattr(conductor_module, "SLOW", SECONDS)
+    trials = [replace(SHORT, seed=seed) for seed in range(20)]
+    conductor = conductor_of(ledger, trials, slots=8)
+    assert drained(conductor) == trials[:8]
+    ledger.write(trials[0], OK)
+    conductor.ended("0")
+    assert conductor.next_trial("8") == trials[8]
+    assert conductor.claims.held == {trial.digest for trial in trials[1:11]}  # two of them for later
+    ledger.write(trials[1], OK)
+    conductor.ended("1")
+    slow_calls.clear()
+    assert conductor.next_trial("9") == trials[9]
+    assert [call for call in slow_calls if call.startswith("writing")] == []
+    conductor.limit = lambda **of_a_trial: "enough"
+    assert conductor.next_trial("10") is None
+    assert conductor.claims.held == {trial.digest for trial in trials[2:10]}
+    assert trials[10] in conductor.agenda.queue

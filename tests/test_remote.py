@@ -17,9 +17,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from rekd.cluster import job, launched
+from rekd.cluster import job, ray_cluster
 from rekd.cluster.job import PAUSES, Command, hand_over
-from rekd.cluster.launched import CLEAN, ROOT, Launched, Tunnel, find, launched_from, take_down
+from rekd.cluster.ray_cluster import CLEAN, ROOT, RayCluster, Tunnel, cluster_from, find, take_down
 
 CONFIG = {
     "cluster_name": "mine",
@@ -31,7 +31,7 @@ CONFIG = {
 
 @pytest.fixture
 def cluster():
-    return Launched(file="cluster.yaml", head="127.0.0.2", config=CONFIG)
+    return RayCluster(file="cluster.yaml", head="127.0.0.2", config=CONFIG)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_folder_of_this_machine_is_refused(typed):
 
 def test_a_store_has_to_be_known(monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(ROOT / "sweeps/alpha_sweep.py")])
-    cluster = Launched(file="cluster.yaml", head="127.0.0.2", config={**CONFIG, "metadata": {}})
+    cluster = RayCluster(file="cluster.yaml", head="127.0.0.2", config={**CONFIG, "metadata": {}})
     with pytest.raises(ValueError, match=r"metadata.store, or use --store"):
         Command.typed(cluster, store="results", default_store="results")
 
@@ -87,10 +87,10 @@ def test_there_is_no_cluster_where_nobody_filled_a_file_in():
 
 
 def test_a_file_that_is_no_cluster_file_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(launched, "ROOT", tmp_path)
+    monkeypatch.setattr(ray_cluster, "ROOT", tmp_path)
     (tmp_path / "cluster.yaml").write_text("provider: [")
     with pytest.raises(ValueError, match=r"cluster.yaml is not a cluster file"):
-        launched_from("cluster.yaml")
+        cluster_from("cluster.yaml")
     with pytest.raises(ValueError, match=r"cluster.yaml is not a cluster file"):
         take_down("cluster.yaml", print)
     with pytest.raises(ValueError, match=r"other.yaml is not a cluster file"):
@@ -271,7 +271,7 @@ def test_a_lost_connection_is_tried_again_and_a_try_is_the_last_thing(cluster, t
     done: list[object] = []
     client = Lost(error)
 
-    def tunnel(cluster: Launched) -> OpenTunnel:
+    def tunnel(cluster: RayCluster) -> OpenTunnel:
         done.append("try")
         return OpenTunnel(client=client)
 
@@ -291,7 +291,7 @@ def test_what_others_say_is_no_markup(typed, monkeypatch):
     output = io.StringIO()
     console = Console(file=output, width=500)
     monkeypatch.setattr(job, "Tunnel", lambda cluster: OpenTunnel(client=Lost(KeyboardInterrupt())))
-    hand_over(Launched(file="cluster.yaml", head="[/head]", config=CONFIG), command, console.print)
+    hand_over(RayCluster(file="cluster.yaml", head="[/head]", config=CONFIG), command, console.print)
     client = Client(texts=[], exit_code=None)
     monkeypatch.setattr(client, "get_job_info", lambda name: client._details(name, ended=True))
     monkeypatch.setattr(client, "_details", lambda *_, **__: SimpleNamespace(
@@ -338,7 +338,7 @@ HEAD, WORKERS = "me@10.0.0.1", ["me@10.0.0.2", "me@10.0.0.3"]
 @pytest.fixture
 def down(tmp_path, monkeypatch):
     """What `rekd down` says and does where some machines are dead: whether all is gone, what is said, SSH's ways."""
-    monkeypatch.setattr(launched, "ROOT", tmp_path)
+    monkeypatch.setattr(ray_cluster, "ROOT", tmp_path)
     config = {
         "cluster_name": "mine",
         "provider": {"type": "local", "head_ip": "10.0.0.1", "worker_ips": ["10.0.0.2", "10.0.0.3"]},

@@ -118,7 +118,7 @@ def test_the_callers_stream_is_untouched_by_streams_even_by_an_error(kind):
     streams = Streams(3, kind=kind, device=tiny.CPU)
     for context in (streams.initialising, streams.training):
         with pytest.raises(RuntimeError, match="size"), context():
-            torch.rand(10) + torch.rand(9)
+            _ = torch.rand(10) + torch.rand(9)
     streams.load_state(streams.state())
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import boto3
 import yaml
 
-from rekd.cluster.launched import NOT_SET, ROOT, Launched
+from rekd.cluster.ray_cluster import NOT_SET, ROOT, RayCluster
 
 FILES = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "rekd")
 
@@ -30,7 +30,7 @@ def main() -> str:
     try:
         machine.wait_until_running()
         machine.reload()
-        install(Launched(file="cluster.yaml", head=machine.public_ip_address, config=config))
+        install(RayCluster(file="cluster.yaml", head=machine.public_ip_address, config=config))
         machine.stop()  # so that all of it is on the disk
         machine.wait_until_stopped()
         image = machine.create_image(Name=f"rekd-{time.strftime('%Y-%m-%d-%H%M%S')}")
@@ -52,7 +52,7 @@ def rent(ec2: Any, node: dict[str, Any]) -> Any:
     return ec2.create_instances(**order)[0]
 
 
-def install(machine: Launched) -> None:
+def install(machine: RayCluster) -> None:
     """What setup.sh does on every machine, done once."""
     deadline = time.monotonic() + 300
     while subprocess.run(machine.ssh("mkdir -p ~/.rekd/package ~/.rekd/aws"), capture_output=True).returncode:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rekd.cluster.launched import DASHBOARD_PORT, ROOT, TOKEN_FILE
+from rekd.cluster.ray_cluster import DASHBOARD_PORT, ROOT, TOKEN_FILE
 
 CONFIG = Path("~/ray_bootstrap_config.yaml")
 """The cluster file on the head, as Ray has completed it."""

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rekd.cluster.launched import QUIETLY, TOKEN_FILE, Launched
 from rekd.cluster.prices import an_hour, dollars, kinds_of, read_prices
+from rekd.cluster.ray_cluster import QUIETLY, TOKEN_FILE, RayCluster
 from rekd.messages import one_line
 
 PYTHON = "~/.rekd/venv/bin/python"
@@ -50,7 +50,7 @@ class Running:
         return total
 
 
-def ask(cluster: Launched, *, python: str = PYTHON, address: str = GCS) -> Running:
+def ask(cluster: RayCluster, *, python: str = PYTHON, address: str = GCS) -> Running:
     """What the head says. Raises ValueError where it does not answer."""
     token = f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={TOKEN_FILE}"
     command = f"{token} {python} -c {shlex.quote(SCRIPT)} {address}"
@@ -65,7 +65,7 @@ def ask(cluster: Launched, *, python: str = PYTHON, address: str = GCS) -> Runni
         ) from error
 
 
-def lines(cluster: Launched, running: Running) -> list[str]:
+def lines(cluster: RayCluster, running: Running) -> list[str]:
     """What runs and what it costs, for people."""
     kinds = kinds_of(cluster.config)
     machines = {kind.name: kind.machine for kind in kinds}
@@ -77,7 +77,7 @@ def lines(cluster: Launched, running: Running) -> list[str]:
     return [f"Machines of {cluster.file}: {', '.join(told) or 'none'}.", _cost_line(cluster, running)]
 
 
-def _cost_line(cluster: Launched, running: Running) -> str:
+def _cost_line(cluster: RayCluster, running: Running) -> str:
     kinds = kinds_of(cluster.config)
     if not any(kind.machine for kind in kinds):
         return "They are not rented."

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from typing import Any
 from rich.markup import escape
 
 from rekd.cluster.connect import MOST
-from rekd.cluster.launched import ROOT, TOKEN_FILE, Launched, Tunnel
 from rekd.cluster.prices import VARIABLE as PRICES
 from rekd.cluster.prices import handed_over
+from rekd.cluster.ray_cluster import ROOT, TOKEN_FILE, RayCluster, Tunnel
 from rekd.messages import one_line
 
 NOT_SENT = (".git", ".venv", "results", "tests")
@@ -44,9 +44,12 @@ class Command:
     store: str
 
     @classmethod
-    def typed(cls, cluster: Launched, *, store: str, default_store: str) -> "Command":
-        """The command that started this process. Raises ValueError where the cluster could not run it."""
-        script, arguments = Path(sys.argv[0]).resolve(), sys.argv[1:]
+    def typed(cls, cluster: RayCluster, *, store: str, default_store: str, more: Sequence[str] = ()) -> "Command":
+        """The command that started this process, and `more`, of which each option takes the place of one that was typed.
+
+        Raises ValueError where the cluster could not run it.
+        """
+        script, arguments = Path(sys.argv[0]).resolve(), [*sys.argv[1:], *more]
         if not script.is_relative_to(ROOT) or script.suffix != ".py":
             raise ValueError(
                 f"{cluster.file} has started a cluster, which takes commands such as `python sweeps/alpha_sweep.py`, not "
@@ -75,7 +78,7 @@ class Command:
         return f"sweep-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
 
 
-def hand_over(cluster: Launched, command: Command, say: Callable[[str], None]) -> int:
+def hand_over(cluster: RayCluster, command: Command, say: Callable[[str], None]) -> int:
     """Runs the command as a job of the cluster, or comes back to it where it runs; returns its exit status.
 
     Ctrl-C and a lost connection leave the job running. Raises ValueError where the cluster does not take it.
@@ -117,7 +120,7 @@ def hand_over(cluster: Launched, command: Command, say: Callable[[str], None]) -
     return 1
 
 
-def _why_not(cluster: Launched, error: Exception) -> str:
+def _why_not(cluster: RayCluster, error: Exception) -> str:
     """Why nothing was handed over, and what to do. `ray up` ends what runs there, so only where no Ray answers."""
     import requests
     from ray.exceptions import AuthenticationError

@@ -1,7 +1,7 @@
 """The commands that hand a trained model over: `rekd export` and `rekd explain`."""
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rekd.handover.forms import Comparison
     from rekd.handover.side_by_side import Explained
     from rekd.handover.trained import Trained
+    from rekd.method.explain import Explainer
     from rekd.tasks.data import Data
 
 
@@ -38,6 +39,10 @@ def explain(
         float | None,
         typer.Option(help="Share of features to select, the strongest, instead of the model's own number."),
     ] = None,
+    page: Annotated[
+        bool, typer.Option("--serve", help="Serves a page to try the models on, to this machine alone.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The page's; 0 is any free one.")] = 8642,
 ) -> None:
     """Prediction and rationale of new inputs, any number of them, by one model or several side by side."""
     with bad_input():
@@ -49,11 +54,24 @@ def explain(
         num_models = leading_models(arguments)
         explainers = named_explainers([Path(folder) for folder in arguments[:num_models]])
         given = arguments[num_models:]
+        if page:
+            _serve_page(explainers, given, port)
+            return
         if not given:
             raise ValueError("What is to be explained? Give texts, files, folders or tables, or - for standard input.")
         kind = next(iter(explainers.values())).model.kind
         inputs = inputs_of(given, kind=kind, column=column)
         _write(explain_all(explainers, inputs, budget=budget), to, as_json=as_json)
+
+
+def _serve_page(explainers: "Mapping[str, Explainer]", given: list[str], port: int) -> None:
+    from rekd.handover.try_page import TryPage
+    from rekd.loopback import serve
+
+    if given:
+        raise ValueError(f"{given[0]} is no folder of a trained model; the page of --serve takes its inputs itself.")
+    say = partial(PlainConsole(highlight=False).print, soft_wrap=True)
+    serve(TryPage(explainers).app(), port=port, ready=lambda address: say(f"The page is {address} (Ctrl-C ends it)."))
 
 
 def _write(everything: "Iterable[Explained]", to: Path | None, *, as_json: bool) -> None:

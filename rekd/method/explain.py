@@ -98,6 +98,12 @@ class Explainer:
         if self.model.kind == "text":
             self.tokenizer = _tokenizer(folder)
 
+    @property
+    def num_features(self) -> int:
+        """L, the features of an input."""
+        grid = self.model.predictor.backbone.grid
+        return self.shapes["input_ids"][0] if grid is None else grid[0] * grid[1]
+
     def __call__(self, inputs: Iterable[Input]) -> list[Explanation]:
         """One explanation an input, as `each`."""
         return list(self.each(inputs))

@@ -243,6 +243,10 @@ class Store:
         """The content of a file. Raises FileNotFoundError, and StoreUnavailableError where reading fails for long."""
         return _patiently(lambda: self._read(path), f"reading {path}")
 
+    def read_first(self, path: str, num_bytes: int) -> bytes:
+        """The first bytes of a file, as many or fewer where it is shorter. Raises what `read` does."""
+        return _patiently(lambda: self._read(path, num_bytes), f"reading {path}")
+
     def exists(self, path: str) -> bool:
         kind = _patiently(lambda: self.file_system.get_file_info(path).type, f"looking for {path}")
         return kind != pafs.FileType.NotFound
@@ -326,11 +330,12 @@ class Store:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _read(self, path: str) -> bytes:
+    def _read(self, path: str, num_bytes: int | None = None) -> bytes:
         if self.is_local:
-            return Path(path).read_bytes()
+            with Path(path).open("rb") as file:
+                return file.read(num_bytes)
         with self.file_system.open_input_file(path) as file:
-            return file.read()
+            return file.read(num_bytes)
 
     def __str__(self) -> str:
         return self.uri

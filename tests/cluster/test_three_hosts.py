@@ -9,7 +9,7 @@ import hosts
 import pytest
 
 from analysis import load_epochs, load_trials
-from rekd.cluster.launched import TOKEN_FILE
+from rekd.cluster.ray_cluster import TOKEN_FILE
 
 pytestmark = [
     pytest.mark.long,

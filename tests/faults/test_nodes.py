@@ -12,7 +12,7 @@ from sweep import assert_same_ledger, epochs_begun_again, wait_until
 from watched import PLACES
 
 from analysis import load_trials
-from rekd.cluster.launched import free_port
+from rekd.cluster.ray_cluster import free_port
 
 RAY = str(Path(sys.executable).parent / "ray")
 

@@ -18,7 +18,7 @@ import pytest
 from sweep import Sweep, assert_same_ledger, epochs_begun_again, wait_until
 
 from analysis import load_trials
-from rekd.cluster.launched import free_port
+from rekd.cluster.ray_cluster import free_port
 from rekd.store.files import Store
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_EC2_METADATA_DISABLED": "true"}

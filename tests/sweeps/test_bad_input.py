@@ -147,6 +147,13 @@ CASES = {
     "a teacher that is not trained": Case(
         "--teacher-seed 1 is none of the teacher's seeds on cifar10: 2026", ("--teacher-seed", "1")
     ),
+    "a budget without its unit": Case(
+        "a budget is hours or minutes of a GPU, such as 50h or 90min, got '50'.", ("--budget", "50")
+    ),
+    "a time that is none": Case("it is a time such as 07:00 or 2026-11-26T07:00, got 'soon'.", ("--until", "soon")),
+    "a time that has passed": Case(
+        "2020-01-01T07:00 has passed. Give a time that comes.", ("--until", "2020-01-01T07:00")
+    ),
     "an unknown preset": Case(
         "'--fidelity': 'exact' is not one of 'paper', 'authors'. Try --help.", ("--fidelity", "exact")
     ),

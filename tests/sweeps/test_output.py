@@ -3,8 +3,8 @@
 import io
 import json
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -17,9 +17,9 @@ from rekd.store.files import Store
 from rekd.store.ledger import Ledger, Outcome
 from rekd.tasks.task import load_task
 from sweeps.lambda_sweep import lambda_sweep
-from sweeps.options import run_command
+from sweeps.options import Options, parse_hours, parse_moment, run_command
 from sweeps.planned import _grid, print_cost
-from sweeps.start import _report
+from sweeps.start import Sweep, _report
 
 DIGITS = load_task("digits")
 LAMBDAS = (0.001, 0.1)
@@ -181,10 +181,11 @@ def test_a_sweep_that_was_held_says_what_is_left(finished):
     plan = Plan(trials=trials, postponed=[LaterTrials(what="w", num_trials=4, needs="n", like=like)])
     result = SweepResult.of(plan, Ledger(finished).trials().to_pandas(), held="--max-hours 2 is reached.")
     console = Console(file=io.StringIO(), width=300)
-    sweep = SimpleNamespace(tasks=[DIGITS], store=finished, console=console, show=lambda *arguments: None)
+    how = {"tasks": [DIGITS], "store": finished, "console": console, "show": lambda *arguments: None}
+    sweep = Sweep(plan=lambda results: plan, options=Options(local=True), **how)
     assert _report(sweep, result) == 1
     assert "Stopped: --max-hours 2 is reached." in console.file.getvalue()
-    assert "3 trials have ended, 6 are left" in console.file.getvalue()
+    assert "3 trials have ended, 6 are left, about" in console.file.getvalue()
 
 
 def test_nothing_is_refused_on_a_guess(typed, store, monkeypatch):
@@ -206,3 +207,23 @@ def test_nothing_is_refused_on_a_guess(typed, store, monkeypatch):
     assert status == 2
     assert "from a few steps of each model, timed just now" in " ".join(said.split())
     assert len(started) == 1
+
+
+# --- Budgets ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_time_of_day_is_the_next_one_of_this_clock():
+    now = datetime.now().astimezone()
+    moment = parse_moment((now - timedelta(minutes=2)).strftime("%H:%M"))
+    assert timedelta(hours=23, minutes=56) < moment - now < timedelta(hours=24)
+    assert parse_moment(moment.isoformat()) == moment
+    assert parse_hours("90min") == parse_hours("1.5h") == 1.5
+
+
+def test_the_plan_says_what_fits_into_a_budget_and_what_is_left(typed, store):
+    for seed in SEEDS:
+        trial = DIGITS.trial("re", "vit-student", seed=seed, lambda_select=0.5)
+        Ledger(store).write(trial, Outcome(status="ok", num_epochs=trial.epochs, train_seconds=3610.0, device="cpu"))
+    status, said = typed(*TYPED, "--store", store.root, "--dry-run", "--budget", "2.5h", "--max-concurrent", "1")
+    assert status == 0, said
+    assert "--budget 2.5h: about 2 of 6 trials fit; 4 are left, 4 h 00 min of work." in said

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,8 +11,9 @@ from rekd.running.plan import Plan, to_run
 from rekd.store.ledger import TRIALS_SCHEMA
 from rekd.tasks.task import load_task
 from sweeps import alpha_sweep, lambda_sweep, p_target_sweep, reproduce, seed_sweep
-from sweeps.options import Options
+from sweeps.options import Options, parse_seeds
 from sweeps.stages import Stage, add_teacher
+from sweeps.typed import of_one, typed
 
 SWEEPS = {
     "alpha": (alpha_sweep, alpha_sweep.alpha_sweep),
@@ -60,7 +62,7 @@ def finished(trials, dev_loss=lambda trial: 1.0, ratio=lambda trial: trial.p_tar
 def run_to_the_end(plan_function, **how) -> tuple[Plan, pd.DataFrame]:
     """Gives every trial a result as soon as it is asked for, until nothing more is."""
     results = NOTHING
-    for _ in range(10):
+    for _ in range(20):
         plan = plan_function(results)
         to_do = to_run(plan, results)
         if not to_do:
@@ -160,13 +162,13 @@ def test_cifar100_takes_lambda_select_from_cifar10(plan_of):
     assert chosen == {5e-3}
 
 
-def test_only_and_until_leave_stages_out(plan_of):
+def test_only_and_through_leave_stages_out(plan_of):
     options = Options(task=["cifar10"], seeds=(1,))
     only = plan_of("reproduce", options, only=["cls"])(NOTHING)
     assert {trial.objective for trial in only.trials} == {"cls"}
-    until, _ = run_to_the_end(plan_of("reproduce", options, until="re"))
-    assert {trial.objective for trial in until.trials} == {"cls", "re"}
-    assert {trial.p_target for trial in until.trials if trial.objective == "re"} == {0.15}
+    through, _ = run_to_the_end(plan_of("reproduce", options, through="re"))
+    assert {trial.objective for trial in through.trials} == {"cls", "re"}
+    assert {trial.p_target for trial in through.trials if trial.objective == "re"} == {0.15}
 
 
 def test_given_choices_take_the_place_of_the_rules(plan_of):
@@ -181,7 +183,7 @@ def test_given_choices_take_the_place_of_the_rules(plan_of):
     [
         ({"lambda_select": ["vit-huge=1"]}, "names the model 'vit-huge'. Models: vit-base, vit-small, vit-tiny"),
         ({"alpha": ["vit-tiny"]}, "is MODEL=VALUE such as vit-tiny=0.05, got 'vit-tiny'"),
-        ({"only": ["cls"], "until": "re"}, "--only and --until exclude each other"),
+        ({"only": ["cls"], "through": "re"}, "--only and --through exclude each other"),
     ],
 )
 def test_bad_choices_are_refused(plan_of, given, message):
@@ -203,3 +205,88 @@ def test_the_teacher_may_be_chosen_among_seeds_of_its_own(tmp_path):
     assert [trial.seed for trial in stage.plan.trials] == [1, 2, 3]
     assert [trial.seed for trial in stage.trials("re", "vit-student")] == list(task.seeds)
     assert task.digest == load_task("digits").digest
+
+
+# --- What to type next ----------------------------------------------------------------------------------------------
+
+
+def test_a_branch_without_a_teacher_says_what_to_type(plan_of, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["sweeps/alpha_sweep.py", "--task", "digits", "--seeds", "1,2"])
+    function = plan_of("alpha", Options(task=["digits"], seeds=(1, 2)))
+    plan, _ = run_to_the_end(function, ratio=lambda trial: 0.25 + 0.02 * trial.seed)
+    (reason,) = plan.stopped
+    assert "no teacher of digits" in reason
+    same = "`python sweeps/alpha_sweep.py --task digits --seeds 1,2"
+    assert f"{same} --teacher-seed 1`" in reason
+    assert f"{same} --tolerance 0.02`" in reason
+    assert "`python sweeps/lambda_sweep.py --task digits --models vit-teacher --seeds 1,2 --lambdas " in reason
+
+
+def test_the_tolerance_is_an_option_and_no_part_of_a_trial(plan_of):
+    digests = []
+    for tolerance in (0.01, 0.02):
+        function = plan_of("alpha", Options(task=["digits"], seeds=(1, 2), tolerance=tolerance))
+        plan, _ = run_to_the_end(function, ratio=lambda trial: 0.27)
+        assert bool(plan.stopped) == (tolerance == 0.01)
+        digests.append({trial.digest for trial in plan.trials})
+    assert digests[0] < digests[1]
+
+
+def test_a_command_is_typed_with_the_options_that_are_not_as_usual():
+    options = Options(task=["digits"], seeds=(1, 2, 3), epochs=3, local=True, teacher_seed=2, store="s3://b/a b")
+    task = load_task("digits")
+    assert typed("lambda_sweep", of_one(options, task, "vit-student")) == (
+        "python sweeps/lambda_sweep.py --task digits --models vit-student --seeds 1-3 --epochs 3 --store 's3://b/a b' --local"
+    )
+
+
+# --- Seeds by evidence ----------------------------------------------------------------------------------------------
+
+
+def noise(trial) -> float:
+    return 0.01 * np.random.default_rng([trial.seed, round(1e6 * (trial.lambda_select or 0))]).normal()
+
+
+def test_by_evidence_a_setting_that_is_far_behind_gets_no_more_seeds(plan_of):
+    function = plan_of("lambda", Options(task=["digits"], models=("vit-student",), seeds=parse_seeds("auto:3-6")))
+    first = function(NOTHING)
+    grid = {trial.lambda_select for trial in first.trials}
+    assert {trial.seed for trial in first.trials} == {2026, 2027, 2028}
+    assert sum(group.num_trials for group in first.postponed) == 3 * len(grid)
+
+    close = {sorted(grid)[2]: 0.01, sorted(grid)[3]: -0.01}
+
+    def dev_loss(trial):
+        return (-1) ** trial.seed * close.get(trial.lambda_select, 0) + 5 * (trial.lambda_select not in close)
+
+    plan, results = run_to_the_end(function, dev_loss=dev_loss)
+    counts = results.groupby("lambda_select").size().to_dict()
+    assert {value for value, number in counts.items() if number == 6} == set(close)
+    assert set(counts.values()) == {3, 6}
+    assert not plan.postponed
+    assert set(results["digest"]) == {trial.digest for trial in plan.trials}
+    assert function(results.sample(frac=1, random_state=1)).trials == plan.trials
+
+
+def test_by_evidence_the_paper_is_planned_to_its_end_with_fewer_trials(plan_of):
+    how = {"through": "rekd"}
+    function = plan_of("reproduce", Options(task=["digits"], seeds=parse_seeds("auto")), **how)
+    num_all = size(plan_of("reproduce", Options(task=["digits"]), **how)(NOTHING))
+
+    def dev_loss(trial):
+        return abs(np.log10(trial.lambda_select or 1) + 2) + abs((trial.alpha or 0.3) - 0.3) + noise(trial)
+
+    plan, _ = run_to_the_end(function, dev_loss=dev_loss)
+    assert not plan.stopped
+    assert not plan.postponed
+    assert len(plan.unique_trials()) < 0.8 * num_all
+    finals = [trial.seed for trial in plan.unique_trials().values() if (trial.objective, trial.alpha) == ("rekd", 0.3)]
+    assert sorted(finals) == list(load_task("digits").seeds)  # the choice has all
+
+
+def test_seeds_by_evidence_are_the_tasks_and_those_that_follow():
+    task = load_task("digits")
+    assert parse_seeds("auto").of(task) == task.seeds
+    assert parse_seeds("auto:3-7").of(task) == tuple(range(2026, 2033))
+    assert parse_seeds("auto:2-3").of(task) == (2026, 2027, 2028)
+    assert [str(parse_seeds(text)) for text in ("auto", "auto:4-7")] == ["auto", "auto:4-7"]

@@ -178,7 +178,7 @@ def test_only_the_studies_of_this_search_are_shown(started, options):
         plan, show = started(replace(options, **changes), **HOW)
         searched(plan)
         console = Console(width=200, record=True, file=io.StringIO())
-        show(None, [], Store(options.store), console)
+        show(None, [], Store(options.store), console, options)
         shown.append(console.export_text())
     (first, second) = (re.findall(r"over lambda_select \((\w+)\), best of 6", text) for text in shown)
     assert len(first) == len(second) == 1

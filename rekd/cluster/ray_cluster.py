@@ -56,7 +56,7 @@ CLEAN = f"failed=0; {''.join(f'{step} || failed=1; ' for step in STEPS)}exit $fa
 
 
 @dataclass(frozen=True, kw_only=True)
-class Launched:
+class RayCluster:
     """A cluster that `ray up` started from a file on this machine."""
 
     file: str
@@ -110,12 +110,12 @@ class Launched:
         return f"ray exec {self.file} 'ray job stop {submission_id}'"
 
 
-def find() -> Launched | None:
+def find() -> RayCluster | None:
     """The cluster that one of `FILES` started, if there is one. Raises ValueError where that cannot be told."""
-    return next((found for found in map(launched_from, FILES) if found is not None), None)
+    return next((found for found in map(cluster_from, FILES) if found is not None), None)
 
 
-def launched_from(file: str) -> Launched | None:
+def cluster_from(file: str) -> RayCluster | None:
     """The cluster that this file started; None where there is none. Raises ValueError where that cannot be told."""
     path = ROOT / file
     if not path.exists():
@@ -139,7 +139,7 @@ def launched_from(file: str) -> Launched | None:
         raise ValueError(
             f"Whether {file} has started a cluster cannot be told: {one_line(error)} --local runs on this machine."
         ) from error
-    return Launched(file=file, head=head, config=config)
+    return RayCluster(file=file, head=head, config=config)
 
 
 class Tunnel:
@@ -148,7 +148,7 @@ class Tunnel:
     One SSH process. It lives as long as its standard input, so it ends with this process however that ends.
     """
 
-    def __init__(self, cluster: Launched) -> None:
+    def __init__(self, cluster: RayCluster) -> None:
         """Raises ConnectionError where SSH does not get there, or there is no token."""
         self.port = free_port()
         forward = ("-L", f"127.0.0.1:{self.port}:127.0.0.1:{DASHBOARD_PORT}", *_options("ExitOnForwardFailure=yes"))
@@ -210,7 +210,7 @@ def take_down(file: str, say: Callable[[str], None]) -> bool:
     is_gone = subprocess.run([sys.executable, "-m", "ray.scripts.scripts", "down", "-y", str(path)]).returncode == 0
     if config["provider"]["type"] != "local":
         return is_gone
-    cluster = Launched(file=file, head=str(config["provider"]["head_ip"]), config=config)
+    cluster = RayCluster(file=file, head=str(config["provider"]["head_ip"]), config=config)
     # The way to the workers is the head, so that goes last: as long as one is left, they can be reached again.
     workers = [str(worker) for worker in config["provider"]["worker_ips"]]
     left = [worker for worker in workers if not _is_clean(_clean_worker(cluster, worker), worker, say)]
@@ -228,7 +228,7 @@ def take_down(file: str, say: Callable[[str], None]) -> bool:
     return is_gone
 
 
-def _clean_worker(cluster: Launched, worker: str) -> subprocess.CompletedProcess[str]:
+def _clean_worker(cluster: RayCluster, worker: str) -> subprocess.CompletedProcess[str]:
     """Cleans a worker from the head, with the key that Ray put there, so that only the head need be reachable from here.
 
     A head without the key is one that was cleaned up, after all workers.

@@ -26,8 +26,8 @@ from ray.autoscaler.tags import (
     TAG_RAY_NODE_STATUS,
 )
 
-from rekd.cluster.launched import NOT_SET
 from rekd.cluster.orders import MOST_FAILURES, ZONE_ONLY, Notes, Offer, Refusals
+from rekd.cluster.ray_cluster import NOT_SET
 from rekd.messages import one_line
 
 LOGS = Path("~/.rekd/setup")
@@ -37,7 +37,7 @@ CHATTER = ("Shared connection to ", "Connection to ", "Warning: Permanently adde
 """How SSH's own lines begin in such a log."""
 
 
-class Rented(AWSNodeProvider):
+class RentalProvider(AWSNodeProvider):
     """Ray's provider for AWS with a limit on what is refused, and on machines that cannot be set up."""
 
     def __init__(self, provider_config: dict[str, Any], cluster_name: str) -> None:

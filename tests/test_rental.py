@@ -18,10 +18,10 @@ from ray.autoscaler.tags import (
     TAG_RAY_NODE_STATUS,
 )
 
-from rekd.cluster import rented
-from rekd.cluster.launched import ROOT
+from rekd.cluster import rental
 from rekd.cluster.orders import MOST_REFUSALS, REST, WINDOW, Notes, Offer, Refusals
-from rekd.cluster.rented import Rented
+from rekd.cluster.ray_cluster import ROOT
+from rekd.cluster.rental import RentalProvider
 
 ZONES = ["a", "b"]
 WORKER = {TAG_RAY_NODE_KIND: NODE_KIND_WORKER, "ray-node-name": "ray-rekd-worker"}
@@ -62,8 +62,8 @@ def rent(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
     monkeypatch.setattr(AWSNodeProvider, "set_node_tags", lambda self, node, tags: self.tag_cache[node].update(tags))
     monkeypatch.setattr(AWSNodeProvider, "is_terminated", lambda self, node: False)
-    monkeypatch.setattr(rented, "LOGS", tmp_path / "setup")
-    made = Rented({"region": "us-west-2", "type": "external", "cache_stopped_nodes": False}, "rekd")
+    monkeypatch.setattr(rental, "LOGS", tmp_path / "setup")
+    made = RentalProvider({"region": "us-west-2", "type": "external", "cache_stopped_nodes": False}, "rekd")
     made.ec2_fail_fast, made._notes, made.clock = Ec2(), Notes(tmp_path), Clock()
     made._refusals = Refusals(made.clock)
     return made
@@ -201,14 +201,14 @@ def test_a_head_that_cannot_be_set_up_is_named_because_it_is_paid_for(rent, capf
 
 def test_ray_up_with_a_value_missing_or_without_credentials_ends_in_one_line(monkeypatch):
     with pytest.raises(ClickException, match="still has CHANGE-ME in it"):
-        Rented.bootstrap_config({"group": "sg-CHANGE-ME"})
+        RentalProvider.bootstrap_config({"group": "sg-CHANGE-ME"})
 
     def refuse(config):
         raise NoCredentialsError
 
     monkeypatch.setattr(AWSNodeProvider, "bootstrap_config", refuse)
     with pytest.raises(ClickException, match="AWS does not let `ray up` begin: Unable to locate credentials"):
-        Rented.bootstrap_config({})
+        RentalProvider.bootstrap_config({})
 
 
 def chosen(num_trials: int, **resources: float) -> dict[str, int]:
@@ -247,7 +247,7 @@ def test_ray_orders_the_smallest_machines_that_the_trials_fit_on(num_trials, res
 
 
 def test_ray_still_forgets_what_aws_refuses():
-    """When this fails, Ray has mended what docs/upstream.md tells, and rekd/cluster/rented.py may become shorter."""
+    """When this fails, Ray has mended what docs/upstream.md tells, and rekd/cluster/rental.py may become shorter."""
     from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import CloudResourceMonitor
     from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEvent
 
