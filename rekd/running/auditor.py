@@ -50,9 +50,8 @@ def audit_task(task: Task, supplies: Supplies, *, again: bool = False) -> Iterat
             model = model_of(supplies, trial)
             predicted = predicted_of(supplies, trial, model, test)
             if predicted is not None and predicted.mask.shape[1] == auditor.judge.num_features(data.test.arrays):
-                found = auditor.audit(predicted.mask, model) | agreement_of(
-                    auditor.judge, data.test.truth, predicted.mask
-                )
+                truth = data.test.truth
+                found = auditor.audit(predicted.mask, model) | agreement_of(auditor.judge, truth, predicted.mask)
                 audit = Audit(judge=name, **found)
                 Audits(store).write(trial.digest, audit)
                 yield trial, audit
