@@ -13,7 +13,7 @@ from analysis.selection import SelectionRule, alpha_rule, choices, judged, lambd
 from analysis.settings import with_settings
 from rekd.running.plan import LaterTrials, Plan
 from rekd.tasks.task import Task
-from rekd.trial import Objective, Trial
+from rekd.trial import Objective, Trial, taught_by
 from sweeps.options import Options, SeedsByEvidence
 from sweeps.typed import next_command
 
@@ -179,12 +179,17 @@ def choose_teacher(stage: Stage, candidates: list[Trial]) -> Choice:
     if not asked:
         seeds = ", ".join(str(trial.seed) for trial in candidates)
         raise ValueError(f"--teacher-seed {seed} is none of the teacher's seeds on {stage.task.name}: {seeds}.")
-    rows = rows_of(stage.results, asked)
+    return _once_ended(stage, asked[0], what, why="asked for by --teacher-seed")
+
+
+def _once_ended(stage: Stage, trial: Trial, what: str, *, why: str) -> Choice:
+    """The choice of a trial's digest, once it has a result."""
+    rows = rows_of(stage.results, [trial])
     if rows.empty:
-        return Choice(pending=True, what=what, why=f"The trial of seed {seed} has not ended")
+        return Choice(pending=True, what=what, why=f"The trial of seed {trial.seed} has not ended")
     if rows.iloc[0]["status"] == "ok":
-        return Choice(value=asked[0].digest, what=what, why="asked for by --teacher-seed")
-    return Choice(what=what, why=f"The trial of seed {seed} {rows.iloc[0]['status']}: {rows.iloc[0]['error']}.")
+        return Choice(value=trial.digest, what=what, why=why)
+    return Choice(what=what, why=f"The trial of seed {trial.seed} {rows.iloc[0]['status']}: {rows.iloc[0]['error']}.")
 
 
 def _by_rule(rule: SelectionRule, stage: Stage, candidates: list[Trial], model: str, what: str) -> Choice:
@@ -228,8 +233,10 @@ def add_teacher(stage: Stage, **overrides: Any) -> Choice:
     return choose_teacher(stage, candidates)
 
 
-def add_alphas(stage: Stage, teacher: Choice, student: str, alphas: Sequence[float], **overrides: Any) -> Choice:
+def add_alphas(stage: Stage, teacher: Choice, student: str, alphas: Sequence[float | str], **overrides: Any) -> Choice:
     """Adds REKD of a student over alpha, once its teacher is chosen, with the seeds that the choice needs; and chooses."""
+    if any(isinstance(alpha, str) for alpha in alphas) and isinstance(stage.options.seeds, SeedsByEvidence):
+        raise ValueError("--seeds auto ranks alphas that stay as they are. Name the seeds, such as --seeds 2026-2030.")
     if not teacher.is_made:
         for alpha in alphas:
             add_distilled(stage, teacher, student, alpha=alpha, **overrides)
@@ -250,3 +257,31 @@ def add_distilled(stage: Stage, teacher: Choice, student: str, **overrides: Any)
         return stage.trials("rekd", student, teacher_digest=teacher_digest, **overrides)
 
     return stage.add(f"REKD of {student}", [teacher], trials, stand_ins=["not chosen yet"])
+
+
+def add_taught_by_own_seed(stage: Stage, student: str, **overrides: Any) -> None:
+    """Adds REKD of a student in which each seed learns from the teacher's trial of that seed, as the authors tried too."""
+    for teacher in stage.trials("re", stage.task.teacher):
+        what = f"teacher of {stage.task.name} of each seed"
+        choice = _once_ended(stage, teacher, what, why="of the same seed")
+        of_seed = {"seeds": [teacher.seed], **overrides}
+        stage.plan.trials += [] if teacher in stage.plan.trials else [teacher]
+        stage.add(
+            f"REKD of {student} by the teacher of its seed",
+            [choice],
+            lambda digest, how=of_seed: stage.trials("rekd", student, teacher_digest=digest, **how),
+            stand_ins=["not chosen yet"],
+        )
+
+
+def add_taught_by_all(stage: Stage, student: str, **overrides: Any) -> None:
+    """Adds REKD of a student that learns from the teacher's trials of all seeds, averaged."""
+    teachers = stage.trials("re", stage.task.teacher, seeds=stage.options.teacher_seeds_of(stage.task))
+    stage.plan.trials += [teacher for teacher in teachers if teacher not in stage.plan.trials]
+    what = f"teacher of {stage.task.name} of every seed"
+    stage.add(
+        f"REKD of {student} by all teachers",
+        [_once_ended(stage, teacher, what, why="one of several") for teacher in teachers],
+        lambda *digests: stage.trials("rekd", student, **taught_by(dict.fromkeys(digests, 1.0)), **overrides),
+        stand_ins=[f"not-ended-{teacher.seed}" for teacher in teachers],
+    )

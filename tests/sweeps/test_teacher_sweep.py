@@ -12,13 +12,17 @@ from sweeps.teacher_sweep import ALPHAS, teacher_sweep
 NOTHING = TRIALS_SCHEMA.empty_table().to_pandas()
 
 
-def planned(monkeypatch: pytest.MonkeyPatch, results: pd.DataFrame, **options):
+def planned(monkeypatch: pytest.MonkeyPatch, results: pd.DataFrame, *, other_teachers: bool = False, **options):
     """The plan that the sweep makes of some results."""
     plans = []
-    monkeypatch.setattr(
-        teacher_sweep_module, "start", lambda plan, *arguments, **more: plans.append(plan(results)) or 0
-    )
-    assert teacher_sweep(Options(seeds=(2026, 2027), teacher_seed=2026, **options), alphas=ALPHAS) == 0
+
+    def keep(plan, *arguments, **more) -> int:
+        plans.append(plan(results))
+        return 0
+
+    monkeypatch.setattr(teacher_sweep_module, "start", keep)
+    asked = Options(seeds=(2026, 2027), teacher_seed=2026, **options)
+    assert teacher_sweep(asked, alphas=ALPHAS, other_teachers=other_teachers) == 0
     return plans[0]
 
 
@@ -36,6 +40,22 @@ def test_every_student_has_its_re_and_every_part_with_and_without_a_curriculum(m
     assert {trial.alpha for trial in rekd} == {0.3}
     assert {trial.lambda_rationale for trial in rekd if trial.distils == "prediction"} == {0}
     assert len({trial.digest for trial in rekd}) == 36
+
+
+def test_teachers_of_the_same_seed_and_all_of_them_teach_students_and_themselves(monkeypatch):
+    before = planned(monkeypatch, NOTHING, other_teachers=True, models=["resnet"])
+    teachers = [trial for trial in before.trials if trial.model == "vit-teacher"]
+    assert len(teachers) == 2
+    rows = [dict.fromkeys(NOTHING.columns) | {"digest": trial.digest, "status": "ok"} for trial in teachers]
+    plan = planned(monkeypatch, pd.DataFrame(rows), other_teachers=True, models=["resnet"])
+    assert not plan.postponed
+    by_seed = {trial.seed: trial.digest for trial in teachers}
+    for model in ("vit-teacher", "resnet"):
+        rekd = [trial for trial in plan.trials if (trial.objective, trial.model) == ("rekd", model)]
+        own, all_of_them = rekd[-4:-2], rekd[-2:]
+        assert {trial.seed: trial.teacher_digest for trial in own} == by_seed
+        assert {tuple(trial.teachers) for trial in all_of_them} == {tuple(sorted(by_seed.values()))}
+    assert sum(group.num_trials for group in before.postponed) == 12 + 2 * 4
 
 
 def test_a_grid_has_numbers_and_numbers_that_move():
