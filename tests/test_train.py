@@ -246,8 +246,8 @@ def test_a_record_is_a_row_of_epochs(objective, teachers):
     columns = set(EPOCHS_SCHEMA.names)
     assert all(set(record) <= columns for record in run.records)
     missing = columns - set(run.records[0]) - {"digest"}
-    distillation = {"train_rationale_distillation_loss", "train_prediction_distillation_loss"}
-    selection = {"train_selection_loss", "train_rationale_ratio", "dev_selection_loss"}
+    distillation = {"train_rationale_distillation_loss", "train_prediction_distillation_loss", "alpha", "lambda_rationale"}
+    selection = {"train_selection_loss", "train_rationale_ratio", "dev_selection_loss", "lambda_select"}
     assert missing == {"cls": distillation | selection, "re": distillation, "rekd": set()}[objective]
     assert [record["epoch"] for record in run.records] == [1, 2, 3]
     assert [record["step"] for record in run.records] == [3, 6, 9]  # 96 samples, 32 a step
