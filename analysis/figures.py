@@ -257,7 +257,7 @@ def training_picture(stages: Stages, epochs: pd.DataFrame, task: str) -> Picture
                 labels[gid] = [
                     f"{who}, epoch {epoch}: dev loss {row['dev_loss']:.4f}, "
                     f"temperature {row['temperature']:.2f}, "
-                    + "".join(f"{weight} {row[weight]:.3g}, " for weight in moving)
+                    + "".join(f"{weight.removeprefix('train_')} {row[weight]:.3g}, " for weight in moving)
                     + _runs(row["n"])
                     for epoch, row in mean.iterrows()
                 ]
@@ -281,7 +281,7 @@ def training_picture(stages: Stages, epochs: pd.DataFrame, task: str) -> Picture
 
 def _moving(curves: pd.DataFrame) -> list[str]:
     """The weights that a schedule moves in some of these runs."""
-    known = [name for name in SCHEDULED if name in curves]
+    known = [f"train_{name}" for name in SCHEDULED if f"train_{name}" in curves]
     runs = [run for _, run in curves.groupby("digest")]
     return [name for name in known if any(run[name].min() < run[name].max() for run in runs)]
 

@@ -118,7 +118,7 @@ def test_the_figure_of_training_shows_the_weights_that_move(tmp_path: Path) -> N
     for schedule, alphas in (("constant", (0.3, 0.3)), ("cosine from 0.9", (0.6, 0.3))):
         made = made_up.trial(objective="rekd", alpha_schedule=schedule)
         records = [
-            {"epoch": epoch, "dev_loss": 1.0 / epoch, "temperature": 5.0 / epoch, "alpha": alpha}
+            {"epoch": epoch, "dev_loss": 1.0 / epoch, "temperature": 5.0 / epoch, "train_alpha": alpha}
             for epoch, alpha in enumerate(alphas, start=1)
         ]
         ledger.write(made, made_up.outcome(made), records)
