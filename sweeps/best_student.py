@@ -123,7 +123,8 @@ class _Search:
     def _or_nearest(self, choice: Choice) -> Choice:
         if choice.is_made or choice.pending or choice.nearest is None:
             return choice
-        self.remarks.append(f"{choice.what}: {choice.why} It went on with what is nearest.")
+        why = choice.why.partition(" Not eligible:")[0]
+        self.remarks.append(f"The {choice.what}: {why} It went on with that.")
         return replace(choice, value=choice.nearest)
 
 
