@@ -1,4 +1,4 @@
-"""From a task file to its best student: lambda_select of every model, a teacher, alpha, and the final seeds.
+"""The way from a task file to its best student: lambda_select of every model, a teacher, alpha, and the final seeds.
 
 Each choice feeds the next, as in `reproduce`, but the grid of lambda_select is found on the way, and a task in which nothing
 keeps to the ratio goes on with what came nearest. Without `--seeds` they are by evidence.
