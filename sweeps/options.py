@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from rekd.cluster.prices import handed_prices
-from rekd.command_line import print_error, run_app
+from rekd.command_line import parse_duration, print_error, run_app
 from rekd.running.limits import WAIT_MINUTES, Limits
 from rekd.schedule import grid_value
 from rekd.tasks.task import Task, load_task
@@ -220,6 +220,12 @@ class Options:
     autodown: Annotated[
         bool, typer.Option("--autodown", help="A rented cluster ends itself, its head too, when the sweep has ended.")
     ] = False
+    checkpoint_every: Annotated[
+        Any,
+        typer.Option(
+            parser=parse_duration, metavar="TIME", help="Time between checkpoints, such as 5m; 0 is after each epoch."
+        ),
+    ] = 0.0
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, and what it costs, and start nothing.")
     ] = False

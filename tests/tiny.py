@@ -248,7 +248,9 @@ def run(
 ) -> Run:
     """Trains; `stop_after` epochs the run is dropped, as if its process had died after the last checkpoint was written.
 
-    Further options as in `begun`, `every` as in `CheckpointWriter`. With `lean` the generator begins with that much in favour of selecting every feature.
+    Further options as in `begun`, `every` as in `CheckpointWriter`.
+
+    With `lean` the generator begins with that much in favour of selecting every feature.
     """
     with nullcontext() if checkpoints is None else CheckpointWriter(checkpoints, every=every) as writer:
         steps, model = begun(trial, writer=writer, **options)

@@ -43,7 +43,8 @@ def run_trial(
     checkpoints = Checkpoints(store, trial.digest)
     device = supplies.device
     made_with = _made_with(device, commit)
-    store.write(store.running_trial_file(trial.digest), canonical_json(asdict(trial)).encode())
+    said = {**asdict(trial), "checkpoint_every": checkpoint_every}
+    store.write(store.running_trial_file(trial.digest), canonical_json(said).encode())
     try:
         with one_thread(device), CheckpointWriter(checkpoints, every=checkpoint_every) as writer:
             task = pinned(task.seen_by(trial.model), [trial.model])
