@@ -366,7 +366,7 @@ def _left_behind(
 
     Means over other seeds do not compare: a setting that got no more seeds, because it was behind, may have had easy ones.
     """
-    reasons = settings["reason"].copy()
+    reasons, found = settings["reason"], {}
     if (settings["num_rows"] == settings["num_seeds_expected"]).all():
         return reasons
     sign = -1 if rule.highest else 1
@@ -376,8 +376,8 @@ def _left_behind(
                 behind_by = sign * (scores[_key(setting[by])] - scores[_key(other[by])]).dropna().to_numpy()
                 if chance_above_zero(behind_by, setting["num_seeds_expected"]) >= 1 - ERROR:
                     behind = f"behind {rule.named(other[rule.chosen])} on them"
-                    reasons.loc[index] = f"{setting['num_rows']} of {setting['num_seeds_expected']} seeds, {behind}"
-    return reasons
+                    found[index] = f"{setting['num_rows']} of {setting['num_seeds_expected']} seeds, {behind}"
+    return pd.Series(reasons.to_dict() | found, dtype=object)
 
 
 def _mark_ties(
