@@ -206,14 +206,15 @@ def judged(rule: SelectionRule, trials: pd.DataFrame) -> pd.DataFrame:
     alike = runs[[name for name in names if name not in keys]].iloc[[0] * len(settings)].reset_index(drop=True)
     settings = _off_target(pd.concat([settings, alike], axis=1))
     settings["reason"] = _reasons(rule, settings)
-    if "seed" in runs and not rule.picks_a_run:
-        settings["reason"] = _left_behind(rule, settings, _scores(rule, runs, by), keys, by)
+    scores = _scores(rule, runs, by) if "seed" in runs and not rule.picks_a_run else None
+    if scores is not None:
+        settings["reason"] = _left_behind(rule, settings, scores, keys, by)
     settings["eligible"] = settings["reason"] == ""
     best = settings[settings["eligible"]].sort_values(rule.score, ascending=not rule.highest, kind="stable")
     settings["chosen"] = settings.index.isin(best.drop_duplicates(keys).index)
     settings = settings.assign(tied=False, tied_p=np.nan, tied_pairs=0)
-    if "seed" in runs and not rule.picks_a_run:
-        _mark_ties(settings, _scores(rule, runs, by), keys, by)
+    if scores is not None:
+        _mark_ties(settings, scores, keys, by)
     return settings[[*_leading(names), rule.chosen, *_verdict(rule), *_trailing(names)]]
 
 
