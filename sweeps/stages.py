@@ -12,6 +12,7 @@ from analysis.evidence import race
 from analysis.selection import SelectionRule, alpha_rule, choices, judged, lambda_rule, teacher_rule
 from analysis.settings import with_settings
 from rekd.running.plan import LaterTrials, Plan
+from rekd.schedule import CONSTANT, Move, Schedule
 from rekd.tasks.task import Task
 from rekd.trial import Objective, Trial, taught_by
 from sweeps.options import Options, SeedsByEvidence
@@ -193,18 +194,27 @@ def _once_ended(stage: Stage, trial: Trial, what: str, *, why: str) -> Choice:
 
 
 def _by_rule(rule: SelectionRule, stage: Stage, candidates: list[Trial], model: str, what: str) -> Choice:
-    """What a rule chooses among trials of one setting but for what is chosen, once every one has ended."""
+    """What a rule chooses among trials that are alike but for what is chosen, once every one has ended."""
     rows = rows_of(stage.results, candidates)
     if len(rows) < len(candidates):
         return Choice(pending=True, what=what, why=f"{len(rows)} of {len(candidates)} trials have ended")
     rows = with_settings(rows, teachers=stage.results)  # each may have a teacher of its own seed
-    chosen = choices(rule, rows).iloc[0]
+    # Numbers that move over the run are groups of their own; the best of all is the choice.
+    chosen = choices(rule, rows).sort_values(rule.score, ascending=not rule.highest, kind="stable").iloc[0]
     value = chosen["digest" if rule.picks_a_run else rule.chosen]
     if pd.isna(value):
         advice = advise(rule, judged(rule, rows))
         told = f"{advice.why} Next: {next_command(stage.options, stage.task, model, advice)}"
         return Choice(what=what, why=str(chosen["why"]), next=told, advice=advice, nearest=_nearest(rule, rows, chosen))
-    return Choice(value=str(value) if rule.picks_a_run else float(value), what=what, why=str(chosen["why"]))
+    value = str(value) if rule.picks_a_run else _in_a_grid(chosen, rule.chosen)
+    return Choice(value=value, what=what, why=str(chosen["why"]))
+
+
+def _in_a_grid(chosen: pd.Series, name: str) -> float | str:
+    """The value of a field as a grid has it: a number, or the way of one that moves."""
+    schedule = chosen.get(f"{name}_schedule", CONSTANT)
+    moves = None if pd.isna(schedule) else Schedule.read(str(schedule), name)
+    return float(chosen[name]) if moves is None else str(Move(last=float(chosen[name]), schedule=moves))
 
 
 def _nearest(rule: SelectionRule, rows: pd.DataFrame, chosen: pd.Series) -> Any:
@@ -234,9 +244,10 @@ def add_teacher(stage: Stage, **overrides: Any) -> Choice:
 
 
 def add_alphas(stage: Stage, teacher: Choice, student: str, alphas: Sequence[float | str], **overrides: Any) -> Choice:
-    """Adds REKD of a student over alpha, once its teacher is chosen, with the seeds that the choice needs; and chooses."""
-    if any(isinstance(alpha, str) for alpha in alphas) and isinstance(stage.options.seeds, SeedsByEvidence):
-        raise ValueError("--seeds auto ranks alphas that stay as they are. Name the seeds, such as --seeds 2026-2030.")
+    """Adds REKD of a student over alpha, once its teacher is chosen, with the seeds that the choice needs; and chooses.
+
+    By evidence the choice gets all seeds, which RE has too.
+    """
     if not teacher.is_made:
         for alpha in alphas:
             add_distilled(stage, teacher, student, alpha=alpha, **overrides)
@@ -245,7 +256,7 @@ def add_alphas(stage: Stage, teacher: Choice, student: str, alphas: Sequence[flo
     tuning = stage.needed(alpha_rule(), [stage.trials("rekd", student, alpha=alpha, **how) for alpha in alphas])
     stage.plan.trials += tuning
     chosen = choose_alpha(stage, tuning, model=student)
-    if chosen.is_made and isinstance(stage.options.seeds, SeedsByEvidence):  # it is compared with RE on all seeds
+    if chosen.is_made and isinstance(stage.options.seeds, SeedsByEvidence):
         stage.plan.trials += stage.trials("rekd", student, alpha=chosen.value, **how)
     return chosen
 
