@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import importlib.resources
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,7 +91,7 @@ def _running(trial: pd.Series, records: list[dict[str, Any]]) -> dict[str, Any]:
         "name": (" ".join(known) or str(trial["digest"])) + seed,
         "epoch": int(trial["epoch"]),
         "epochs": None if pd.isna(trial["epochs"]) else int(trial["epochs"]),
-        "left": duration(float(trial["seconds_left"])),
+        "left": duration(seconds_left(trial, records)),
         "is_idle": bool(trial["is_idle"]),
         "curves": [
             {"name": said, "points": points(pairs), "last": f"{pairs[-1][1]:.3f}", "num": len(pairs)}
@@ -98,6 +99,15 @@ def _running(trial: pd.Series, records: list[dict[str, Any]]) -> dict[str, Any]:
             if (pairs := curve(records, name))
         ],
     }
+
+
+def seconds_left(trial: pd.Series, records: list[dict[str, Any]]) -> float:
+    """Gives the time left by the pace of trials of its kind, or where none has ended by its own; NaN where neither is known."""
+    known = float(trial["seconds_left"])
+    own = [seconds for _, seconds in curve(records, "seconds")]
+    if not math.isnan(known) or not own or pd.isna(trial["epochs"]):
+        return known
+    return sum(own) / len(own) * (int(trial["epochs"]) - int(trial["epoch"]))
 
 
 def points(pairs: list[tuple[int, float]]) -> str:

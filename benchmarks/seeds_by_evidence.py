@@ -37,7 +37,7 @@ class Row:
     losses: np.ndarray
     loss_std: float
     ratios: np.ndarray | None
-    """Of Tables 4 and 5, less `p_target`."""
+    """The ratios of Tables 4 and 5, less `p_target`."""
     ratio_std: float
 
     def drawn(self, rng: np.random.Generator, correlation: float) -> tuple[np.ndarray, np.ndarray | None]:

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
-from rekd.command_line import PlainConsole, parse_duration, print_error
+from rekd.command_line import PlainConsole, parse_duration, print_error, print_table
 from rekd.handover.handing import explain, export
 from rekd.schedule import grid_value
 from rekd.store.claims import LEASE, Claims
@@ -153,6 +156,34 @@ def audit(
         console.print(f"{num_audited} trials audited; `python -m analysis report {store}` shows what was found.")
     except (ValueError, OSError) as error:
         raise _bad_input(error) from error
+
+
+@app.command()
+def score(
+    digest: Annotated[
+        str, typer.Argument(metavar="DIGEST", help="The RE or REKD trial on whose model they are scored.")
+    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A table with a row a test sample, in their order.")],
+    column: Annotated[str, typer.Option(help="Its column of masks or spans, as a task's rationale_column.")],
+    task: Annotated[str, typer.Option(metavar="NAME|FILE.toml", help="The trial's task.")],
+    store: Annotated[str, typer.Option(metavar="URI", help="Where results are.")] = "results",
+) -> None:
+    """Scores explanations that somebody else made on a trained model, beside the model's own."""
+    from rekd.running.others import score_others
+    from rekd.running.supplies import Supplies, default_device
+
+    try:
+        supplies = Supplies(_existing(store), device=default_device())
+        chosen = pinned(load_task(task), [])
+        found = dict(score_others(chosen, supplies, digest, file, column))
+    except (ValueError, OSError) as error:
+        raise _bad_input(error) from error
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "the model's own", "those of the file"):
+        table.add_column(name, justify="left" if not name else "right")
+    for name, value in found["model"].items():
+        table.add_row(name.replace("_", " "), f"{value:.3f}", f"{found['file'][name]:.3f}")
+    print_table(PlainConsole(highlight=False), table)
 
 
 app.command()(explain)

@@ -534,3 +534,15 @@ def test_a_classifier_teaches_predictions(image_teacher):
     teacher = Teacher(compute_targets(model, tiny.images().arrays, tiny.ASKED, device=tiny.CPU), device=tiny.CPU)
     trial = tiny.trial("rekd", epochs=1, lambda_rationale=0.0, distils="prediction")
     assert tiny.run(trial, teacher=teacher).numbers[0]["train_prediction_distillation_loss"] > 0
+
+
+def test_a_convolutional_student_goes_on_where_it_stopped(image_teacher, store):
+    """Its means over batches are part of a checkpoint, as its weights are."""
+    trial, pool = tiny.trial("rekd", model="resnet", epochs=2), tiny.images(64)
+    whole = tiny.run(trial, pool=pool, teacher=image_teacher.for_training())
+    checkpoints = Checkpoints(store, trial.digest)
+    tiny.run(trial, pool=pool, teacher=image_teacher.for_training(), checkpoints=checkpoints, stop_after=1)
+    resumed = tiny.run(trial, pool=pool, teacher=image_teacher.for_training(), checkpoints=checkpoints)
+    assert resumed.numbers == whole.numbers
+    assert tiny.same_tensors(resumed.weights, whole.weights)
+    assert any("running_mean" in name for name in whole.weights)

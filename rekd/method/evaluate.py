@@ -158,7 +158,7 @@ def faithfulness(
         prediction = model.predict(batch, sampled_by=sampled_by)
         whole, rest = model.predictor(batch), model.predictor(batch, 1 - prediction.mask)
         for prefix, decides in (("", prediction.logits), ("eraser_", whole)):
-            for name, value in _faithful(decides.argmax(dim=-1), whole, prediction.logits, rest).items():
+            for name, value in faithful(decides.argmax(dim=-1), whole, prediction.logits, rest).items():
                 sums[prefix + name] = sums.get(prefix + name, 0.0) + value
         masks.append(prediction.mask.bool().cpu().numpy())
     mask = np.concatenate(masks)
@@ -166,7 +166,7 @@ def faithfulness(
     return {name: total / len(mask) for name, total in sums.items()} | {"distinct_masks": num_distinct / len(mask)}
 
 
-def _faithful(chosen: Tensor, whole: Tensor, rationale: Tensor, rest: Tensor) -> dict[str, float]:
+def faithful(chosen: Tensor, whole: Tensor, rationale: Tensor, rest: Tensor) -> dict[str, float]:
     """Sums over a batch of what the chosen classes lose in probability, from logits on the whole, the rationale, the rest."""
     of_whole, of_rationale, of_rest = (
         logits.softmax(dim=-1).gather(-1, chosen[:, None]) for logits in (whole, rationale, rest)

@@ -128,7 +128,8 @@ class Agenda:
         task = self.tasks.get(trial.task)
         if task is None or trial.model not in task.models:
             return False
-        return (trial.task_digest, trial.model_digest) == (task.digest, task.models[trial.model].digest)
+        known = task.seen_by(trial.model).digest, task.models[trial.model].digest
+        return (trial.task_digest, trial.model_digest) == known
 
     def _join_news(self) -> None:
         if self._news:

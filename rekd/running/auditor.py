@@ -20,9 +20,8 @@ from rekd.store.files import DamagedFileError
 from rekd.store.ledger import Ledger
 from rekd.store.packed import pack, unpack
 from rekd.store.predictions import StoredPredictions
-from rekd.tasks.data import Data
 from rekd.tasks.task import Task
-from rekd.tasks.truth import agreement
+from rekd.tasks.truth import Truth, agreement
 from rekd.trial import Trial, digest_of
 
 
@@ -47,10 +46,12 @@ def audit_task(task: Task, supplies: Supplies, *, again: bool = False) -> Iterat
         auditor = Auditor(judge_of(task, supplies), DeviceSamples(data.pool, supplies.device, dev), test)
         for row in rows:
             trial = Trial.from_record(json.loads(row["config"]))
-            model = _model(supplies, trial)
-            predicted = _predicted(supplies, trial, model, test)
+            model = model_of(supplies, trial)
+            predicted = predicted_of(supplies, trial, model, test)
             if predicted is not None:
-                found = auditor.audit(predicted.mask, model) | _agreement(auditor.judge, data, predicted.mask)
+                found = auditor.audit(predicted.mask, model) | agreement_of(
+                    auditor.judge, data.test.truth, predicted.mask
+                )
                 audit = Audit(judge=name, **found)
                 Audits(store).write(trial.digest, audit)
                 yield trial, audit
@@ -89,7 +90,7 @@ def _is_asked(row: dict[str, Any], task: Task) -> bool:
     return row["status"] == "ok" and row["objective"] != "cls" and row["task_digest"] == task.digest
 
 
-def _model(supplies: Supplies, trial: Trial) -> RationaleModel | None:
+def model_of(supplies: Supplies, trial: Trial) -> RationaleModel | None:
     """A trial's model; None where it was not kept."""
     try:
         return load_model(supplies.store, trial.digest).to(supplies.device)
@@ -97,7 +98,7 @@ def _model(supplies: Supplies, trial: Trial) -> RationaleModel | None:
         return None
 
 
-def _predicted(
+def predicted_of(
     supplies: Supplies, trial: Trial, model: RationaleModel | None, test: DeviceSamples
 ) -> StoredPredictions | None:
     """What the trial said of the test split; of a trial from before this was kept, what its model says now."""
@@ -109,8 +110,8 @@ def _predicted(
     return kept
 
 
-def _agreement(judge: RationaleModel, data: Data, mask: np.ndarray) -> dict[str, float]:
-    truth = data.test.truth
+def agreement_of(judge: RationaleModel, truth: Truth | None, mask: np.ndarray) -> dict[str, float]:
+    """How rationales of the test split agree with the truth, by the columns of audits; nothing where it is not known."""
     if truth is None:
         return {}
     marks = truth.of_features(mask.shape[1], judge.predictor.backbone.grid)

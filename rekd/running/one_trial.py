@@ -47,7 +47,7 @@ def run_trial(
     store.write(store.running_trial_file(trial.digest), canonical_json(said).encode())
     try:
         with one_thread(device), CheckpointWriter(checkpoints, every=checkpoint_every) as writer:
-            task = pinned(task, [trial.model])
+            task = pinned(task.seen_by(trial.model), [trial.model])
             data = supplies.data(task)
             splits = data.train_dev(trial.split, trial.seed)
             streams = Streams(trial.seed, kind=trial.random_streams, device=device)
@@ -77,6 +77,7 @@ def run_trial(
 
 def check_trial(trial: Trial, *, task: Task, supplies: Supplies) -> list[str]:
     """Remarks on the trial's data. Raises ValueError where data, model or teacher are not what the trial needs."""
+    task = task.seen_by(trial.model)
     data = supplies.data(task)
     check_model(trial, task, data)
     store = supplies.store

@@ -58,7 +58,7 @@ def _targets(trial: Trial, digest: str, task: Task, supplies: Supplies, student:
 
 
 def _on_grid(targets: Targets, own: Grid | None, grid: Grid | None) -> Targets:
-    """In the cells of the student's grid; texts have none."""
+    """Maps targets to the cells of the student's grid; texts have none."""
     return targets if own is None or grid is None else targets.on_grid(own, grid)
 
 

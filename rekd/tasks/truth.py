@@ -81,28 +81,45 @@ def read_truth(
     for role, table in tables.items():
         if column is None or column not in table.column_names:
             continue
-        values = list(table[column])
-        texts = list(table[task.input_column]) if task.kind == "text" else [None] * len(values)
+        texts = list(table[task.input_column]) if task.kind == "text" else None
         shape = arrays[role]["image"].shape[2:] if task.kind == "image" else None
-        rows = []
-        for row, (value, text) in enumerate(zip(values, texts, strict=True)):
-            try:
-                rows.append(None if _is_missing(value) else _marks(task, value, text, shape, tokenizer))
-            except (ValueError, TypeError, OSError) as error:
-                where = f"{task.name}: {task.dataset}, split {task.splits[role]!r}, row {row}: column {column!r}"
-                raise ValueError(f"{where} holds {shown(value)}, which marks no evidence: {one_line(error)}") from error
-        found[role] = _stacked(task, role, rows)
+        where = f"{task.name}: {task.dataset}, split {task.splits[role]!r}"
+        found[role] = marks_of(task, list(table[column]), texts, shape, tokenizer, where=where, column=column)
     return found
 
 
-def _stacked(task: Task, role: str, rows: Sequence[np.ndarray | None]) -> Truth:
+def marks_of(
+    task: Task,
+    values: Sequence[Any],
+    texts: Sequence[str] | None,
+    shape: tuple[int, ...] | None,
+    tokenizer: Any,
+    *,
+    where: str,
+    column: str,
+) -> Truth:
+    """A column's values as marks, one a sample: masks, spans in `texts`, or masks of pixels of images of a `shape`.
+
+    Raises ValueError, which begins with `where`, on a row that is not as it should be.
+    """
+    rows = []
+    for row, (value, text) in enumerate(zip(values, texts or [None] * len(values), strict=True)):
+        try:
+            rows.append(None if _is_missing(value) else _marks(task, value, text, shape, tokenizer))
+        except (ValueError, TypeError, OSError) as error:
+            at = f"{where}, row {row}: column {column!r}"
+            raise ValueError(f"{at} holds {shown(value)}, which marks no evidence: {one_line(error)}") from error
+    return _stacked(rows, where, column)
+
+
+def _stacked(rows: Sequence[np.ndarray | None], where: str, column: str) -> Truth:
     known = np.array([row is not None for row in rows], dtype=bool)
     shapes = sorted({row.shape for row in rows if row is not None})
     if len(shapes) != 1:
         listed = ", ".join(" x ".join(map(str, shape)) for shape in shapes) or "none"
         raise ValueError(
-            f"{task.name}: column {task.rationale_column!r} of split {task.splits[role]!r} holds masks of different sizes, "
-            f"or none: {listed}. Give every mask the size of its input."
+            f"{where}: column {column!r} holds masks of different sizes, or none: {listed}. Give every mask the size of its "
+            "input."
         )
     return Truth(np.stack([np.zeros(shapes[0], dtype=bool) if row is None else row for row in rows]), known)
 

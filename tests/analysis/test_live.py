@@ -24,7 +24,9 @@ def running(store: Store, *losses: float, seed: int = 7) -> str:
     """A trial that has not ended, with a record of each epoch so far."""
     trial = made_up.trial(seed=seed)
     store.write(store.running_trial_file(trial.digest), canonical_json(asdict(trial)).encode())
-    records = [{"epoch": epoch, "dev_loss": loss, "dev_accuracy": 0.5} for epoch, loss in enumerate(losses, 1)]
+    records = [
+        {"epoch": epoch, "dev_loss": loss, "dev_accuracy": 0.5, "seconds": 30.0} for epoch, loss in enumerate(losses, 1)
+    ]
     if records:
         Checkpoints(store, trial.digest).save(len(records), {"w": torch.zeros(1000)}, {"records": records})
     return trial.digest
@@ -64,7 +66,7 @@ def test_what_runs_is_told_with_its_curves(tmp_path):
     running(store, 2.0, 1.0, 1.5)
     ((text, headers),) = asked(LiveReport(str(tmp_path), {}), "/now")
     assert "cifar10 vit-tiny re, seed 7" in text
-    assert "epoch 3 of 5" in text
+    assert "epoch 3 of 5, 60 s left" in text  # by its own pace: none of its kind has ended
     assert 'points="0.0,2.0 50.0,28.0 100.0,15.0"' in text
     assert re.fullmatch("[0-9a-f]{16}", headers["X-Report"])
 
