@@ -64,6 +64,7 @@ audit: .venv/installed
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.snapshots
 	$(BIN)/python -m benchmarks.sweep startup
 	$(BIN)/python -m benchmarks.sweep driver
 	$(BIN)/python -m benchmarks.sweep again
