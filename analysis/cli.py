@@ -278,6 +278,8 @@ def status_command(store: StoreArgument) -> None:
             of = "" if pd.isna(trial["epochs"]) else f" of {trial['epochs']}"
             last = f", last checkpoint {duration(trial['idle_seconds'])} ago" if trial["epoch"] else ""
             stopped = "; it has probably been stopped, and goes on when its sweep is started again"
+            if trial["is_claimed"]:  # its sweep sees to it, where that lives
+                stopped = "; it hangs, or its sweep was killed"
             console.print(
                 f"{trial['digest']} {what}{seed}: epoch {trial['epoch']}{of}{last}{stopped if trial['is_idle'] else ''}."
             )

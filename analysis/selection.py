@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.evidence import ERROR, chance_above_zero
 from analysis.frames import require_columns
 from analysis.settings import grouping_columns, percent, setting_columns, shown, with_settings
 from analysis.statistics import MIN_PAIRS, student
@@ -205,12 +206,14 @@ def judged(rule: SelectionRule, trials: pd.DataFrame) -> pd.DataFrame:
     alike = runs[[name for name in names if name not in keys]].iloc[[0] * len(settings)].reset_index(drop=True)
     settings = _off_target(pd.concat([settings, alike], axis=1))
     settings["reason"] = _reasons(rule, settings)
+    if "seed" in runs and not rule.picks_a_run:
+        settings["reason"] = _left_behind(rule, settings, _scores(rule, runs, by), keys, by)
     settings["eligible"] = settings["reason"] == ""
     best = settings[settings["eligible"]].sort_values(rule.score, ascending=not rule.highest, kind="stable")
     settings["chosen"] = settings.index.isin(best.drop_duplicates(keys).index)
     settings = settings.assign(tied=False, tied_p=np.nan, tied_pairs=0)
     if "seed" in runs and not rule.picks_a_run:
-        _mark_ties(rule, settings, runs, keys, by)
+        _mark_ties(settings, _scores(rule, runs, by), keys, by)
     return settings[[*_leading(names), rule.chosen, *_verdict(rule), *_trailing(names)]]
 
 
@@ -346,13 +349,42 @@ def _off(setting: pd.Series) -> str:
     return f"ratio {ratio:.4g} %, {points:g} points from {shown('p_target', setting['p_target'])}"
 
 
-def _mark_ties(rule: SelectionRule, settings: pd.DataFrame, runs: pd.DataFrame, keys: list[str], by: list[str]) -> None:
+def _scores(rule: SelectionRule, runs: pd.DataFrame, by: list[str]) -> dict[tuple[Any, ...], pd.Series]:
+    """The scores by seed of each setting."""
+    scored = runs[runs["num_seeds"] > 0]
+    return {_key(key): group.set_index("seed")[rule.score] for key, group in scored.groupby(by, dropna=False)}
+
+
+def _left_behind(
+    rule: SelectionRule,
+    settings: pd.DataFrame,
+    scores: dict[tuple[Any, ...], pd.Series],
+    keys: list[str],
+    by: list[str],
+) -> pd.Series:
+    """The reasons, and where a setting has fewer seeds than another, and by those that both have could not win with all.
+
+    Means over other seeds do not compare: a setting that got no more seeds, because it was behind, may have had easy ones.
+    """
+    reasons = settings["reason"].copy()
+    if (settings["num_rows"] == settings["num_seeds_expected"]).all():
+        return reasons
+    sign = -1 if rule.highest else 1
+    for _, group in settings[reasons == ""].groupby(keys, dropna=False):
+        for index, setting in group[group["num_rows"] < group["num_seeds_expected"]].iterrows():
+            for _, other in group[group["num_rows"] > setting["num_rows"]].iterrows():
+                behind_by = sign * (scores[_key(setting[by])] - scores[_key(other[by])]).dropna().to_numpy()
+                if chance_above_zero(behind_by, setting["num_seeds_expected"]) >= 1 - ERROR:
+                    behind = f"behind {rule.named(other[rule.chosen])} on them"
+                    reasons.loc[index] = f"{setting['num_rows']} of {setting['num_seeds_expected']} seeds, {behind}"
+    return reasons
+
+
+def _mark_ties(
+    settings: pd.DataFrame, scores: dict[tuple[Any, ...], pd.Series], keys: list[str], by: list[str]
+) -> None:
     """Compares every eligible setting with the choice of its group, on the seeds that both have."""
     rivals = settings[settings["eligible"]]
-    if rivals.empty:
-        return
-    scored = runs[runs["num_seeds"] > 0]
-    scores = {_key(key): group.set_index("seed")[rule.score] for key, group in scored.groupby(by, dropna=False)}
     for _, group in rivals.groupby(keys, dropna=False):
         best = scores[_key(group[group["chosen"]][by].iloc[0])]
         for index, setting in group[~group["chosen"]].iterrows():

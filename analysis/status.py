@@ -16,6 +16,7 @@ IDLE_AFTER = 3.0
 """A trial that has not written a checkpoint for so many of its kind's epochs has probably been stopped."""
 
 _DESCRIPTION: dict[str, type] = {"task": str, "objective": str, "model": str, "seed": int, "epochs": int}
+_FOUND: dict[str, type] = {**_DESCRIPTION, "checkpoint_every": float}
 _CHECKPOINT = re.compile(r"epoch-(\d{1,9})\.safetensors")
 
 
@@ -30,7 +31,8 @@ class Status:
     running: pd.DataFrame
     """A row is a trial that has checkpoints and no row in the ledger (or a failed one), sorted by digest. Columns:
     `digest, task, objective, model, seed, epochs, epoch` (checkpointed), `idle_seconds` (since the newest checkpoint),
-    `is_idle`, `seconds_left`. What a trial is, is missing where its folder does not say so."""
+    `is_idle`, `seconds_left`, `is_claimed` (a sweep has it, or had it when it was killed). What a trial is, is missing where
+    its folder does not say so."""
 
     @property
     def seconds_left(self) -> float:
@@ -70,8 +72,9 @@ def _running(store: Store, trials: pd.DataFrame, pace: pd.Series, now: pd.Timest
         if name and digest not in done:
             files.setdefault(digest, []).append(file)
     rows = [_running_row(store, digest, left, pace, now) for digest, left in files.items()]
+    claimed = {name.partition(".")[0] for name in store.names_in(store.claims_folder)}
     columns = ["digest", *_DESCRIPTION, "epoch", "idle_seconds", "is_idle", "seconds_left"]
-    frame = pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=columns).assign(is_claimed=lambda rows: rows["digest"].isin(claimed))
     return frame.astype({"seed": "Int64", "epochs": "Int64", "is_idle": "bool", "seconds_left": float})
 
 
@@ -87,6 +90,7 @@ def _running_row(
     left = np.nan if described["epochs"] is None else (described["epochs"] - epoch) * seconds_an_epoch
     # Without a measured pace, an hour.
     limit = IDLE_AFTER * seconds_an_epoch + 60 if np.isfinite(seconds_an_epoch) else 3600
+    limit += described.pop("checkpoint_every") or 0.0
     counts = {"epoch": epoch, "idle_seconds": idle, "is_idle": bool(idle > limit), "seconds_left": left}
     return {"digest": digest, **described, **counts}
 
@@ -98,7 +102,7 @@ def _described(store: Store, path: str) -> dict[str, Any]:
     except (FileNotFoundError, PermissionError, ValueError, RecursionError):
         said = None
     found = said if isinstance(said, dict) else {}
-    return {name: _of_type(found.get(name), kind) for name, kind in _DESCRIPTION.items()}
+    return {name: _of_type(found.get(name), kind) for name, kind in _FOUND.items()}
 
 
 def _of_type(value: Any, kind: type) -> Any:

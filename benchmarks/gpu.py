@@ -33,7 +33,7 @@ from rekd.method.samples import Batch, DeviceSamples
 from rekd.method.streams import Streams
 from rekd.method.teacher import Question, Targets, Teacher
 from rekd.method.train import one_thread, train
-from rekd.store.checkpoints import Checkpoints
+from rekd.store.checkpoints import Checkpoints, CheckpointWriter
 from rekd.store.files import Store
 from rekd.trial import Objective
 
@@ -313,15 +313,16 @@ def _short_run(bench: Bench, family: str, *, stop: bool) -> dict[str, torch.Tens
         streams = Streams(0, device=bench.device)
         with streams.initialising():
             model = RationaleModel.build(objective="re", num_classes=10, dropout=0.1, config=settings).to(bench.device)
-        records = train(
-            Learner.of(asked, model, streams=streams),
-            train_samples=DeviceSamples(pool, bench.device, rows[rows % 4 != 0]),
-            dev_samples=DeviceSamples(pool, bench.device, rows[rows % 4 == 0]),
-            checkpoints=checkpoints,
-        )
-        for _ in itertools.islice(records, epochs):
-            pass
-        next(records, None)  # after the last epoch: the best version is put back
+        with CheckpointWriter(checkpoints) as writer:
+            records = train(
+                Learner.of(asked, model, streams=streams),
+                train_samples=DeviceSamples(pool, bench.device, rows[rows % 4 != 0]),
+                dev_samples=DeviceSamples(pool, bench.device, rows[rows % 4 == 0]),
+                writer=writer,
+            )
+            for _ in itertools.islice(records, epochs):
+                pass
+            next(records, None)  # after the last epoch: the best version is put back
         return model
 
     with tempfile.TemporaryDirectory() as folder, one_thread(bench.device):

@@ -40,13 +40,17 @@ class Row:
     """The ratios of Tables 4 and 5, less `p_target`."""
     ratio_std: float
 
-    def drawn(self, rng: np.random.Generator, correlation: float) -> tuple[np.ndarray, np.ndarray | None]:
+    def drawn(
+        self, rng: np.random.Generator, correlation: float, spread: float
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Dev losses and ratios of a sweep, a row a setting and a column a seed."""
         shape = len(self.losses), NUM_SEEDS
         own, common = rng.normal(size=shape), rng.normal(size=NUM_SEEDS)
         noise = np.sqrt(correlation) * common + np.sqrt(1 - correlation) * own
-        ratios = None if self.ratios is None else self.ratios[:, None] + self.ratio_std * rng.normal(size=shape)
-        return self.losses[:, None] + self.loss_std * noise, ratios
+        ratios = (
+            None if self.ratios is None else self.ratios[:, None] + spread * self.ratio_std * rng.normal(size=shape)
+        )
+        return self.losses[:, None] + spread * self.loss_std * noise, ratios
 
 
 def rows() -> list[Row]:
@@ -94,13 +98,13 @@ def is_reached(found: int | None, losses: np.ndarray, ratios: np.ndarray | None)
 
 
 def measured(
-    correlation: float, num_sweeps: int, *, first: int = 3, error: float = ERROR
+    correlation: float, num_sweeps: int, *, first: int = 3, error: float = ERROR, spread: float = 1.0
 ) -> tuple[float, float, float]:
     """Shares of simulated sweeps that reach the choice or a tie, and the choice itself; and of trials that they run."""
     rng = np.random.default_rng(2026)
     reached, same, trials = [], [], []
     for row in islice(cycle(rows()), num_sweeps):
-        losses, ratios = row.drawn(rng, correlation)
+        losses, ratios = row.drawn(rng, correlation, spread)
         beyond = None if ratios is None else np.stack([ratios - TOLERANCE, -ratios - TOLERANCE])
         ended = race(losses, beyond, first=first, error=error)
         found = choice(losses, ratios, ended.asked)
@@ -115,9 +119,11 @@ def main() -> None:
     parser.add_argument("--sweeps", type=int, default=1000)
     parser.add_argument("--first", type=int, default=3)
     parser.add_argument("--error", type=float, default=ERROR)
+    parser.add_argument("--spread", type=float, default=1.0, help="times what the paper's tables give")
     options = parser.parse_args()
+    how = {"first": options.first, "error": options.error, "spread": options.spread}
     for correlation in CORRELATIONS:
-        reached, same, trials = measured(correlation, options.sweeps, first=options.first, error=options.error)
+        reached, same, trials = measured(correlation, options.sweeps, **how)
         print(
             f"correlation {correlation:g}: {reached:.1%} reached ({same:.1%} the same choice), {trials:.1%} of the trials"
         )

@@ -2,6 +2,7 @@
 numbers are whole; output that is not UTF-8."""
 
 import io
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
@@ -13,6 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rekd.messages import plain
+
+SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+"""Units of a time on the command line."""
 
 WIDEST = 1000
 """Columns that a table may take where there is no terminal to be too narrow for it."""
@@ -39,6 +43,14 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None, *, prog_na
         print_error(f"{_sentence(error)} Try --help.")
         status = error.exit_code
     sys.exit(status)
+
+
+def parse_duration(text: str | float) -> float:
+    """`90`, `90s`, `5m` or `1.5h`, in seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|)", str(text).strip())
+    if found is None:
+        raise typer.BadParameter(f"a time is a number of seconds, or one with s, m or h, such as 5m, got {text!r}.")
+    return float(found[1]) * SECONDS[found[2]]
 
 
 def _sentence(error: typer.TyperException) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rekd.command_line import PlainConsole, print_error, print_table
+from rekd.command_line import PlainConsole, parse_duration, print_error, print_table
 from rekd.handover.handing import explain, export
 from rekd.schedule import grid_value
 from rekd.store.claims import LEASE, Claims
@@ -45,6 +45,12 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     fidelity: Annotated[Literal["paper", "authors"], typer.Option()] = "paper",
     store: Annotated[str, typer.Option(metavar="URI", help="Where results are.")] = "results",
+    checkpoint_every: Annotated[
+        Any,
+        typer.Option(
+            parser=parse_duration, metavar="TIME", help="Time between checkpoints, such as 5m; 0 is after each epoch."
+        ),
+    ] = 0.0,
 ) -> None:
     """Trains one trial without Ray, a line an epoch, and writes its row to the ledger."""
     console = PlainConsole(highlight=False)
@@ -74,7 +80,8 @@ def train(
                 if not claims.take(trial.digest):
                     raise ValueError(f"The trial {trial.digest} is being run by a sweep on {place}. Wait for its end.")
                 if not _has_ended(ledger, trial):  # a sweep may have run it since the first look
-                    for record in run_trial(trial, task=chosen, store=place, supplies=supplies):
+                    options = {"checkpoint_every": checkpoint_every}
+                    for record in run_trial(trial, task=chosen, store=place, supplies=supplies, **options):
                         _print_epoch(console, trial, record)
                         _check_held(claims, trial)
             ledger.compact()

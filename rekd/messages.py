@@ -62,6 +62,14 @@ def number(value: Any) -> str:
     return short if math.isnan(value) or float(short) == value else repr(float(value))
 
 
+def size(num_bytes: float) -> str:
+    """A number of bytes for people: `12 kB`, `680 MB`, `31 TB`."""
+    for unit, power in (("TB", 12), ("GB", 9), ("MB", 6)):
+        if num_bytes >= 10**power:
+            return f"{num_bytes / 10**power:.{0 if num_bytes >= 10 ** (power + 1) else 1}f} {unit}"
+    return f"{num_bytes / 1000:.0f} kB"
+
+
 def duration(seconds: float) -> str:
     """A time for people: `42 s`, `3 min`, `2 h 05 min`, `33 h`, `12 days`; empty where it is not known."""
     if math.isnan(seconds):

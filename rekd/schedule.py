@@ -130,7 +130,9 @@ def grid_value(text: str) -> float | str:
     try:
         return float(text)
     except ValueError as error:
-        raise ValueError(f"A value is a number, or one that moves, such as 0.9->0.1:cosine, got {text!r}.") from error
+        raise ValueError(
+            f"A value is a number such as 0.3, or one that moves, such as 0.9->0.1:cosine, got {text!r}."
+        ) from error
 
 
 def told(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from rekd.running.plan import Plan
 from sweeps.grids import ALPHA_TASKS, ALPHAS
 from sweeps.options import Grid, Options, run_command
 from sweeps.show import show_alpha
-from sweeps.stages import Stage, add_distilled, add_teacher
+from sweeps.stages import Stage, add_alphas, add_teacher
 from sweeps.start import start
 
 
@@ -21,8 +21,7 @@ def alpha_sweep(options: Options, alphas: Grid = ALPHAS) -> int:
             teacher = add_teacher(stage)
             for student in options.students_of(task):
                 plan.trials += stage.trials("re", student)
-                for alpha in alphas:
-                    add_distilled(stage, teacher, student, alpha=alpha)
+                add_alphas(stage, teacher, student, alphas)
         return plan
 
     return start(plan, tasks, options, show=show_alpha)

@@ -19,8 +19,7 @@ def lambda_sweep(options: Options, lambdas: Grid = None) -> int:
         for task in tasks:
             stage = Stage(task=task, options=options, results=results, plan=plan)
             for model in options.models_of(task):
-                for value in lambdas or lambda_grid(task):
-                    plan.trials += lambda_trials(stage, model, value)
+                plan.trials += lambda_trials(stage, model, lambdas or lambda_grid(task))
         return plan
 
     return start(plan, tasks, options, show=show_lambda)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from rekd.cluster.prices import handed_prices
-from rekd.command_line import print_error, run_app
+from rekd.command_line import parse_duration, print_error, run_app
 from rekd.running.limits import WAIT_MINUTES, Limits
 from rekd.schedule import grid_value
 from rekd.tasks.task import Task, load_task
@@ -21,14 +21,44 @@ RESULTS = "results"
 """The store where none is named: a folder beside the project's others."""
 
 
-def parse_seeds(text: str | tuple[int, ...]) -> tuple[int, ...]:
-    """`2026-2035`, `2026,2027` or both: whole numbers, each once."""
-    if isinstance(text, tuple):
+@dataclass(frozen=True, kw_only=True)
+class SeedsByEvidence:
+    """Every setting begins with a few seeds, and gets more as long as it may be the choice of all (`analysis.evidence`)."""
+
+    first: int = 3
+    """Seeds that every setting gets; 2 or more, since one tells nothing of its own spread."""
+    most: int | None = None
+    """All seeds; None for as many as the task has."""
+
+    def __str__(self) -> str:
+        return "auto" if self == SeedsByEvidence() else f"auto:{self.first}-{self.most}"
+
+    def of(self, task: Task) -> tuple[int, ...]:
+        """All seeds: the task's, and those that follow where it has fewer."""
+        own = task.seeds
+        more = range(own[-1] + 1, own[-1] + 1 + (self.most or 0))
+        return tuple(dict.fromkeys([*own, *more]))[: self.most or len(own)]
+
+
+def parse_seeds(text: str | tuple[int, ...] | SeedsByEvidence) -> tuple[int, ...] | SeedsByEvidence:
+    """`2026-2035`, `2026,2027` or both: whole numbers, each once; `auto` or `auto:3-10`: by evidence."""
+    if not isinstance(text, str):
         return text
+    if text.startswith("auto"):
+        return _by_evidence(text)
     try:
         return seeds_in(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _by_evidence(text: str) -> SeedsByEvidence:
+    found = re.fullmatch(r"auto(?::(\d+)-(\d+))?", text)
+    if found is None or (found[1] and not 2 <= int(found[1]) <= int(found[2]) <= 1000):
+        raise typer.BadParameter(
+            f"seeds by evidence are auto, or auto:3-10 for three seeds of every setting and ten at most (from 2), got {text!r}."
+        )
+    return SeedsByEvidence(first=int(found[1]), most=int(found[2])) if found[1] else SeedsByEvidence()
 
 
 def parse_grid(text: str | tuple[float | str, ...]) -> tuple[float | str, ...]:
@@ -117,7 +147,12 @@ class Options:
     ] = None
     seeds: Annotated[
         Any,
-        typer.Option(parser=parse_seeds, metavar="SEEDS", help="2026-2035 or 2026,2027. Without it, the task's own."),
+        typer.Option(
+            parser=parse_seeds,
+            metavar="SEEDS",
+            help="2026-2035 or 2026,2027; auto or auto:3-10: a choice gets no more of them than it needs. Without it, the "
+            "task's own.",
+        ),
     ] = None
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, where not the task's own.")] = None
     store: Annotated[str, typer.Option(metavar="URI", help="Where results are: a folder or a URI.")] = RESULTS
@@ -185,6 +220,12 @@ class Options:
     autodown: Annotated[
         bool, typer.Option("--autodown", help="A rented cluster ends itself, its head too, when the sweep has ended.")
     ] = False
+    checkpoint_every: Annotated[
+        Any,
+        typer.Option(
+            parser=parse_duration, metavar="TIME", help="Time between checkpoints, such as 5m; 0 is after each epoch."
+        ),
+    ] = 0.0
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, and what it costs, and start nothing.")
     ] = False
@@ -206,7 +247,8 @@ class Options:
         return tasks
 
     def seeds_of(self, task: Task) -> tuple[int, ...]:
-        return self.seeds or task.seeds
+        """Gives the seeds that a setting may have."""
+        return self.seeds.of(task) if isinstance(self.seeds, SeedsByEvidence) else self.seeds or task.seeds
 
     def teacher_seeds_of(self, task: Task) -> tuple[int, ...]:
         """Gives the seeds of the trials among which the teacher is chosen: the task's own, else those of all."""

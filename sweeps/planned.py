@@ -15,10 +15,11 @@ from rich.table import Table
 
 from rekd.cluster.prices import dollars, kind_for, kinds_of, read_prices
 from rekd.command_line import print_table
-from rekd.messages import duration
+from rekd.messages import duration, size
 from rekd.running.agenda import in_order
 from rekd.running.estimate import Estimator, Seconds
 from rekd.running.plan import Plan
+from rekd.running.written import written
 from rekd.store.files import Store
 from rekd.trial import Trial
 from sweeps.options import Options
@@ -90,7 +91,7 @@ class Outlook:
         return replace(self, estimator=estimator)
 
 
-def print_plan(console: Console, outlook: Outlook, *, slots: int | None, store: Store) -> None:
+def print_plan(console: Console, outlook: Outlook, *, slots: int | None, store: Store, checkpoint_every: float) -> None:
     """Prints trials by task, model and objective, what is done of them, and what the rest will take."""
     print_table(console, _table(outlook))
     console.print(_counts(outlook, store))
@@ -106,6 +107,18 @@ def print_plan(console: Console, outlook: Outlook, *, slots: int | None, store: 
         console.print(line)
     wall = f", {duration(work.expected / slots)} with {slots} at a time" if slots else ""
     console.print(f"Time: {_span(work)}{wall}; {BASES[outlook.basis]}.")
+    console.print(_writes(outlook, checkpoint_every), soft_wrap=True)
+
+
+def _writes(outlook: Outlook, checkpoint_every: float) -> str:
+    """What the trials that are still to run write into the store."""
+    counted = [(trial, 1) for trial in outlook.to_do]
+    counted += [(group.like, group.num_trials) for group in outlook.plan.postponed]
+    found = written(counted, outlook.estimator, checkpoint_every=checkpoint_every)
+    return (
+        f"Writes: up to {size(found.checkpoints)} of checkpoints, the largest {size(found.largest)}, of which a trial keeps "
+        f"two while it runs; {size(found.models)} of models."
+    )
 
 
 def _table(outlook: Outlook) -> Table:

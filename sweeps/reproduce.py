@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
+from analysis.selection import alpha_rule
 from rekd.messages import number
 from rekd.running.plan import Plan
 from rekd.tasks.task import Task
@@ -86,12 +87,12 @@ class _Branch:
     def _choose_lambda(self, model: str) -> Choice:
         if model in self.given["lambda_select"]:
             return Choice(value=self.given["lambda_select"][model], why="given")
-        stage = Stage(task=self.task, options=self.options, results=self.results)
-        return choose_lambda(stage, self._lambda_trials(model), model=model)
+        stage = self._stage()
+        return choose_lambda(stage, lambda_trials(stage, model, lambda_grid(self.task)), model=model)
 
-    def _lambda_trials(self, model: str) -> list[Trial]:
-        stage = Stage(task=self.task, options=self.options, results=self.results)
-        return [trial for value in lambda_grid(self.task) for trial in lambda_trials(stage, model, value)]
+    def _stage(self) -> Stage:
+        """A stage whose plan is not run: for choices from what others ask for."""
+        return Stage(task=self.task, options=self.options, results=self.results)
 
     def add_to(self, plan: Plan, *, lambdas_of: "_Branch") -> None:
         """Adds this task's stages to a plan; `lambdas_of` is the branch on which lambda_select is tuned."""
@@ -103,7 +104,7 @@ class _Branch:
                 plan.trials += stage.trials("cls", model)
         if "lambda" in self.stages and lambdas_of is self:
             for model in models:
-                plan.trials += self._lambda_trials(model)
+                plan.trials += lambda_trials(stage, model, lambda_grid(self.task))
         if "re" in self.stages:
             for model in models:
                 self._add_re(stage, model, chosen[model], tuned_here=lambdas_of is self)
@@ -127,7 +128,8 @@ class _Branch:
 
         grid = lambda_grid(self.task)
         # At the tuning stage's own p_target these runs are that stage's, whichever value is chosen.
-        shared = tuned_here and "lambda" in self.stages and trials(grid[0]) == lambda_trials(stage, model, grid[0])
+        tuned = lambda_trials(self._stage(), model, grid[:1])
+        shared = tuned_here and "lambda" in self.stages and trials(grid[0])[0] == tuned[0]
         what = f"RE of {model}" if p_target is None else f"RE of {model} at p_target {number(p_target)}"
         stage.add(what, [choice], trials, stand_ins=[grid[0]], shared=shared)
 
@@ -153,19 +155,20 @@ class _Branch:
         stand_ins = [lambda_grid(self.task)[0], "not chosen yet"]
         tuning: list[Trial] = []
         if tunes_alpha(self.task) and student not in self.given["alpha"]:
-            for alpha in ALPHAS if "alpha" in self.stages else ():
+            tunes = "alpha" in self.stages
+            if lambda_select.is_made and teacher.is_made:
+                settings = [trials(lambda_select.value, teacher.value, alpha) for alpha in ALPHAS]
+                tuning = (stage if tunes else self._stage()).needed(alpha_rule(), settings)
+                stage.plan.trials += tuning if tunes else []
+            for alpha in ALPHAS if tunes and not tuning else ():
                 what = f"REKD of {student} at alpha {number(alpha)}"
-                tuning += stage.add(what, needs, lambda v, t, a=alpha: trials(v, t, a), stand_ins=stand_ins)
+                stage.add(what, needs, lambda v, t, a=alpha: trials(v, t, a), stand_ins=stand_ins)
             if "rekd" in self.stages:
-                if not tuning and all(choice.is_made for choice in needs):
-                    made = (lambda_select.value, teacher.value)
-                    tuning = [trial for alpha in ALPHAS for trial in trials(*made, alpha)]
                 choice = Choice(pending=True, what=f"alpha of {student} on {self.task.name}")
                 if tuning:
                     choice = choose_alpha(stage, tuning, model=student)
-                shared = "alpha" in self.stages
                 stage.add(
-                    f"REKD of {student}", [*needs, choice], trials, stand_ins=[*stand_ins, ALPHAS[0]], shared=shared
+                    f"REKD of {student}", [*needs, choice], trials, stand_ins=[*stand_ins, ALPHAS[0]], shared=tunes
                 )
         elif "rekd" in self.stages:
             alpha = self.given["alpha"].get(student)

@@ -1,6 +1,8 @@
 """What a sweep prints and draws when it has ended."""
 
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,12 @@ from analysis.settings import (
     variants,
     with_settings,
 )
+from analysis.verdicts import audit_sentence, audit_table, load_audits
 from rekd.command_line import print_table
 from rekd.messages import number, one_line
 from rekd.running.plan import SweepResult
 from rekd.store.files import Store
-from rekd.tasks.task import Task
+from rekd.tasks.task import Task, load_task
 from sweeps.options import Options
 from sweeps.typed import next_command
 
@@ -110,6 +113,62 @@ def show_reproduction(result: SweepResult, tasks: list[Task], store: Store, cons
     show_performance(result, tasks, store, console, options)
     path = f"{store.pictures_folder}/report.html"
     _write("Report", path, report(store, tolerance=options.tolerance).encode(), store, console)
+
+
+def show_best(
+    result: SweepResult,
+    task: Task,
+    store: Store,
+    console: Console,
+    options: Options,
+    *,
+    lambdas: Mapping[str, float],
+) -> None:
+    """What was tuned, the students beside their RE at the chosen `lambdas`, what audits found, and where the best model is."""
+    runs = result.rows[result.rows["task"] == task.name]
+    re = runs["objective"] == "re"
+    show_lambda(replace(result, rows=runs[re]), [task], store, console, options)
+    at_choice = runs["lambda_select"] == runs["model"].map(lambdas)
+    served = runs["digest"].isin(set(runs["teacher_digest"].dropna()))
+    finals = runs[served | (at_choice & ~(re & (runs["model"] == task.teacher)))]
+    show_alpha(replace(result, rows=finals), [task], store, console, options)
+    if not (finals["objective"] == "rekd").any():
+        return
+    best = _best_runs(with_settings(finals), task)
+    found = audit_table(finals, load_audits(store))
+    for _, row in found.iterrows():
+        console.print(f"{row['label']}: {audit_sentence(row)}", soft_wrap=True)
+    if found.empty:
+        named = next((name for name in options.task or () if load_task(name).name == task.name), task.name)
+        command = shlex.join(["python", "-m", "rekd", "audit", "--task", named, "--store", str(store)])
+        console.print(f"Not audited. Next: `{escape(command)}`", soft_wrap=True)
+    for _, row in best.iterrows():
+        console.print(
+            f"Best of {row['model']}: {OBJECTIVES[str(row['objective'])]}, seed {row['seed']}, dev accuracy "
+            f"{row['dev_accuracy']:.3f}, test accuracy {row['test_accuracy']:.3f}: {escape(store.model_folder(row['digest']))}",
+            soft_wrap=True,
+        )
+    console.print(
+        f"[bold]Best student:[/] {best.iloc[0]['model']}. `python -m rekd explain "
+        f"{escape(store.model_folder(best.iloc[0]['digest']))} INPUT` shows what it selects.",
+        soft_wrap=True,
+    )
+
+
+def _best_runs(finals: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """A run for each student: of its best setting, RE's or that of the chosen alpha, the one of the lowest dev loss; the best
+    student, by dev accuracy over seeds, first.
+
+    Dev losses compare within a student, whose settings have one lambda_select, and accuracies everywhere.
+    """
+    rekd = finals[finals["objective"] == "rekd"]
+    at_alpha = matching(rekd, select_alpha(rekd).dropna(subset="alpha"), ["model", "alpha"])
+    ok = pd.concat([finals[(finals["objective"] == "re") & (finals["model"] != task.teacher)], at_alpha])
+    ok = ok[ok["status"] == "ok"]
+    means = ok.groupby(["model", "objective"])[["dev_loss", "dev_accuracy"]].mean().reset_index()
+    best = means.sort_values("dev_loss").drop_duplicates("model").sort_values("dev_accuracy", ascending=False)
+    runs = ok.sort_values("dev_loss").drop_duplicates(["model", "objective"])
+    return best[["model", "objective"]].merge(runs, on=["model", "objective"])
 
 
 def _settings_table(title: str, rows: pd.DataFrame, by: str, chosen: pd.DataFrame | None = None) -> Table:

@@ -4,15 +4,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from analysis.advice import advise
+from analysis.advice import Advice, advise
+from analysis.evidence import race
 from analysis.selection import SelectionRule, alpha_rule, choices, judged, lambda_rule, teacher_rule
 from analysis.settings import with_settings
 from rekd.running.plan import LaterTrials, Plan
 from rekd.tasks.task import Task
 from rekd.trial import Objective, Trial
-from sweeps.options import Options
+from sweeps.options import Options, SeedsByEvidence
 from sweeps.typed import next_command
 
 
@@ -28,6 +30,10 @@ class Choice:
     """What is chosen, such as `the teacher of cifar10`."""
     next: str = ""
     """What to type where nothing was found, and why."""
+    advice: Advice | None = None
+    """The same as values."""
+    nearest: Any = None
+    """What came nearest to being chosen, where nothing was."""
 
     @property
     def is_made(self) -> bool:
@@ -96,6 +102,28 @@ class Stage:
         self.plan.trials += named
         return named
 
+    def needed(self, rule: SelectionRule, settings: Sequence[list[Trial]]) -> list[Trial]:
+        """The trials that a choice among settings needs, of each its trials by seed: all of them, or by evidence.
+
+        Where more may be needed, the plan says so.
+        """
+        seeds = self.options.seeds
+        if not isinstance(seeds, SeedsByEvidence):
+            return [trial for setting in settings for trial in setting]
+        scores, ratios, ended = _seen(self.results, rule, settings)
+        target, slack = (
+            settings[0][0].p_target or 0.0,
+            (rule.tolerance or 0.0) + 5e-5,
+        )  # the rule rounds to basis points
+        beyond = None if rule.tolerance is None else [ratios - target - slack, target - ratios - slack]
+        found = race(scores, beyond, has_ended=ended, first=seeds.first)
+        num_left = int((len(settings[0]) - found.asked)[found.in_race].sum())
+        if num_left:
+            like = settings[0][0]
+            what, needs = f"More seeds of {like.model} on {like.task}", f"evidence of the first seeds of {like.model}"
+            self.plan.postponed.append(LaterTrials(what=what, num_trials=num_left, needs=needs, like=like))
+        return [trial for setting, number in zip(settings, found.asked, strict=True) for trial in setting[:number]]
+
     def _too_short(self) -> str:
         """A word where the reason that nothing can be chosen may be that the trials were too short."""
         own = self.task.trial("re", self.task.teacher, seed=0, fidelity=self.options.fidelity).epochs
@@ -111,6 +139,21 @@ def rows_of(results: pd.DataFrame, trials: Iterable[Trial]) -> pd.DataFrame:
     """The rows of these trials that have ended."""
     rows = results[results["digest"].isin([trial.digest for trial in trials])]
     return rows[rows["status"] != "failed"]
+
+
+def _seen(
+    results: pd.DataFrame, rule: SelectionRule, settings: Sequence[list[Trial]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores and ratios of settings (rows) by seed, missing where a run has no result, and which runs have ended."""
+    rows = rows_of(results, [trial for setting in settings for trial in setting]).set_index("digest")
+    ok = rows[rows["status"] == "ok"]
+    digests = [trial.digest for setting in settings for trial in setting]
+    shape = len(settings), len(settings[0])
+    scores, ratios = (
+        ok[name].reindex(digests).to_numpy(dtype=float).reshape(shape) for name in (rule.score, "dev_rationale_ratio")
+    )
+    sign = -1 if rule.highest else 1
+    return sign * scores, ratios, np.array([digest in rows.index for digest in digests]).reshape(shape)
 
 
 def choose_lambda(stage: Stage, candidates: list[Trial], *, model: str) -> Choice:
@@ -155,17 +198,26 @@ def _by_rule(rule: SelectionRule, stage: Stage, candidates: list[Trial], model: 
     if pd.isna(value):
         advice = advise(rule, judged(rule, rows))
         told = f"{advice.why} Next: {next_command(stage.options, stage.task, model, advice)}"
-        return Choice(what=what, why=str(chosen["why"]), next=told)
+        return Choice(what=what, why=str(chosen["why"]), next=told, advice=advice, nearest=_nearest(rule, rows, chosen))
     return Choice(value=str(value) if rule.picks_a_run else float(value), what=what, why=str(chosen["why"]))
 
 
-def lambda_trials(stage: Stage, model: str, lambda_select: float) -> list[Trial]:
-    """RE of a model at one lambda_select, a trial a seed, all at the task's p_target.
+def _nearest(rule: SelectionRule, rows: pd.DataFrame, chosen: pd.Series) -> Any:
+    """The value, or the digest of the run, that came nearest to `p_target`; None where none has a result."""
+    value = chosen.get(f"nearest_{rule.chosen}")
+    if value is None or pd.isna(value):
+        return None
+    return rows.loc[rows["seed"] == value, "digest"].iloc[0] if rule.picks_a_run else float(value)
+
+
+def lambda_trials(stage: Stage, model: str, lambdas: Sequence[float]) -> list[Trial]:
+    """RE of a model over lambda_select, with the seeds that the choice needs, all at the task's p_target.
 
     Table 5 tunes BERT Small at 10 %; only its later RE runs are at 9.5 %.
     """
     overrides = {name: stage.task.defaults[name] for name in ("p_target",) if name in stage.task.defaults}
-    return stage.trials("re", model, lambda_select=lambda_select, **overrides)
+    settings = [stage.trials("re", model, lambda_select=value, **overrides) for value in lambdas]
+    return stage.needed(lambda_rule(stage.options.tolerance), settings)
 
 
 def add_teacher(stage: Stage, **overrides: Any) -> Choice:
@@ -174,6 +226,21 @@ def add_teacher(stage: Stage, **overrides: Any) -> Choice:
     candidates = stage.trials("re", stage.task.teacher, seeds=seeds, **overrides)
     stage.plan.trials += candidates
     return choose_teacher(stage, candidates)
+
+
+def add_alphas(stage: Stage, teacher: Choice, student: str, alphas: Sequence[float], **overrides: Any) -> Choice:
+    """Adds REKD of a student over alpha, once its teacher is chosen, with the seeds that the choice needs; and chooses."""
+    if not teacher.is_made:
+        for alpha in alphas:
+            add_distilled(stage, teacher, student, alpha=alpha, **overrides)
+        return Choice(pending=teacher.pending, what=f"alpha of {student} on {stage.task.name}", why=teacher.why)
+    how = {"teacher_digest": teacher.value, **overrides}
+    tuning = stage.needed(alpha_rule(), [stage.trials("rekd", student, alpha=alpha, **how) for alpha in alphas])
+    stage.plan.trials += tuning
+    chosen = choose_alpha(stage, tuning, model=student)
+    if chosen.is_made and isinstance(stage.options.seeds, SeedsByEvidence):  # it is compared with RE on all seeds
+        stage.plan.trials += stage.trials("rekd", student, alpha=chosen.value, **how)
+    return chosen
 
 
 def add_distilled(stage: Stage, teacher: Choice, student: str, **overrides: Any) -> list[Trial]:

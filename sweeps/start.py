@@ -91,14 +91,15 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
     # A guess is no reason to refuse: a few steps of each model take seconds.
     if options.calibrate or (sweep.is_slow(outlook) and not options.yes and not options.dry_run):
         outlook = outlook.by(_calibrated(outlook, results, tasks))
+    every = options.checkpoint_every
     if options.dry_run:
-        print_plan(console, outlook, slots=sweep.slots, store=sweep.store)
+        print_plan(console, outlook, slots=sweep.slots, store=sweep.store, checkpoint_every=every)
         print_limits(console, options, outlook, slots=sweep.slots)
         if outlook.to_do and (options.cluster or sweep.is_slow(outlook) or price is not None):
             _print_cost(sweep, outlook.by(Estimator(results, tasks, device="cuda")), price)
         return 0
     if sweep.is_slow(outlook) and not options.yes:
-        print_plan(console, outlook, slots=sweep.slots, store=sweep.store)
+        print_plan(console, outlook, slots=sweep.slots, store=sweep.store, checkpoint_every=every)
         console.print(
             "\n[bold]Nothing was started:[/] this machine has no GPU, and there is no cluster. "
             "[bold]--task digits[/] is the size for this machine; [bold]--address[/] names a cluster; "
@@ -189,6 +190,7 @@ def _run(sweep: Sweep, outlook: Outlook) -> SweepResult:
             max_concurrent=options.max_concurrent,
             callbacks=callbacks,
             limits=limits,
+            checkpoint_every=options.checkpoint_every,
         )
     finally:
         disconnect()

@@ -45,6 +45,13 @@ def test_embed_and_contextualise_are_the_librarys_own_forward(family):
     contextual = backbone.contextualise(backbone.embed(inputs), inputs)
     expected = library_forward(backbone, inputs)
 
+    if family in ("resnet", "convnext"):
+        cells, pooled = expected.flatten(2).transpose(1, 2), expected.mean(dim=(2, 3))
+        if family == "convnext":
+            cells, pooled = (backbone.encoder.layernorm(values) for values in (cells, pooled))
+        torch.testing.assert_close(contextual.features, cells)
+        torch.testing.assert_close(contextual.summary, pooled)
+        return
     num_prefix = {"vit": 1, "deit": 2, "dinov2": 1}.get(family, 0)
     torch.testing.assert_close(contextual.features, expected[:, num_prefix:])  # padding too: it may be selected
     if family in ("bert", "albert"):
@@ -105,7 +112,10 @@ def changed(family: str, inputs: dict[str, torch.Tensor], feature: int) -> dict[
     """The inputs with other content in one feature of every sample."""
     if "image" in inputs:
         image = inputs["image"].clone()
-        image.view(len(image), -1)[:, feature] = 255 - image.view(len(image), -1)[:, feature]
+        side = image.shape[-1] // 4
+        row, column = (place * side for place in divmod(feature, 4))
+        cell = image[..., row : row + side, column : column + side]
+        cell.copy_(255 - cell)
         return {"image": image}
     ids = inputs["input_ids"].clone()
     ids[:, feature] = torch.where(ids[:, feature] == 5, 6, 5)
@@ -189,6 +199,15 @@ def test_the_gradient_of_an_unselected_feature_is_that_of_its_mask_alone():
     assert embeddings.grad[:, 4:].abs().max() == 0
     assert embeddings.grad[:, :4].abs().max() > 0
     assert mask.grad[:, 4:].abs().min() > 0
+
+
+def test_a_convolutional_network_has_whole_cells():
+    with pytest.raises(ValueError, match=r"cells of 2 x 2 pixels, got image_size 7 x 7 pixels.*a multiple of 2"):
+        backbone_of("convnext", image_size=7)
+    assert backbone_of("convnext", image_size=[8, 4]).grid == (4, 2)
+    config = {name: value for name, value in tiny.CONFIGS["resnet"].items() if name != "image_size"}
+    assert load_backbone(config=config).grid == (56, 56)
+    assert backbone_of("resnet", depths=[1, 1], hidden_sizes=[8, 16], downsample_in_first_stage=True).grid == (1, 1)
 
 
 # --- Images ---------------------------------------------------------------------------------------------------------
@@ -332,8 +351,9 @@ def test_weights_without_a_place_in_the_encoder_are_refused_and_those_of_heads_a
         return load_backbone(str(tmp_path))
 
     assert tiny.same_tensors(load_with(harmless).state_dict(), backbone.state_dict())
-    first = next(name for name in weights if ".attention" in name or ".attn" in name)
-    for name in (f"{prefix}.embeddings.distances.weight", f"{prefix}.{first}.more"):
+    first = next(name for name in weights if any(part in name for part in (".attention", ".attn", "conv")))
+    embeddings = "embedder" if family == "resnet" else "embeddings"
+    for name in (f"{prefix}.{embeddings}.distances.weight", f"{prefix}.{first}.more"):
         with pytest.raises(
             ValueError, match="do not fit its own config: 0 missing, 0 of another shape, 1 without a use"
         ):

@@ -45,7 +45,7 @@ def test_a_measured_run_corrects_the_arithmetic_of_other_models():
     guess = Estimator(pd.DataFrame(columns=list(COLUMNS)), [task], device="cpu").seconds(teacher).expected
     student = task.trial("re", "vit-student", seed=0, epochs=1)
     uncorrected = Estimator(pd.DataFrame(columns=list(COLUMNS)), [task], device="cpu").seconds(student).expected
-    row = dict(zip(COLUMNS, (*kind_of(teacher), "re", 1, "ok", guess / 10, "cpu"), strict=True))
+    row = dict(zip(COLUMNS, (*kind_of(teacher), "re", 1, "ok", guess / 10, "cpu", 1000), strict=True))
     corrected = Estimator(pd.DataFrame([row]), [task], device="cpu")
     assert corrected.seconds(teacher).expected == pytest.approx(guess / 10)
     assert corrected.seconds(student).expected == pytest.approx(uncorrected / 10)
@@ -53,7 +53,7 @@ def test_a_measured_run_corrects_the_arithmetic_of_other_models():
 
 
 def measured_row(trial, seconds, device="cpu") -> dict:
-    return dict(zip(COLUMNS, (*kind_of(trial), trial.objective, 1, "ok", seconds, device), strict=True))
+    return dict(zip(COLUMNS, (*kind_of(trial), trial.objective, 1, "ok", seconds, device, 1000), strict=True))
 
 
 def test_the_same_data_and_model_under_another_name_take_as_long(image_task):
@@ -120,3 +120,24 @@ def test_the_shape_of_a_local_model_is_read_from_its_folder(image_task):
         for each in (task, larger)
     )
     assert large > 5 * small
+
+
+def test_the_time_of_a_trial_that_ran_on_both_is_of_neither_device():
+    task = load_task("digits")
+    trial = task.trial("re", "vit-student", seed=1)
+    row = {
+        "task_digest": trial.task_digest,
+        "model_digest": trial.model_digest,
+        "objective": "re",
+        "num_epochs": trial.epochs,
+        "status": "ok",
+        "train_seconds": 1e6,
+    }
+    for devices, basis in {
+        "cpu": ("ledger", "arithmetic"),
+        "NVIDIA L40S; NVIDIA A100": ("arithmetic", "ledger"),
+        "cpu; NVIDIA L40S": ("arithmetic", "arithmetic"),
+    }.items():
+        rows = pd.DataFrame([row | {"device": devices}])
+        found = [Estimator(rows, [task], device=device).basis([trial]) for device in ("cpu", "cuda")]
+        assert tuple(found) == basis, devices

@@ -1,14 +1,17 @@
 """Checkpoints: the newest whole one is found, whatever happened to the others."""
 
 import logging
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from disturbed import DAMAGES, damaged
 
-from rekd.store.checkpoints import KEPT, Checkpoints
-from rekd.store.files import DamagedFileError
+from rekd.store.checkpoints import KEPT, Best, Checkpoints, CheckpointWriter
+from rekd.store.files import DamagedFileError, Store, StoreUnavailableError
 from rekd.store.packed import pack, unpack
 
 TENSORS = {
@@ -113,3 +116,125 @@ def test_a_half_written_one_is_not_seen(store):
     checkpoints.save(1, TENSORS, {"epoch": 1})
     (Path(checkpoints.folder) / ".epoch-00002.safetensors.0123").write_bytes(b"half")
     assert checkpoints.latest()[1] == {"epoch": 1}
+
+
+# --- The best version -------------------------------------------------------------------------------------------------
+
+
+def saved(checkpoints: Checkpoints, epoch: int, *, best: int) -> None:
+    tensors = {"epoch": torch.tensor(epoch)}
+    checkpoints.save(epoch, tensors, {"epoch": epoch}, Best(best, {"weights": torch.full((3,), float(best))}))
+
+
+def test_the_best_version_is_written_when_it_has_changed_and_comes_with_each_checkpoint(store):
+    checkpoints = Checkpoints(store, "digest")
+    written = {}
+    for epoch, best in enumerate((1, 2, 2, 2, 5, 5), start=1):
+        saved(checkpoints, epoch, best=best)
+        newest = checkpoints.latest()
+        assert newest is not None
+        tensors, state = newest
+        assert state == {"epoch": epoch}
+        assert tensors["best.weights"].tolist() == [best] * 3
+        files = [name for name in store.names_in(checkpoints.folder) if name.startswith("best-")]
+        written |= {name: Path(checkpoints.folder, name).stat().st_mtime_ns for name in files if name not in written}
+        assert all(Path(checkpoints.folder, name).stat().st_mtime_ns == written[name] for name in files)
+        # Those that the checkpoints that stay name.
+        assert [int(name[5:10]) for name in files] == {1: [1], 2: [1, 2], 3: [2], 4: [2], 5: [2, 5], 6: [5]}[epoch]
+    assert len(written) == 3
+
+
+def test_a_process_that_goes_on_does_not_write_the_best_version_again(store, monkeypatch):
+    saved(Checkpoints(store, "digest"), 1, best=1)
+    again = Checkpoints(store, "digest")
+    assert again.latest() is not None
+    paths = []
+    write = Store.write
+    monkeypatch.setattr(Store, "write", lambda store, path, content: (paths.append(path), write(store, path, content)))
+    saved(again, 2, best=1)
+    assert [Path(path).name for path in paths] == ["epoch-00002.safetensors"]
+
+
+@pytest.mark.parametrize("damage", ["gone", "another", *DAMAGES])
+def test_a_checkpoint_whose_best_version_is_not_what_was_written_is_set_aside(damage, store, caplog):
+    checkpoints = Checkpoints(store, "digest")
+    saved(checkpoints, 1, best=1)
+    saved(checkpoints, 2, best=2)
+    first, second = (Path(checkpoints.folder, name) for name in store.names_in(checkpoints.folder)[:2])
+    if damage == "gone":
+        second.unlink()
+    else:
+        second.write_bytes(first.read_bytes() if damage == "another" else damaged(second.read_bytes(), damage))
+    assert checkpoints.latest()[1] == {"epoch": 1}
+    assert f"its best version, {second.name}, is" in caplog.text
+    saved(checkpoints, 2, best=2)
+    assert checkpoints.latest()[1] == {"epoch": 2}
+
+
+# --- Behind the back of training --------------------------------------------------------------------------------------
+
+
+class Held(Checkpoints):
+    """Checkpoints that are written when they may be, or fail."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store, "digest")
+        self.may_write = threading.Event()
+        self.errors: list[Exception] = []
+
+    def save(self, *arguments: Any) -> None:
+        assert self.may_write.wait(60)
+        if self.errors:
+            raise self.errors.pop()
+        super().save(*arguments)
+
+
+def test_what_is_written_is_the_moment_of_the_call_whatever_becomes_of_the_tensors(store):
+    checkpoints, weights = Held(store), torch.zeros(3)
+    with CheckpointWriter(checkpoints) as writer:
+        writer.save(1, {"weights": weights}, {"epoch": 1})
+        weights += 1  # as the next epoch does
+        checkpoints.may_write.set()
+    assert checkpoints.latest()[0]["weights"].tolist() == [0, 0, 0]
+
+
+def test_an_error_of_writing_is_raised_at_the_next_epoch_and_at_the_end(store):
+    checkpoints = Held(store)
+    checkpoints.may_write.set()
+    checkpoints.errors = [StoreUnavailableError("second"), StoreUnavailableError("first")]
+    writer = CheckpointWriter(checkpoints)
+    writer.save(1, {}, {"epoch": 1})
+    with pytest.raises(StoreUnavailableError, match="first"):
+        writer.save(2, {}, {"epoch": 2})
+    writer.save(2, {}, {"epoch": 2})
+    with pytest.raises(StoreUnavailableError, match="second"), writer:
+        pass
+    assert checkpoints.latest() is None
+
+
+def test_an_error_of_writing_does_not_hide_what_went_wrong_before(store, caplog):
+    checkpoints = Held(store)
+    checkpoints.may_write.set()
+    checkpoints.errors = [StoreUnavailableError("no room")]
+    writer = CheckpointWriter(checkpoints)
+    writer.save(1, {}, {"epoch": 1})
+    with pytest.raises(KeyError), writer:
+        raise KeyError
+    assert "The last checkpoint was not written: no room" in caplog.text
+
+
+def test_training_waits_for_a_slow_store_only_where_an_epoch_is_shorter(store):
+    """A store that takes 0.15 s a checkpoint: epochs of 0.3 s wait for nothing, epochs of nothing for each."""
+
+    class Slow(Checkpoints):
+        def save(self, *arguments: Any) -> None:
+            time.sleep(0.15)
+
+    waited = {}
+    for seconds in (0.3, 0.0):
+        with CheckpointWriter(Slow(store, "digest")) as writer:
+            for epoch in (1, 2, 3):
+                time.sleep(seconds)
+                writer.save(epoch, TENSORS, {"epoch": epoch})
+        waited[seconds] = writer.seconds_waited
+    assert waited[0.3] < 0.1 < 0.3 <= waited[0.0]

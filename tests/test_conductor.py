@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+import rekd.running.conductor as conductor_module
+import rekd.store.files as files_module
 from rekd.cluster.waiting import Machines, Watch
 from rekd.running.agenda import Agenda
 from rekd.running.conductor import Conductor
@@ -291,3 +293,55 @@ def test_a_budget_waits_for_what_another_sweep_runs(ledger):
         conductor = limited(conductor_of(ledger, [LONG, SHORT]), budget_hours=2)
         assert drained(conductor) == []
         assert not conductor.is_over
+
+
+# --- A slow store -----------------------------------------------------------------------------------------------------
+
+SECONDS = 0.05
+
+
+@pytest.fixture
+def slow_calls(monkeypatch):
+    """What a store is asked, each taking `SECONDS`."""
+    calls = []
+    patiently = files_module._patiently
+
+    def slowly(work, what):
+        calls.append(what)
+        time.sleep(SECONDS)
+        return patiently(work, what)
+
+    monkeypatch.setattr(files_module, "_patiently", slowly)
+    return calls
+
+
+def test_filling_many_slots_takes_a_slow_store_a_few_calls_one_after_another(ledger, slow_calls):
+    trials = [replace(SHORT, seed=seed) for seed in range(60)]
+    conductor = conductor_of(ledger, trials, slots=60)
+    slow_calls.clear()
+    started = time.monotonic()
+    assert drained(conductor) == trials
+    # One by one it would be three calls a trial at least. Side by side it is a look, and two rounds each of claims and rows.
+    assert len(slow_calls) >= 2 * len(trials)
+    assert time.monotonic() - started < 0.25 * len(slow_calls) * SECONDS
+    assert conductor.claims.held == {trial.digest for trial in trials}
+
+
+def test_a_slow_store_is_asked_ahead_and_what_was_not_given_out_is_given_back(ledger, slow_calls, monkeypatch):
+    monkeypatch.setattr(conductor_module, "SLOW", SECONDS)
+    trials = [replace(SHORT, seed=seed) for seed in range(20)]
+    conductor = conductor_of(ledger, trials, slots=8)
+    assert drained(conductor) == trials[:8]
+    ledger.write(trials[0], OK)
+    conductor.ended("0")
+    assert conductor.next_trial("8") == trials[8]
+    assert conductor.claims.held == {trial.digest for trial in trials[1:11]}  # two of them for later
+    ledger.write(trials[1], OK)
+    conductor.ended("1")
+    slow_calls.clear()
+    assert conductor.next_trial("9") == trials[9]
+    assert [call for call in slow_calls if call.startswith("writing")] == []
+    conductor.limit = lambda **of_a_trial: "enough"
+    assert conductor.next_trial("10") is None
+    assert conductor.claims.held == {trial.digest for trial in trials[2:10]}
+    assert trials[10] in conductor.agenda.queue

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,7 @@ import tiny
 import torch
 from disturbed import damaged
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertTokenizerFast
 
 from rekd.method.backbones import BACKBONES
 from rekd.method.evaluate import faithfulness, masks_of, overlap
@@ -29,7 +30,7 @@ from rekd.running.supplies import Supplies
 from rekd.store.checkpoints import Checkpoints
 from rekd.store.files import Store
 from rekd.store.ledger import EPOCHS_SCHEMA, Ledger
-from rekd.tasks.data import shown_samples
+from rekd.tasks.data import shown_samples, token_places_of
 from rekd.tasks.task import Task, load_task
 from rekd.trial import Trial, taught_by
 
@@ -369,6 +370,49 @@ def test_a_student_of_another_patch_size_learns_from_the_teachers_area(image_tas
     copied = replace(trial, seed=2027, further_teachers=None, teacher_sees="student_mask")
     run(copied, task, store)
     assert "selects among 4 x 4 features, the student among 8 x 8" in row_of(copied, store)["error"]
+
+
+@pytest.fixture(scope="module")
+def letters_task(text_task, tmp_path_factory) -> Task:
+    """The text task with a student that reads letters."""
+    folder = tmp_path_factory.mktemp("letters")
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *letters, *(f"##{letter}" for letter in letters)]
+    BertTokenizerFast(vocab={piece: number for number, piece in enumerate(pieces)}).save_pretrained(folder)
+    config = {**tiny.CONFIGS["bert"], "vocab_size": len(pieces), "max_position_embeddings": 24}
+    mini = replace(text_task.models["bert-mini"], source=None, config=config, tokenizer=str(folder))
+    return replace(text_task, models={**text_task.models, "bert-mini": mini})
+
+
+def test_a_student_with_another_tokenizer_learns_from_the_teachers_characters(letters_task, text_task, taught):
+    store, teacher, _ = taught["text"]
+    task = letters_task
+    assert task.digest == text_task.digest == task.seen_by("bert-small").digest
+    assert task.seen_by("bert-mini").seen_by(task.teacher) == task
+    trial = task.trial("rekd", "bert-mini", seed=2026, epochs=1, teacher_digest=teacher.digest)
+    assert trial.task_digest == task.seen_by("bert-mini").digest != task.digest
+    run(trial, task, store)
+    row = row_of(trial, store)
+    assert (row["status"], row["error"]) == ("ok", "")
+
+    supplies = Supplies(store, device=tiny.CPU)
+    own, seen = (supplies.targets(view, teacher.digest) for view in (task, task.seen_by("bert-mini")))
+    assert np.array_equal(own.logits, seen.logits)
+    texts, (of_words, of_letters) = _texts(task), token_places_of([task, task.seen_by("bert-mini")])
+    assert len(texts) == len(own.logits)
+    for row in (0, 40):
+        said = dict(zip(map(tuple, of_words[row].tolist()), own.selection_difference[row], strict=True))
+        heard = dict(zip(map(tuple, of_letters[row].tolist()), seen.selection_difference[row], strict=True))
+        for (start, end), difference in heard.items():
+            if end:  # a letter is as probable as the word that it stands in
+                assert texts[row][start:end].isalpha() or texts[row][start:end] == "."
+                (of_word,) = [value for (first, last), value in said.items() if first <= start < last]
+                assert difference == pytest.approx(of_word, abs=1e-4)
+
+
+def _texts(task: Task) -> list[str]:
+    saved = datasets.load_from_disk(task.dataset)
+    return list(saved["train"]["text"])
 
 
 def test_several_teachers_are_averaged_and_a_classifier_teaches_predictions_alone(image_task, taught):

@@ -240,3 +240,16 @@ def test_where_predictions_alone_are_distilled_nothing_reads_lambda_rationale():
     trial = task.trial("rekd", "vit-student", seed=1, teacher_digest="t", distils="prediction")
     assert trial.lambda_rationale == 0
     assert task.trial("rekd", "vit-student", seed=1, teacher_digest="t", distils="rationale").lambda_rationale == 0.5
+
+
+def test_a_tokenizer_of_its_own_is_for_models_of_texts(tmp_path):
+    (tmp_path / "own").mkdir()
+    of_images = 'extends = "digits"\n[models.vit-student]\ntokenizer = "own"'
+    with pytest.raises(ValueError, match=r"models.vit-student.tokenizer is the tokenizer of a model of texts"):
+        load_task(write(tmp_path, of_images))
+    task = load_task(write(tmp_path, 'extends = "imdb"\n[models.bert-mini]\ntokenizer = "own"'))
+    assert task.models["bert-mini"].tokenizer == str(tmp_path / "own")
+    assert task.models["bert-mini"].digest == load_task("imdb").models["bert-mini"].digest
+    assert [model.name for model in task.readers] == ["bert-base", "bert-small"]
+    assert [model.name for model in task.seen_by("bert-mini").readers] == ["bert-mini"]
+    assert task.digest == load_task("imdb").digest

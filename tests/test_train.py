@@ -4,6 +4,7 @@ import logging
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +56,33 @@ def test_a_run_stopped_after_any_epoch_ends_as_one_that_was_not(objective, stop_
     assert tiny.same_tensors(resumed.weights, whole.weights)
     assert resumed.result.best_epoch == whole.result.best_epoch
     assert [record["attempt"] for record in resumed.records] == [1] * stop_after + [2] * (3 - stop_after)
+
+
+def test_a_process_killed_while_it_writes_costs_the_epoch_that_was_written_and_changes_nothing(store):
+    """The second checkpoint never ends: one epoch more is lost than the one that was being trained."""
+
+    class Killed(Checkpoints):
+        def save(self, epoch: int, *arguments: Any) -> None:
+            if epoch == 1:
+                super().save(epoch, *arguments)
+
+    trial = tiny.trial(epochs=4)
+    whole = tiny.run(trial)
+    tiny.run(trial, checkpoints=Killed(store, trial.digest), stop_after=2)
+    resumed = tiny.run(trial, checkpoints=Checkpoints(store, trial.digest))
+    assert [record["attempt"] for record in resumed.records] == [1, 2, 2, 2]
+    assert resumed.numbers == whole.numbers
+    assert tiny.same_tensors(resumed.weights, whole.weights)
+
+
+def test_checkpoints_by_time_are_fewer_and_change_nothing(store):
+    trial = tiny.trial(epochs=4)
+    whole, checkpoints = tiny.run(trial), Checkpoints(store, trial.digest)
+    tiny.run(trial, checkpoints=checkpoints, every=3600.0, stop_after=3)
+    assert checkpoints.latest() is None
+    resumed = tiny.run(trial, checkpoints=checkpoints, every=1e-6)
+    assert checkpoints.latest()[1]["epoch"] == 4
+    assert resumed.numbers == whole.numbers
 
 
 @pytest.mark.parametrize("kind", ["named", "single", "order_apart"])
@@ -506,3 +534,15 @@ def test_a_classifier_teaches_predictions(image_teacher):
     teacher = Teacher(compute_targets(model, tiny.images().arrays, tiny.ASKED, device=tiny.CPU), device=tiny.CPU)
     trial = tiny.trial("rekd", epochs=1, lambda_rationale=0.0, distils="prediction")
     assert tiny.run(trial, teacher=teacher).numbers[0]["train_prediction_distillation_loss"] > 0
+
+
+def test_a_convolutional_student_goes_on_where_it_stopped(image_teacher, store):
+    """Its means over batches are part of a checkpoint, as its weights are."""
+    trial, pool = tiny.trial("rekd", model="resnet", epochs=2), tiny.images(64)
+    whole = tiny.run(trial, pool=pool, teacher=image_teacher.for_training())
+    checkpoints = Checkpoints(store, trial.digest)
+    tiny.run(trial, pool=pool, teacher=image_teacher.for_training(), checkpoints=checkpoints, stop_after=1)
+    resumed = tiny.run(trial, pool=pool, teacher=image_teacher.for_training(), checkpoints=checkpoints)
+    assert resumed.numbers == whole.numbers
+    assert tiny.same_tensors(resumed.weights, whole.weights)
+    assert any("running_mean" in name for name in whole.weights)

@@ -65,6 +65,7 @@ class OneTrial:
         self.live = {"1": trials(1)[0]}
         self.claims = SimpleNamespace(check=lambda: None)
         self.look_at_limit = lambda: None
+        self.hangs = lambda key: False
         self.errors: list[bool] = []
         self.is_over = False
 

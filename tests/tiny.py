@@ -33,6 +33,26 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "deit": {"model_type": "deit", **_IMAGE},
     # Its layers' width follows from mlp_ratio; what the library begins a layer's scale with is 1.
     "dinov2": {"model_type": "dinov2", **_IMAGE, "mlp_ratio": 2},
+    # One stage, which makes a cell of 4 x 4 pixels.
+    "resnet": {
+        "model_type": "resnet",
+        "image_size": 16,
+        "num_channels": 1,
+        "embedding_size": 16,
+        "hidden_sizes": [16],
+        "depths": [2],
+        "layer_type": "basic",
+    },
+    "convnext": {
+        "model_type": "convnext",
+        "image_size": 8,
+        "patch_size": 1,
+        "num_channels": 1,
+        "num_stages": 2,
+        "hidden_sizes": [8, 16],
+        "depths": [1, 1],
+        "layer_scale_init_value": 1.0,
+    },
     "bert": {"model_type": "bert", "max_position_embeddings": MAX_LENGTH, **_TEXT},
     # Its positions start after the padding index.
     "roberta": {"model_type": "roberta", "max_position_embeddings": MAX_LENGTH + 2, "pad_token_id": 1, **_TEXT},
@@ -62,7 +82,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **_TEXT,
     },
 }
-"""A configuration a family: 2 layers, 16 wide; images of 4 x 4 pixels, one a feature; texts of up to 12 tokens."""
+"""A configuration a family: 2 layers, 16 wide; images of 4 x 4 cells, of one pixel but in convolutional networks; texts of
+up to 12 tokens."""
 
 FAMILIES = tuple(CONFIGS)
 IMAGE_FAMILIES = tuple(family for family in FAMILIES if BACKBONES[family].kind == "image")
@@ -100,7 +121,8 @@ def tensors(family: str, num_samples: int = 4, *, seed: int = 0) -> dict[str, to
     """A batch of random content; texts are of different lengths, the longest of which is full."""
     generator = torch.Generator().manual_seed(seed)
     if BACKBONES[family].kind == "image":
-        return {"image": torch.randint(0, 256, (num_samples, 1, 4, 4), dtype=torch.uint8, generator=generator)}
+        side = CONFIGS[family]["image_size"]
+        return {"image": torch.randint(0, 256, (num_samples, 1, side, side), dtype=torch.uint8, generator=generator)}
     length = 8
     ids = torch.randint(3, VOCABULARY, (num_samples, length), dtype=torch.int32, generator=generator)
     lengths = torch.arange(length, length - num_samples, -1).clamp(min=2)
@@ -226,7 +248,9 @@ def run(
 ) -> Run:
     """Trains; `stop_after` epochs the run is dropped, as if its process had died after the last checkpoint was written.
 
-    Further options as in `begun`, `every` as in `CheckpointWriter`. With `lean` the generator begins with that much in favour of selecting every feature.
+    Further options as in `begun`, `every` as in `CheckpointWriter`.
+
+    With `lean` the generator begins with that much in favour of selecting every feature.
     """
     with nullcontext() if checkpoints is None else CheckpointWriter(checkpoints, every=every) as writer:
         steps, model = begun(trial, writer=writer, **options)

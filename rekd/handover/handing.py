@@ -156,6 +156,8 @@ def _data_of(trained: "Trained", task: str | None) -> "Data":
         raise ValueError(f"Forms are compared on the test split of {trial.get('task')}: give --task FILE.toml.")
     check_onnx()
     found = load_task(task or trial["task"])
+    if trial.get("model") in found.models:
+        found = found.seen_by(trial["model"])
     if found.digest != trial.get("task_digest"):
         raise ValueError(
             f"The task {task or found.name} is not the one that the model was trained on: data, columns or splits differ. "

@@ -1,10 +1,11 @@
 """Hugging Face encoders in two halves, so that a mask fits between them.
 
-`embed` turns an input into feature embeddings (patches or tokens); `contextualise` turns feature embeddings, masked or
-not, into contextual features. What a family does differently stands in one small class each. Pretrained weights are put
+`embed` turns an input into feature embeddings (patches, cells of pixels or tokens); `contextualise` turns feature embeddings,
+masked or not, into contextual features. What a family does differently stands in one small class each. Pretrained weights are put
 into them by `rekd.method.pretrained`.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -22,6 +23,9 @@ from rekd.tasks.task_file import Kind
 
 Read = Callable[[str], bytes | None]
 """Gives the content of the file of that name; None where there is none."""
+
+IMAGENET_SIZE = 224
+"""Pixels a side for which networks of ImageNet are made."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class Backbone(nn.Module):
 
 
 class ImageBackbone(Backbone):
-    """Encoders of image patches, which come after one or more prefix tokens."""
+    """Encoders of images, which they see in one size."""
 
     kind = "image"
     mean: Tensor
@@ -124,7 +128,6 @@ class ImageBackbone(Backbone):
 
     def __init__(self, encoder: PreTrainedModel, normalisation: Normalisation) -> None:
         super().__init__(encoder)
-        self.encoder.embeddings.mask_token = None  # of pretraining
         # Scaled to 8 bits once, so that a batch needs one subtraction and one division.
         self.register_buffer("mean", torch.tensor(normalisation.mean).view(1, -1, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(normalisation.std).view(1, -1, 1, 1) * 255)
@@ -141,19 +144,13 @@ class ImageBackbone(Backbone):
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels of the images that the encoder was made for."""
-        height, width = self.encoder.embeddings.patch_embeddings.image_size
-        return height, width
+        raise NotImplementedError
 
     def use_imagenet_statistics(self) -> None:
         for buffer, channels in ((self.mean, IMAGENET_MEAN), (self.std, IMAGENET_STD)):
             values = torch.tensor(channels).view(1, -1, 1, 1) * 255
             # Grayscale images have a third of each: ImageNet's numbers are of red, green and blue.
             buffer.copy_(values if buffer.numel() == values.numel() else values.mean())
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        patch_height, patch_width = self.encoder.embeddings.patch_embeddings.patch_size
-        return self.image_size[0] // patch_height, self.image_size[1] // patch_width
 
     def processor(self) -> dict[str, Any]:
         return {
@@ -166,9 +163,6 @@ class ImageBackbone(Backbone):
             "image_mean": (self.mean.flatten() / 255).tolist(),
             "image_std": (self.std.flatten() / 255).tolist(),
         }
-
-    def num_features(self, inputs: Mapping[str, Any]) -> int:
-        return self.encoder.embeddings.patch_embeddings.num_patches
 
     def check(self, arrays: Mapping[str, np.ndarray]) -> None:
         if "image" not in arrays:
@@ -186,18 +180,6 @@ class ImageBackbone(Backbone):
                 f"{min(self.image_size)} in the task, or downscaling = 'antialiased' in its defaults or the model's."
             )
 
-    def prefix(self) -> Float[Tensor, "1 prefix hidden"]:
-        """The tokens before the patches, the first of which a classifier reads."""
-        return self.encoder.embeddings.cls_token
-
-    @property
-    def layers(self) -> Iterable[nn.Module]:
-        return self.encoder.layers
-
-    def embed(self, inputs: Inputs) -> Tensor:
-        embeddings = self.encoder.embeddings
-        return embeddings.patch_embeddings(self.pixel_values(inputs["image"]))
-
     def pixel_values(self, image: Tensor) -> Float[Tensor, "batch channel height width"]:
         """8-bit images, normalised and scaled to the size that the encoder was made for."""
         pixels = (image.to(self.mean.dtype) - self.mean) / self.std
@@ -211,11 +193,48 @@ class ImageBackbone(Backbone):
         """Whether images of that height and width are scaled down."""
         return any(own < given for own, given in zip(self.image_size, size, strict=True))
 
+
+def _pixels(size: Sequence[int]) -> str:
+    return f"{size[1]} x {size[0]} pixels"
+
+
+class PatchBackbone(ImageBackbone):
+    """Encoders of image patches, which come after one or more prefix tokens."""
+
+    def __init__(self, encoder: PreTrainedModel, normalisation: Normalisation) -> None:
+        super().__init__(encoder, normalisation)
+        self.encoder.embeddings.mask_token = None  # of pretraining
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        height, width = self.encoder.embeddings.patch_embeddings.image_size
+        return height, width
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        patch_height, patch_width = self.encoder.embeddings.patch_embeddings.patch_size
+        return self.image_size[0] // patch_height, self.image_size[1] // patch_width
+
+    def num_features(self, inputs: Mapping[str, Any]) -> int:
+        return self.encoder.embeddings.patch_embeddings.num_patches
+
+    def prefix(self) -> Float[Tensor, "1 prefix hidden"]:
+        """The tokens before the patches, the first of which a classifier reads."""
+        return self.encoder.embeddings.cls_token
+
+    @property
+    def layers(self) -> Iterable[nn.Module]:
+        return self.encoder.layers
+
+    def embed(self, inputs: Inputs) -> Tensor:
+        embeddings = self.encoder.embeddings
+        return embeddings.patch_embeddings(self.pixel_values(inputs["image"]))
+
     def freeze_final_norm(self) -> None:
         self.encoder.layernorm.requires_grad_(False)
 
     def contextualise(self, embeddings: Tensor, inputs: Inputs, *, final_norm: bool = True) -> Contextual:
-        prefix = self.prefix().expand(embeddings.shape[0], -1, -1)
+        prefix = self.prefix().expand(len(embeddings), -1, -1)
         parts = self.encoder.embeddings
         hidden = parts.dropout(torch.cat((prefix, embeddings), dim=1) + parts.position_embeddings)
         for layer in self.layers:
@@ -225,18 +244,14 @@ class ImageBackbone(Backbone):
         return Contextual(features=hidden[:, prefix.shape[1] :], summary=hidden[:, 0])
 
 
-def _pixels(size: Sequence[int]) -> str:
-    return f"{size[1]} x {size[0]} pixels"
-
-
-class ViTBackbone(ImageBackbone):
+class ViTBackbone(PatchBackbone):
     """ViT: one [CLS] token before the patches."""
 
     families = ("vit",)
     pooler = False
 
 
-class DeiTBackbone(ImageBackbone):
+class DeiTBackbone(PatchBackbone):
     """DeiT: a ViT with a distillation token beside [CLS]."""
 
     families = ("deit",)
@@ -246,7 +261,7 @@ class DeiTBackbone(ImageBackbone):
         return torch.cat((self.encoder.embeddings.cls_token, self.encoder.embeddings.distillation_token), dim=1)
 
 
-class DINOv2Backbone(ImageBackbone):
+class DINOv2Backbone(PatchBackbone):
     """DINOv2: a ViT without a pooler, whose layers lie one level deeper."""
 
     families = ("dinov2",)
@@ -254,6 +269,82 @@ class DINOv2Backbone(ImageBackbone):
     @property
     def layers(self) -> Iterable[nn.Module]:
         return self.encoder.encoder.layer
+
+
+class ConvolutionalBackbone(ImageBackbone):
+    """Convolutional networks, whose features are the cells of their last grid.
+
+    What is masked are the pixels under a cell, where they enter the network: behind its first convolution a cell holds some
+    of its neighbours too, and an unselected one would reach the prediction through a selected one.
+    """
+
+    def __init__(self, encoder: PreTrainedModel, normalisation: Normalisation) -> None:
+        super().__init__(encoder, normalisation)
+        if any(side % self.stride for side in self.image_size):
+            raise ValueError(
+                f"{self} divides an image into cells of {self.stride} x {self.stride} pixels, got image_size "
+                f"{_pixels(self.image_size)}. Give its config an image_size that is a multiple of {self.stride}."
+            )
+
+    @property
+    def stride(self) -> int:
+        """The side of a cell in pixels."""
+        raise NotImplementedError
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config.hidden_sizes[-1]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        size = getattr(self.config, "image_size", IMAGENET_SIZE)
+        height, width = (size, size) if isinstance(size, int) else size
+        return height, width
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.image_size[0] // self.stride, self.image_size[1] // self.stride
+
+    def num_features(self, inputs: Mapping[str, Any]) -> int:
+        return math.prod(self.grid)
+
+    def embed(self, inputs: Inputs) -> Tensor:
+        """The pixels of each cell."""
+        return F.unfold(self.pixel_values(inputs["image"]), self.stride, stride=self.stride).transpose(1, 2)
+
+    def contextualise(self, embeddings: Tensor, inputs: Inputs, *, final_norm: bool = True) -> Contextual:
+        pixels = F.fold(embeddings.transpose(1, 2), self.image_size, self.stride, stride=self.stride)
+        output = self.encoder(pixels)
+        cells = output.last_hidden_state.flatten(2).transpose(1, 2)
+        return Contextual(features=self.normed(cells), summary=output.pooler_output.flatten(1))
+
+    def normed(self, cells: Float[Tensor, "batch feature hidden"]) -> Float[Tensor, "batch feature hidden"]:
+        """The cells as a classifier's head would read them."""
+        return cells
+
+
+class ResNetBackbone(ConvolutionalBackbone):
+    """ResNet. Its configuration need not say the size of its images: where it does not, they are ImageNet's."""
+
+    families = ("resnet",)
+
+    @property
+    def stride(self) -> int:
+        return 4 * 2 ** (len(self.config.depths) - 1 + self.config.downsample_in_first_stage)
+
+
+class ConvNeXtBackbone(ConvolutionalBackbone):
+    """ConvNeXt, whose classifier reads the mean of all cells through a last LayerNorm."""
+
+    families = ("convnext",)
+
+    @property
+    def stride(self) -> int:
+        patch = self.config.patch_size
+        return (patch if isinstance(patch, int) else patch[0]) * 2 ** (len(self.config.depths) - 1)
+
+    def normed(self, cells: Tensor) -> Tensor:
+        return self.encoder.layernorm(cells)
 
 
 class TextBackbone(Backbone):
@@ -332,7 +423,16 @@ class PlainTextBackbone(TextBackbone):
 
 BACKBONES: dict[str, type[Backbone]] = {
     family: backbone
-    for backbone in (ViTBackbone, DeiTBackbone, DINOv2Backbone, BertBackbone, RobertaBackbone, PlainTextBackbone)
+    for backbone in (
+        ViTBackbone,
+        DeiTBackbone,
+        DINOv2Backbone,
+        ResNetBackbone,
+        ConvNeXtBackbone,
+        BertBackbone,
+        RobertaBackbone,
+        PlainTextBackbone,
+    )
     for family in backbone.families
 }
 """Every `model_type` that can be a backbone. Another family is a class of its own and a line here."""

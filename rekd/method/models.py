@@ -24,6 +24,9 @@ from rekd.tasks.task_file import Kind
 AUTHORS_HIDDEN = 256
 """Width of the authors' BERT generator head."""
 
+DEVIATION = 0.02
+"""The deviation of a head's first weights where the backbone's family names none."""
+
 _DESCRIPTION = {"objective": str, "num_classes": int, "dropout": (int, float), "heads": str, "precision": str}
 _SAVED = {**_DESCRIPTION, "backbone": dict, "details": dict}
 _SAVED_LATER: dict[str, Any] = {"predictor_reads": "pooler", "downscaling": None}
@@ -296,5 +299,5 @@ def _initialise(head: nn.Module, backbone: Backbone, initialisation: str) -> Non
             if initialisation == "xavier_uniform":
                 nn.init.xavier_uniform_(module.weight)
             else:
-                nn.init.normal_(module.weight, std=backbone.config.initializer_range)
+                nn.init.normal_(module.weight, std=getattr(backbone.config, "initializer_range", DEVIATION))
             nn.init.zeros_(module.bias)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rekd.method.equations import SELECTED, argmax_mask
 from rekd.method.models import RationaleModel, mask_of
-from rekd.method.places import LEAST, Grid, by_area, log_odds
+from rekd.method.places import LEAST, Grid, by_area, by_characters, log_odds
 from rekd.method.samples import BATCH, Inputs, as_tensor, batches
 from rekd.method.views import Views
 from rekd.store.files import DamagedFileError, Store
@@ -49,6 +49,16 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """The tokens of texts by one tokenizer."""
+
+    places: Int[np.ndarray, "sample feature 2"]
+    """Where each stands: the first character and the one after the last; 0 and 0 of one that stands nowhere."""
+    valid: Bool[np.ndarray, "sample feature"]
+    """False for padding."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Targets:
     """What a teacher says of every sample of a task's training pool (train and dev), in the pool's order."""
 
@@ -80,6 +90,19 @@ class Targets:
             return self
         difference = _by_area(torch.from_numpy(self.selection_difference), own, other)
         return replace(self, selection_difference=difference.numpy())
+
+    def in_tokens(self, own: "Tokens", other: "Tokens") -> "Targets":
+        """What the same teacher says in the tokens that another tokenizer makes of the same texts."""
+        if not self.selects:
+            return self
+        probabilities = torch.from_numpy(self.selection_difference).double().sigmoid().numpy()
+        mapped = [
+            by_characters(
+                row, own=own.places[at], other=other.places[at], own_valid=own.valid[at], other_valid=other.valid[at]
+            )
+            for at, row in enumerate(probabilities)
+        ]
+        return replace(self, selection_difference=log_odds(torch.from_numpy(np.stack(mapped))).float().numpy())
 
     def masks(
         self, rows: Int[np.ndarray, " sample"], *, sampled_by: torch.Generator | None = None

@@ -49,8 +49,8 @@ def train(
     """Trains the learner's model as its trial says and yields one record an epoch (columns: `EPOCHS_SCHEMA`).
 
     The model lies on the samples' device. With a `writer` of checkpoints the run starts after the newest one that fits and
-    yields the records up to it again, so that whoever collects them has all. `made_with` names device and versions. Returns (as the
-    generator's value) a `TrainResult`.
+    yields the records up to it again, so that whoever collects them has all. `made_with` names device and versions. Returns
+    (as the generator's value) a `TrainResult`.
     """
     trial, model, streams, teacher = learner.trial, learner.model, learner.streams, learner.teacher
     if (trial.objective == "rekd") != (teacher is not None):

@@ -1,9 +1,13 @@
 """Who runs what: trials are given out one at a time, claimed from other sweeps, and taken in when they have ended.
 
-It knows no Ray: whoever runs trials (`rekd.running.tune`) asks `next_trial` and tells `reached` and `ended`.
+It knows no Ray: whoever runs trials (`rekd.running.tune`) asks `next_trial` and tells `begun`, `reached` and `ended`.
 """
 
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 from rich.markup import escape
@@ -12,10 +16,14 @@ from rekd.running.agenda import Agenda
 from rekd.running.plan import SweepResult
 from rekd.running.progress import Progress
 from rekd.running.retries import MAX_FAILURES, Retries
-from rekd.store.claims import Claims
+from rekd.running.silence import Silence
+from rekd.store.claims import AT_A_TIME, SLOW, Claims
 from rekd.store.ledger import Ledger, Outcome
 from rekd.store.saved_model import is_saved
 from rekd.trial import Trial
+
+AHEAD = 0.25
+"""The share of the slots for which a store where claiming takes long (`SLOW`) is asked ahead."""
 
 
 class Conductor:
@@ -38,6 +46,8 @@ class Conductor:
         self.live: dict[str, Trial] = {}
         """What runs, by the key of who runs it."""
         self.retries = Retries()
+        self.silence = Silence(lambda trial: agenda.seconds(trial) / trial.epochs)
+        progress.reasons.append(self.silence.said)
         self.num_trained = 0
         """Trials that were run here."""
         self.is_interrupted = False
@@ -50,13 +60,15 @@ class Conductor:
         """Says how many GPUs a trial takes; 1 where it needs none."""
         self.gpu_seconds = 0.0
         """What the trials took that have ended here."""
+        self._ready: deque[Trial] = deque()  # claimed, and not given out yet
+        self._ahead = 0
         self._ended: list[Trial] = []
         self._expect()
 
     @property
     def is_over(self) -> bool:
         """Whether no result can bring another trial."""
-        return self.is_interrupted or not (self.live or (self.agenda.queue and not self.held))
+        return self.is_interrupted or not (self.live or ((self.agenda.queue or self._ready) and not self.held))
 
     def look_at_limit(self) -> None:
         """Starts nothing more from now on where there is a reason. The first one stands."""
@@ -65,6 +77,8 @@ class Conductor:
 
     def _hold(self, why: str) -> None:
         self.held = why
+        while self._ready:
+            self._put_back(self._ready.pop())
         self.progress.say(f"[yellow]No more trials are started:[/] {escape(why)}")
 
     def next_trial(self, key: str) -> Trial | None:
@@ -80,10 +94,26 @@ class Conductor:
             self.progress.start(trial)
         return trial
 
+    def begun(self, key: str, where: Callable[[], str]) -> None:
+        """A process has begun with the trial of `key`; `where` names its machine."""
+        if key in self.live:
+            self.silence.begun(self.live[key], where)
+
+    def hangs(self, key: str) -> bool:
+        """Whether the process that runs `key` is to be ended, because nothing was heard of it for long. It says so."""
+        trial = self.live.get(key)
+        if trial is None or not (why := self.silence.ends(trial)):
+            return False
+        self.progress.say(
+            f"[yellow]{trial} ({trial.digest}): {escape(why)}.[/] Its process is ended; it is tried again."
+        )
+        return True
+
     def reached(self, key: str, record: dict[str, Any]) -> None:
         """The trial of `key` has finished an epoch."""
         if key in self.live:
             self.retries.reached(self.live[key], record["epoch"])
+            self.silence.epoch(self.live[key], record.get("seconds", 0.0))
             self.progress.epoch(self.live[key], record)
 
     def ended(self, key: str, *, error: bool = False) -> None:
@@ -91,6 +121,7 @@ class Conductor:
         trial = self.live.pop(key, None)
         if trial is None or self.is_interrupted:
             return
+        self.silence.over(trial)
         row = self._row(trial)
         has_failed = row is None or row["status"] == "failed"
         # Another sweep runs it, or it had not started yet: an old failure is not its result.
@@ -102,7 +133,7 @@ class Conductor:
                 self._put_back(trial)
                 return
             row = self._given_up(trial)
-        self.claims.release(trial.digest)
+        self.claims.release_soon(trial.digest)
         self.num_trained += 1
         self.gpu_seconds += (row["train_seconds"] or self.agenda.seconds(trial)) * self.gpus_of(trial)
         self._take_in(trial, row)
@@ -124,44 +155,76 @@ class Conductor:
         )
 
     def _claimed(self) -> Trial | None:
-        """The first trial of the queue that fits into the limits, is supplied and that no other sweep has claimed."""
-        elsewhere = self.claims.elsewhere()
-        refused: list[str] = []
-        self.progress.elsewhere = sum(trial.digest in elsewhere for trial in self.agenda.queue)
-        for trial in list(self.agenda.queue):
-            if trial.digest in elsewhere or not trial.teachers.keys().isdisjoint(self.agenda.again):
-                continue
-            if why := self._why_not(trial):
-                refused.append(why)
-                continue
-            if not self.is_supplied(trial) or not self.claims.take(trial.digest):
-                continue
-            self.agenda.give(trial)
-            if not self._has_ended_meanwhile(trial):
+        """The next trial that is supplied and that no other sweep has claimed."""
+        while True:
+            if not self._ready and not self._claim_more():
+                return None
+            trial = self._ready.popleft()
+            if trial.digest not in self.claims.lost:
                 return trial
-        # As long as something runs, its end may tell that others take less than was thought, or bring shorter ones.
-        if refused and not self.live and len(refused) == len(self.agenda.queue):
-            self._hold(refused[0])
-        return None
+            self._put_back(trial)
 
-    def _why_not(self, trial: Trial) -> str:
-        """Why a trial does not fit into what is left of the limits; nothing where it does."""
-        given = sum(map(self._gpu_seconds, [*self.live.values(), trial]))
-        return self.limit(seconds=self.agenda.seconds(trial), gpu_seconds=self.gpu_seconds + given)
+    def _claim_more(self) -> bool:
+        """Claims trials of the queue in their order, as many as can start, at once; whether any is this sweep's now."""
+        started = time.monotonic()
+        elsewhere = self.claims.elsewhere()
+        refused: dict[str, str] = {}
+        self.progress.elsewhere = sum(trial.digest in elsewhere for trial in self.agenda.queue)
+        free = self.slots - len(self.live) + self._ahead
+        passed = set(elsewhere)
+        # What another sweep has run meanwhile may let more start.
+        while not self._ready and (asked := [*islice(self._startable(passed, refused), free)]):
+            passed |= {trial.digest for trial in asked}
+            held = self.claims.take_all(trial.digest for trial in asked)
+            taken = [trial for trial in asked if trial.digest in held]
+            for trial, row in zip(taken, self._rows_meanwhile(taken), strict=True):
+                self.agenda.give(trial)
+                if row is None:
+                    self._ready.append(trial)
+                else:
+                    self.claims.release_soon(trial.digest)
+                    self._take_in(trial, row)
+        self._ahead = round(AHEAD * self.slots) if time.monotonic() - started > SLOW else 0
+        # As long as something runs, its end may tell that others take less than was thought, or bring shorter ones.
+        if refused and not (self.live or self._ready) and len(refused) == len(self.agenda.queue):
+            self._hold(next(iter(refused.values())))
+        return bool(self._ready)
+
+    def _startable(self, passed: set[str], refused: dict[str, str]) -> Iterator[Trial]:
+        """The trials of the queue, but for those that are passed over, that have what they need and fit into the limits.
+
+        Each counts for those after it. Why others do not fit is added to `refused`, by digest.
+        """
+        given = [*self.live.values(), *self._ready]
+        for trial in list(self.agenda.queue):
+            if trial.digest in passed or not trial.teachers.keys().isdisjoint(self.agenda.again):
+                continue
+            if why := self._why_not(trial, given):
+                refused[trial.digest] = why
+            elif self.is_supplied(trial):
+                given.append(trial)
+                yield trial
+
+    def _why_not(self, trial: Trial, given: list[Trial]) -> str:
+        """Why a trial does not fit into what the limits leave beside those that were given out; nothing where it does."""
+        seconds = sum(map(self._gpu_seconds, [*given, trial]))
+        return self.limit(seconds=self.agenda.seconds(trial), gpu_seconds=self.gpu_seconds + seconds)
 
     def _gpu_seconds(self, trial: Trial) -> float:
         return self.agenda.seconds(trial) * self.gpus_of(trial)
 
-    def _has_ended_meanwhile(self, trial: Trial) -> bool:
-        """Whether another sweep has run a trial since the ledger was read."""
+    def _rows_meanwhile(self, trials: list[Trial]) -> list[dict[str, Any] | None]:
+        """The results of trials that another sweep has run since the ledger was read; None for the others."""
+        if len(trials) == 1:
+            return [self._row_meanwhile(trials[0])]
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            return list(pool.map(self._row_meanwhile, trials))
+
+    def _row_meanwhile(self, trial: Trial) -> dict[str, Any] | None:
         if not self.ledger.store.exists(self.ledger.store.trial_file(trial.digest)):
-            return False
+            return None
         row = self._row(trial)
-        if row is None or row["status"] == "failed":
-            return False
-        self.claims.release(trial.digest)
-        self._take_in(trial, row)
-        return True
+        return None if row is None or row["status"] == "failed" else row
 
     def _put_back(self, trial: Trial) -> None:
         """It did not end, and is to be run again: here, or where another sweep has taken it over."""
@@ -193,9 +256,10 @@ class Conductor:
 
     def _expect(self) -> None:
         agenda = self.agenda
-        num_total = len(self._ended) + len(agenda.queue) + len(self.live) + agenda.num_postponed
+        given = [*self.live.values(), *self._ready]
+        num_total = len(self._ended) + len(agenda.queue) + len(given) + agenda.num_postponed
         self.progress.expect(
             num_total=num_total,
             work_done=sum(agenda.seconds(trial) for trial in self._ended),
-            work_left=agenda.seconds_left + sum(agenda.seconds(trial) for trial in self.live.values()),
+            work_left=agenda.seconds_left + sum(agenda.seconds(trial) for trial in given),
         )

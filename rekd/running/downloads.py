@@ -46,7 +46,8 @@ def repositories(task: Task) -> list[Repository]:
     """All that a task names on the hub, each once."""
     found = [(model.source, model.revision) for model in task.models.values()]
     if task.kind == "text":
-        found.append(task.tokenizer_source)
+        views = [task, *(task.seen_by(name) for name in task.models)]
+        found += [view.tokenizer_source for view in views]
     models = [
         Repository(repo_type="model", name=name, revision=revision)
         for name, revision in found

@@ -28,6 +28,9 @@ SHAPES = {
 
 NUM_FEATURES = {"image": 196, "text": 256}
 
+VOCABULARY = 30_522
+"""Words of a text model whose configuration is not at hand: BERT's."""
+
 FLOPS = {"cuda": 4e13, "cpu": 5e10}
 """Floating-point operations a second that training is assumed to reach: on an L40S in bfloat16 (about a fifth of its
 peak), and on one CPU core. A guess, hence `SPREAD`; a measured run replaces it."""
@@ -35,7 +38,16 @@ peak), and on one CPU core. A guess, hence `SPREAD`; a measured run replaces it.
 LAUNCHES = {"cuda": 1.5e-4, "cpu": 4e-3}
 """Seconds a layer and step below which nothing gets however small the model: what it costs to start its operations."""
 
-COLUMNS = ("task_digest", "model_digest", "objective", "num_epochs", "status", "train_seconds", "device")
+COLUMNS = (
+    "task_digest",
+    "model_digest",
+    "objective",
+    "num_epochs",
+    "status",
+    "train_seconds",
+    "device",
+    "num_parameters",
+)
 """What an estimate reads of `trials`. Digests, not names: the same data and model under another name take as long."""
 
 OBJECTIVES = ("re", "rekd", "cls")
@@ -88,9 +100,11 @@ class Estimator:
         self.device = device
         self.steps = dict(steps or {})
         results = results.reindex(columns=list(COLUMNS))
-        on_cpu = results["device"].fillna("").isin(["cpu", ""])
-        alike = results[on_cpu] if device == "cpu" else results[~on_cpu]
+        is_alike = [_kinds_of_device(named) == {device} for named in results["device"].fillna("")]
+        alike = results.loc[pd.Series(is_alike, index=results.index, dtype=bool)]
         finished = alike[(alike["status"] == "ok") & (alike["train_seconds"] > 0)]
+        kinds = [results[name] for name in ("task_digest", "model_digest", "objective")]
+        self._parameters: dict[Any, float] = results["num_parameters"].groupby(kinds).max().dropna().to_dict()
         seconds_an_epoch = finished["train_seconds"] / finished["num_epochs"]
         by_kind = seconds_an_epoch.groupby([finished[name] for name in ("task_digest", "model_digest", "objective")])
         self.measured: dict[Any, tuple[float, float, float]] = {
@@ -111,6 +125,16 @@ class Estimator:
             return Seconds(timed.expected, timed.low * SHORT, timed.high * LONG)
         guess = self._guess(trial) * HALVES[trial.objective] * self.correction
         return Seconds(guess, guess / SPREAD, guess * SPREAD)
+
+    def num_parameters(self, trial: Trial) -> float:
+        """Trainable parameters: those of such a trial in the ledger, else what layers and embeddings of this shape have."""
+        if (known := self._parameters.get((*kind_of(trial), trial.objective))) is not None:
+            return known
+        task = self.tasks[trial.task]
+        model = task.models[trial.model]
+        layers, width, features = _shape(task, model)
+        vocabulary = _whole(settings_at_hand(model), VOCABULARY, "vocab_size") if task.kind == "text" else 3 * 16**2
+        return HALVES[trial.objective] * width * (12 * layers * width + vocabulary + features)
 
     def basis(self, trials: Iterable[Trial]) -> str:
         """What the estimates of trials rest on, the weakest first: `arithmetic`, `calibration` or `ledger`."""
@@ -155,6 +179,11 @@ class Estimator:
         parameters = layers * (12 * width**2 + 2 * features * width)
         operations = 6.0 * parameters * features * num_samples
         return operations / FLOPS[self.device] + LAUNCHES[self.device] * layers * num_samples / trial.batch_size
+
+
+def _kinds_of_device(named: str) -> set[str]:
+    """Whether a row was made on CPUs, on GPUs or, where the trial went on elsewhere, on both: its time is then of neither."""
+    return {"cpu" if name.strip() in ("cpu", "") else "cuda" for name in named.split(";")}
 
 
 def kind_of(trial: Trial) -> Kind:

@@ -59,6 +59,7 @@ def _fetch_targets(
 ) -> "Targets | list[Targets]":
     from rekd.running.supplies import Supplies, default_device
 
+    bring(task, Store(store_uri))  # a teacher with a tokenizer of its own reads the texts again
     supplies = Supplies(Store(store_uri), device=default_device())
     supplies.keep(task, data, weights)
     if num_view_epochs:
@@ -107,6 +108,12 @@ class Shelf:
 
     def check(self, task: Task, trials: list[Trial]) -> list[str]:
         """Remarks on the data. Raises ValueError where it is not what the task says, or a trial's model cannot read it."""
+        views = {view.digest: view for view in (task.seen_by(trial.model) for trial in trials)}
+        of_views = {digest: [trial for trial in trials if trial.task_digest == digest] for digest in views}
+        remarks = [remark for digest, view in views.items() for remark in self._check(view, of_views[digest])]
+        return list(dict.fromkeys(remarks))
+
+    def _check(self, task: Task, trials: list[Trial]) -> list[str]:
         try:
             return _answer(_check_models.remote(self.store_uri, task, self.data(task), trials))
         except RayTaskError as error:
@@ -132,6 +139,7 @@ class Shelf:
 
     def supplies(self, task: Task, trial: Trial) -> bool:
         """Whether what a trial needs is there; asks for it where it is not."""
+        task = task.seen_by(trial.model)
         self.data(task)
         # Students wait here, not in their slots: on a full cluster the teacher's pass would find no GPU.
         needed = [self.targets(task, digest) for digest in trial.teachers]

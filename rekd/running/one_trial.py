@@ -43,10 +43,11 @@ def run_trial(
     checkpoints = Checkpoints(store, trial.digest)
     device = supplies.device
     made_with = _made_with(device, commit)
-    store.write(store.running_trial_file(trial.digest), canonical_json(asdict(trial)).encode())
+    said = {**asdict(trial), "checkpoint_every": checkpoint_every}
+    store.write(store.running_trial_file(trial.digest), canonical_json(said).encode())
     try:
         with one_thread(device), CheckpointWriter(checkpoints, every=checkpoint_every) as writer:
-            task = pinned(task, [trial.model])
+            task = pinned(task.seen_by(trial.model), [trial.model])
             data = supplies.data(task)
             splits = data.train_dev(trial.split, trial.seed)
             streams = Streams(trial.seed, kind=trial.random_streams, device=device)
@@ -76,6 +77,7 @@ def run_trial(
 
 def check_trial(trial: Trial, *, task: Task, supplies: Supplies) -> list[str]:
     """Remarks on the trial's data. Raises ValueError where data, model or teacher are not what the trial needs."""
+    task = task.seen_by(trial.model)
     data = supplies.data(task)
     check_model(trial, task, data)
     store = supplies.store

@@ -7,10 +7,10 @@ import torch
 from rekd.method.models import RationaleModel
 from rekd.method.places import Grid
 from rekd.method.pretrained import load_backbone
-from rekd.method.teacher import Question, Targets, compute_targets
+from rekd.method.teacher import Question, Targets, Tokens, compute_targets
 from rekd.store.files import Store
 from rekd.store.saved_model import Weights, config_of, saved_sha256
-from rekd.tasks.data import Data, load_data
+from rekd.tasks.data import Data, load_data, token_places_of
 from rekd.tasks.task import Task
 
 
@@ -87,7 +87,25 @@ class Supplies:
         return Weights.load(self.store, digest)
 
     def fetch_targets(self, task: Task, teacher_digest: str) -> Targets:
-        return self._stored_or_computed(task, self.asked(task, teacher_digest))
+        """What a teacher says of the task's pool, in the tokens of this view of the task where it reads others itself."""
+        view = self._teachers_view(task, teacher_digest)
+        own = self._stored_or_computed(view, self.asked(view, teacher_digest))
+        return own if view.digest == task.digest else self._in_tokens(own, view, task)
+
+    def _teachers_view(self, task: Task, teacher_digest: str) -> Task:
+        """The task as the teacher's model reads it."""
+        model = config_of(self.store, teacher_digest).get("details", {}).get("trial", {}).get("model")
+        return task.seen_by(model) if model in task.models else task
+
+    def _in_tokens(self, targets: Targets, view: Task, task: Task) -> Targets:
+        """Targets of one view of a task, in the tokens of another."""
+        places = token_places_of([view, task])
+        own, other = (
+            Tokens(places=of_view, valid=self.data(one).pool.arrays["valid"].astype(bool))
+            for of_view, one in zip(places, (view, task), strict=True)
+        )
+        asked = self.asked(task, targets.asked.teacher_digest)
+        return replace(targets.in_tokens(own, other), asked=asked)
 
     def fetch_view_targets(self, task: Task, teacher_digest: str, num_epochs: int) -> list[Targets]:
         asked = self.asked(task, teacher_digest)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -41,7 +42,7 @@ from rekd.trial import Trial
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN = 5.0
-"""Seconds between two looks for trials that have ended without a word."""
+"""Seconds between two looks for trials that have ended without a word, or hang."""
 
 
 def run_sweep(
@@ -56,13 +57,15 @@ def run_sweep(
     callbacks: Sequence[tune.Callback] = (),
     trainable: Callable[..., None] | None = None,
     limits: Limits = Limits(),  # noqa: B008 - it is frozen
+    checkpoint_every: float = 0.0,
 ) -> SweepResult:
     """Runs what a plan asks for and the ledger does not have, until the plan has nothing more to ask.
 
     A trial starts as soon as the results that it depends on are there. One that `failed` in an earlier run is tried
     again. One that another sweep on this store is running is left to it, and its result awaited. `trainable` takes the
     place of training, for measurements: called with a trial's fields and what trials share, it writes the ledger. Once one of
-    the `limits` is reached no trial is started any more, and the result says so.
+    the `limits` is reached no trial is started any more, and the result says so. Trials write a checkpoint after each epoch,
+    or where `checkpoint_every` so many seconds have passed since the one before.
 
     Without a `cluster` Ray is started on this machine, or met where it runs already; what was started is stopped at the
     end. Without a `progress` the terminal shows how far it is.
@@ -86,6 +89,7 @@ def run_sweep(
                 callbacks=callbacks,
                 trainable=trainable,
                 limits=limits,
+                checkpoint_every=checkpoint_every,
             )
     by_name = {task.name: task for task in tasks}
     shares = _fixed_shares(gpus_per_trial, cluster)
@@ -109,6 +113,7 @@ def run_sweep(
             store_uri=store.uri_for_workers,
             directory=shelf.directory,
             commit=_commit(),
+            checkpoint_every=checkpoint_every,
         )
         with_resources = tune.with_resources(function_of_trial, _resources(shares, by_name))
         watch = Watch(look_at_ray, needs="GPU" if shares.smallest else "CPU", notes=_why_none_is_ordered)
@@ -269,7 +274,8 @@ class _InTurn(FIFOScheduler):
 
 
 class _Reporter(tune.Callback):
-    """Notices what Tune does not: Ctrl-C (to Tune an end like any other), a store that fails, trials it says nothing of."""
+    """Notices what Tune does not: Ctrl-C (to Tune an end like any other), a store that fails, trials it says nothing of,
+    and processes that hang."""
 
     def __init__(self, searcher: _GivenOut) -> None:
         self.searcher, self.looked = searcher, time.monotonic()
@@ -286,6 +292,13 @@ class _Reporter(tune.Callback):
             for trial in trials:
                 if trial.trial_id in conductor.live and trial.is_finished():
                     self.searcher.on_trial_complete(trial.trial_id, error=True)
+                elif conductor.hangs(trial.trial_id) and (actor := trial.temporary_state.ray_actor) is not None:
+                    ray.kill(actor)  # SIGKILL after 5 s where it does not end by itself; Tune then finds it lost
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Its process is there, and has been given the trial."""
+        answer = trial.temporary_state.ray_actor.get_current_ip_pid.remote()
+        self.searcher.conductor.begun(trial.trial_id, partial(_where, answer))
 
     def setup(self, *arguments: Any, **info: Any) -> None:
         handler = signal.getsignal(signal.SIGINT)
@@ -297,6 +310,13 @@ class _Reporter(tune.Callback):
 
         if callable(handler):
             signal.signal(signal.SIGINT, interrupted)
+
+
+def _where(answer: ray.ObjectRef) -> str:
+    """The machine of a process that was asked for it; it may hang since before it answered."""
+    if not ray.wait([answer], timeout=0)[0]:
+        return "a machine that does not say"
+    return ray.get(answer)[0]
 
 
 def _trainable(config: dict[str, Any], **shared: Any) -> None:

@@ -53,11 +53,20 @@ _supplies: dict[str, Supplies] = {}
 """What this process has, by store: a process that serves one trial after another reads things once."""
 
 
-def train_and_report(trial: Trial, *, tasks: dict[str, Task], store_uri: str, directory: Any, commit: str) -> None:
+def train_and_report(
+    trial: Trial,
+    *,
+    tasks: dict[str, Task],
+    store_uri: str,
+    directory: Any,
+    commit: str,
+    checkpoint_every: float = 0.0,
+) -> None:
     """One trial, one report to Ray Tune an epoch. The row in the ledger is the result, not the last report."""
     if store_uri not in _supplies:
         _supplies[store_uri] = SharedSupplies(Store(store_uri), directory)
     supplies = _supplies[store_uri]
     bring(tasks[trial.task], supplies.store)
-    for record in run_trial(trial, task=tasks[trial.task], store=supplies.store, supplies=supplies, commit=commit):
+    options: dict[str, Any] = {"commit": commit, "checkpoint_every": checkpoint_every}
+    for record in run_trial(trial, task=tasks[trial.task], store=supplies.store, supplies=supplies, **options):
         tune.report(record)

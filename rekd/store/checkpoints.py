@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rekd.store.files import DamagedFileError, Store
@@ -99,11 +100,15 @@ class Checkpoints:
 
     def _read_best(self, name: str) -> dict[str, Tensor]:
         match = _BEST_FILE.fullmatch(name)
+        if match is None:
+            raise DamagedFileError(f"its best version has no such name as {name}")
+        path = f"{self.folder}/{name}"
         try:
-            content = self.store.read(f"{self.folder}/{name}") if match else b""
+            content = self.store.read(path)
         except FileNotFoundError as error:
             raise DamagedFileError(f"its best version, {name}, is not there") from error
-        if match is None or _best_name(int(match[1]), content) != name:
+        if _best_name(int(match[1]), content) != name:
+            self.store.set_aside(path, content, "is damaged; the trial goes on without it")
             raise DamagedFileError(f"its best version, {name}, is not what was written")
         self._best = int(match[1]), name
         return {f"{BEST}{tensor}": value for tensor, value in unpack(content)[0].items()}
@@ -137,6 +142,7 @@ class CheckpointWriter:
         self._began = time.monotonic()  # the newest checkpoint, or the first epoch
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
         self._under_way: Future[None] | None = None
+        self._copies: dict[str, Tensor] = {}
 
     @property
     def is_due(self) -> bool:
@@ -149,10 +155,17 @@ class CheckpointWriter:
         """
         started = time.monotonic()
         self.wait()
-        copies = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
-        self._under_way = self._thread.submit(self.checkpoints.save, epoch, copies, state, best)
+        self._under_way = self._thread.submit(self.checkpoints.save, epoch, self._copied(tensors), state, best)
         self._began = time.monotonic()
         self.seconds_waited += self._began - started
+
+    def _copied(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors as they are now, in memory that serves again and again: new pages take longer than what goes there."""
+        for name, value in tensors.items():
+            if name not in self._copies or self._copies[name].shape != value.shape:
+                self._copies[name] = torch.empty_like(value, device="cpu", requires_grad=False)
+            self._copies[name].copy_(value.detach())
+        return {name: self._copies[name] for name in tensors}
 
     def wait(self) -> None:
         """Waits until the last checkpoint is written; raises what writing it raised."""

@@ -20,7 +20,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,12 @@ LEASE = 90.0
 
 LOOK_AGAIN = 2.0
 """Seconds for which a look at the claims of others serves."""
+
+SLOW = 1.0
+"""Seconds from which on a call takes long. A look that does serves for ten times as long as it took."""
+
+AT_A_TIME = 32
+"""Claims that are written or removed side by side: a store that takes seconds for a call takes many calls at once."""
 
 PROC = Path("/proc")
 """Where Linux says which processes there are."""
@@ -60,6 +67,9 @@ class Claims:
         self._elsewhere: frozenset[str] = frozenset()
         self._alive: set[str] = set()  # other owners
         self._looked = float("-inf")
+        self._looking = 0.0  # seconds that the last look took
+        self._going: list[Future[None]] = []  # claims that are being removed
+        self._pool = ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="claims")
         self._not_before: dict[str, float] = {}  # two that met ask again at different times
 
     def __enter__(self) -> "Claims":
@@ -72,29 +82,42 @@ class Claims:
         self._stop.set()
         self._thread.join()
         if self.is_hopeless:
+            self._pool.shutdown(wait=False, cancel_futures=True)
             return
         try:
             for digest in sorted(self.held):
-                self.release(digest)
+                self.release_soon(digest)
+            for going in self._going:
+                going.result()
             self.store.remove_file(self.store.owner_file(self.owner))
         except OSError as error:  # whoever looks next finds this process gone
             logger.warning("The claims of %s could not be removed: %s", self.owner, error)
+        finally:
+            self._pool.shutdown()
 
     def take(self, digest: str) -> bool:
         """Claims a trial; whether it is this owner's now."""
-        if digest in self.held:
-            return True
-        now = time.monotonic()
-        if now < self._not_before.get(digest, now) or digest in self.elsewhere():
-            return False
-        self.store.write(self.store.claim_file(digest, self.owner), b"")
-        if any(owner != self.owner and self._is_alive(owner) for owner in self._claims().get(digest, ())):
-            self.store.remove_file(self.store.claim_file(digest, self.owner))
-            self._not_before[digest] = time.monotonic() + random.uniform(LOOK_AGAIN, 4 * LOOK_AGAIN)
-            return False
-        self.held.add(digest)
-        self.lost.discard(digest)
-        return True
+        return digest in self.take_all([digest])
+
+    def take_all(self, digests: Iterable[str]) -> set[str]:
+        """Claims trials; those of them that are this owner's now. One look serves for all of them."""
+        asked, now = set(digests), time.monotonic()
+        wanted = sorted(digest for digest in asked - self.held if now >= self._not_before.get(digest, now))
+        if wanted:
+            elsewhere = self.elsewhere()
+            wanted = [digest for digest in wanted if digest not in elsewhere]
+        if wanted:
+            self._each(lambda digest: self.store.write(self.store.claim_file(digest, self.owner), b""), wanted)
+            claims = self._claims()
+            others = {owner for digest in wanted for owner in claims.get(digest, ())} - {self.owner}
+            alive = {owner for owner in sorted(others) if self._is_alive(owner)}
+            met = [digest for digest in wanted if alive.intersection(claims.get(digest, ()))]
+            self._each(lambda digest: self.store.remove_file(self.store.claim_file(digest, self.owner)), met)
+            for digest in met:
+                self._not_before[digest] = time.monotonic() + random.uniform(LOOK_AGAIN, 4 * LOOK_AGAIN)
+            self.held |= set(wanted) - set(met)
+            self.lost -= self.held
+        return asked & self.held
 
     def release(self, digest: str) -> None:
         """The trial has ended, or will not be run."""
@@ -102,9 +125,25 @@ class Claims:
             self.held.remove(digest)
             self.store.remove_file(self.store.claim_file(digest, self.owner))
 
+    def release_soon(self, digest: str) -> None:
+        """Does what `release` does, and does not wait for it: for a trial that will not be taken again."""
+        if digest in self.held:
+            self.held.remove(digest)
+            self._going = [going for going in self._going if not going.done() or going.exception() is not None]
+            self._going.append(self._pool.submit(self.store.remove_file, self.store.claim_file(digest, self.owner)))
+
+    def _each(self, work: Callable[[str], None], digests: list[str]) -> None:
+        """Works on many side by side, and on one right here."""
+        if len(digests) == 1:
+            work(digests[0])
+            return
+        for _ in self._pool.map(work, digests):  # raises what one of them raised
+            pass
+
     def elsewhere(self) -> frozenset[str]:
-        """Trials that others have claimed and that are alive, as of `LOOK_AGAIN` seconds ago at most."""
-        if time.monotonic() - self._looked > LOOK_AGAIN:
+        """Trials that others have claimed and that are alive, as of the last look."""
+        if time.monotonic() - self._looked > (10 * self._looking if self._looking > SLOW else LOOK_AGAIN):
+            started = time.monotonic()
             claims = self._claims()
             # Of those without a claim too: one may have died before its first.
             owners = (name.removesuffix(".json") for name in self.store.names_in(self.store.owners_folder))
@@ -119,6 +158,7 @@ class Claims:
                     self._bury(owner, claims)
             self._elsewhere = frozenset(digest for digest, owners in claims.items() if alive.intersection(owners))
             self._looked = time.monotonic()
+            self._looking = self._looked - started
         return self._elsewhere
 
     @property

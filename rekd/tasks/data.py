@@ -15,7 +15,7 @@ from rekd.tasks.dataset_tables import read_tables
 from rekd.tasks.hub import quiet
 from rekd.tasks.images import read_images
 from rekd.tasks.labels import read_labels
-from rekd.tasks.spans import ReadText, read_text
+from rekd.tasks.spans import ReadText, Span, read_text, token_places
 from rekd.tasks.task import Task
 from rekd.tasks.task_file import Kind
 from rekd.tasks.texts import check_vocabularies, load_tokenizer, read_texts
@@ -142,6 +142,24 @@ def load_data(task: Task) -> Data:
         ),
         remarks=(*read.remarks, *absent),
     )
+
+
+def token_places_of(tasks: Sequence[Task]) -> list[Int64[np.ndarray, "sample feature 2"]]:
+    """Where each token of the pool's texts stands, in several views of one task: the first character and the one after the
+    last; 0 and 0 of one that stands nowhere."""
+    read = _read(tasks[0])
+    texts = list(read.texts["train"])
+    if (fraction := tasks[0].test_fraction) is not None:
+        chosen = set(_held_out(tasks[0], read.splits["train"], fraction, "test_fraction").tolist())
+        texts = [text for row, text in enumerate(texts) if row not in chosen]
+    texts += read.texts.get("dev", [])
+    with quiet():
+        return [np.array(list(_places(load_tokenizer(task), texts, task)), dtype=np.int64) for task in tasks]
+
+
+def _places(tokenizer: Any, texts: Sequence[str], task: Task) -> Iterator[list[Span]]:
+    for text in texts:
+        yield token_places(tokenizer, text, max_length=task.max_length or 0)
 
 
 def _without_test(task: Task, read: "_Read") -> tuple[Split, Split, list[str]]:

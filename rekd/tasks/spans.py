@@ -37,27 +37,11 @@ class ReadText:
 
 def read_text(tokenizer: Any, text: str, *, max_length: int) -> ReadText:
     """A text's tokens, padded or cut to `max_length`, and their places. Tokenizers that know none are aligned by text."""
-    encoded = tokenizer(
-        text,
-        truncation=True,
-        padding="max_length",
-        max_length=max_length,
-        return_attention_mask=True,
-        return_special_tokens_mask=True,
-        return_offsets_mapping=tokenizer.is_fast,
-        return_overflowing_tokens=not tokenizer.is_fast,
-    )
-    tokens = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+    encoded, tokens, places = _encoded(tokenizer, text, max_length=max_length)
     if tokenizer.is_fast:
-        # A space that a tokenizer puts before a text stands, by its account, where the first letter does.
-        places = [
-            _trimmed(text, *place) if token.strip("▁Ġ") else (0, 0)
-            for token, place in zip(tokens, encoded["offset_mapping"], strict=True)
-        ]
         words = encoded.word_ids()  # to some tokenizers a whole text is one word
         is_cut = bool(encoded.encodings[0].overflowing)
     else:
-        places = _aligned_places(tokenizer, text, tokens, encoded["special_tokens_mask"])
         words = [None if place == (0, 0) else 0 for place in places]
         is_cut = encoded.get("num_truncated_tokens", 0) > 0
     found = [place for place in places if place != (0, 0)]
@@ -69,6 +53,34 @@ def read_text(tokenizer: Any, text: str, *, max_length: int) -> ReadText:
         spans=_marked(text, places, [(word, _run_of(text, place)) for word, place in zip(words, places, strict=True)]),
         read=(found[0][0], found[-1][1]) if is_cut and found else (0, len(text)),
     )
+
+
+def token_places(tokenizer: Any, text: str, *, max_length: int) -> list[Span]:
+    """Where each token of a text stands by itself, not its word; special tokens and padding stand nowhere."""
+    return _encoded(tokenizer, text, max_length=max_length)[2]
+
+
+def _encoded(tokenizer: Any, text: str, *, max_length: int) -> tuple[Any, list[str], list[Span]]:
+    """What the tokenizer makes of a text, its tokens as the vocabulary writes them, and the place of each."""
+    encoded = tokenizer(
+        text,
+        truncation=True,
+        padding="max_length",
+        max_length=max_length,
+        return_attention_mask=True,
+        return_special_tokens_mask=True,
+        return_offsets_mapping=tokenizer.is_fast,
+        return_overflowing_tokens=not tokenizer.is_fast,
+    )
+    tokens = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+    if not tokenizer.is_fast:
+        return encoded, tokens, _aligned_places(tokenizer, text, tokens, encoded["special_tokens_mask"])
+    # A space that a tokenizer puts before a text stands, by its account, where the first letter does.
+    places = [
+        _trimmed(text, *place) if token.strip("▁Ġ") else (0, 0)
+        for token, place in zip(tokens, encoded["offset_mapping"], strict=True)
+    ]
+    return encoded, tokens, places
 
 
 def _trimmed(text: str, start: int, end: int) -> Span:

@@ -5,7 +5,7 @@ more: nothing here imports a library for data or models. Its arrays are `rekd.ta
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -47,6 +47,9 @@ class Model:
     """What the hub's name and revision stood for when a run began (`rekd.tasks.commits`); no part of a digest."""
     config: dict[str, Any] | None = None
     """Hugging Face configuration with its `model_type`, where there is no `source`."""
+    tokenizer: str | None = None
+    """Its own tokenizer (name on the hub or absolute path of a folder); None is the task's. No part of this digest: what it
+    makes of the texts is named by that of the task (`Task.seen_by`)."""
     defaults: dict[str, Any]
     """Fields of `Trial` where this model differs from its task; a table `re`, `rekd` or `cls` is for that objective."""
 
@@ -142,6 +145,8 @@ class Task:
     rationale_column: str | None = None
     """Column that says which features people, or whoever made the data, hold to be the evidence (`rekd.tasks.truth`).
     Nothing is trained on it, and it is no part of the digest."""
+    reader: str | None = None
+    """The model through whose own tokenizer the texts are read (`seen_by`); None is the task's tokenizer."""
     defaults: dict[str, Any]
     """Fields of `Trial`; a table `re`, `rekd` or `cls` holds for that objective."""
 
@@ -223,11 +228,29 @@ class Task:
     @property
     def tokenizer_source(self) -> tuple[str, str | None]:
         """Where a text task's tokenizer comes from: a name on the hub or a folder's absolute path, and a revision."""
-        if self.tokenizer is not None:
-            return self.tokenizer, None
+        own = self.tokenizer if self.reader is None else self.models[self.reader].tokenizer
+        if own is not None:
+            return own, None
         teacher = self.models[self.teacher]
         assert teacher.source is not None
         return teacher.source, teacher.revision
+
+    def seen_by(self, model: str) -> "Task":
+        """The task as a model reads it: where that has a tokenizer of its own, other tokens, and so another digest."""
+        reader = None if self.models[model].tokenizer is None else model
+        return self if reader == self.reader else self._views[reader]
+
+    @cached_property
+    def _views(self) -> "dict[str | None, Task]":
+        """The task by whose tokenizer its texts are read."""
+        readers = [model.name for model in self.models.values() if model.tokenizer is not None]
+        return {reader: replace(self, reader=reader, tokenizer_commit=None) for reader in (None, *readers)}
+
+    @property
+    def readers(self) -> list[Model]:
+        """The models that read the texts by the tokenizer of this view."""
+        own = None if self.reader is None else self.models[self.reader].tokenizer
+        return [model for model in self.models.values() if model.tokenizer == own]
 
     def trial(self, objective: Objective, model: str, *, seed: int, fidelity: str = "paper", **overrides: Any) -> Trial:
         """One trial of this task.
@@ -250,7 +273,7 @@ class Task:
             values |= {"lambda_rationale": 0, "lambda_rationale_schedule": None}  # which nothing reads then
         return Trial(
             task=self.name,
-            task_digest=self.digest,
+            task_digest=self.seen_by(model).digest,
             model=model,
             model_digest=self.models[model].digest,
             objective=objective,

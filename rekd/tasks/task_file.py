@@ -63,7 +63,7 @@ _TASK_TYPES: dict[str, Any] = {
     "models": dict,
     "defaults": dict,
 }
-_MODEL_TYPES: dict[str, Any] = {"source": str, "revision": str, "config": dict, "defaults": dict}
+_MODEL_TYPES: dict[str, Any] = {"source": str, "revision": str, "config": dict, "tokenizer": str, "defaults": dict}
 _REQUIRED = ("kind", "dataset", "input_column", "num_classes", "teacher", "students", "models")
 _KIND_NAMES = {str: "text", float: "a number", int: "a whole number", list: "a list of texts", dict: "a table"}
 
@@ -181,8 +181,9 @@ def _resolve_paths(table: dict[str, Any], file: Path) -> None:
     if "tokenizer" in table:
         table["tokenizer"] = _resolved(table["tokenizer"], "tokenizer", file)
     for name, model in table.get("models", {}).items():
-        if "source" in model:
-            model["source"] = _resolved(model["source"], f"models.{name}.source", file)
+        for key in ("source", "tokenizer"):
+            if key in model:
+                model[key] = _resolved(model[key], f"models.{name}.{key}", file)
 
 
 def _resolved(value: str, key: str, file: Path) -> str:
@@ -334,6 +335,14 @@ def _check_task(table: dict[str, Any], file: Path) -> None:
     models = table["models"]
     for name, model in models.items():
         _check_model(name, model, file)
+        expected = "the tokenizer of a model of texts, in a task of kind = 'text'"
+        _require(
+            "tokenizer" not in model or table["kind"] == "text",
+            f"models.{name}.tokenizer",
+            table["kind"],
+            expected,
+            file,
+        )
     check_one_of("teacher", table["teacher"], models, str(file))
     for student in table["students"]:
         check_one_of("students", student, models, str(file))

@@ -65,7 +65,7 @@ def load_tokenizer(task: Task) -> "transformers.PreTrainedTokenizerBase":
             "tokenizer.save_pretrained(folder), and name the folder as the task's tokenizer."
         )
     tokenizer.padding_side = "right"
-    for model in task.models.values():
+    for model in task.readers:
         config = _known_config(model)
         if config.get("vocab_size", math.inf) < len(tokenizer):
             raise ValueError(
@@ -89,7 +89,7 @@ def check_vocabularies(
     """
     numbers = np.unique(np.concatenate([np.unique(of_role["input_ids"]) for of_role in arrays.values()])).tolist()
     used = dict(zip(tokenizer.convert_ids_to_tokens(numbers), numbers, strict=True))
-    for model in task.models.values():
+    for model in task.readers:
         source = (str(model.source), model.revision)
         if model.source is None or source == task.tokenizer_source or not _has_tokenizer(model):
             continue

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -205,6 +206,10 @@ def test_status_of_a_store_in_use(tmp_path: Path) -> None:
     assert code == 0
     assert "cifar10 vit-tiny re seed=3: epoch 2 of 5" in out
     assert f"{'f' * 16} trial: epoch 1" in out
+    os.utime(f"{store.running_folder('f' * 16)}/epoch-00001.safetensors", (0, 0))
+    assert "ago; it has probably been stopped" in " ".join(run("status", tmp_path)[1].split())
+    store.write(store.claim_file("f" * 16, "owner"), b"")
+    assert "ago; it hangs, or its sweep was killed" in " ".join(run("status", tmp_path)[1].split())
     shutil.rmtree(tmp_path / "running")
     assert status(store).running.empty
 

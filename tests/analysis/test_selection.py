@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import alpha_settings, lambda_settings, published, select_alpha, select_lambda_select, select_teacher
+from analysis.evidence import chance_above_zero
 from analysis.selection import SelectionRule, choices, judged
 
 
@@ -317,7 +318,21 @@ def settings_of(runs: pd.DataFrame, chosen: str) -> pd.DataFrame:
     """Means of the runs that have a result, and whether they may be chosen, by another way than the rules'."""
     means = runs[runs["status"] == "ok"].groupby(["model", chosen])[["dev_loss", "dev_rationale_ratio"]].mean()
     means["eligible"] = True if chosen == "alpha" else (means["dev_rationale_ratio"] - TARGET).abs() <= TOLERANCE
+    candidates = means[means["eligible"]].index
+    behind = [one for one in candidates if any(left_behind(runs, one, other, chosen) for other in candidates)]
+    means.loc[behind, "eligible"] = False
     return means.reset_index()
+
+
+def left_behind(runs: pd.DataFrame, one: tuple[str, float], other: tuple[str, float], chosen: str) -> bool:
+    """Whether a setting has fewer seeds than another of its model and could not be ahead of it with as many as any has."""
+    if chosen == "seed" or one[0] != other[0]:
+        return False
+    rows = [runs[(runs["model"] == model) & (runs[chosen] == value)] for model, value in (one, other)]
+    most = runs[runs["model"] == one[0]].groupby(chosen).size().max()
+    ok = [each[each["status"] == "ok"].set_index("seed")["dev_loss"] for each in rows]
+    differences = (ok[0] - ok[1]).dropna().to_numpy()
+    return len(rows[0]) < len(rows[1]) and bool(chance_above_zero(differences, most) >= 0.95)
 
 
 def choices_of(runs: pd.DataFrame, chosen: str) -> pd.DataFrame:
@@ -374,3 +389,19 @@ def test_a_setting_that_is_not_eligible_changes_no_choice_and_an_eligible_one_ma
     assert after.loc["a", chosen] == 9
     assert after.loc["a", "num_eligible"] == before.loc["a", "num_eligible"] + 1
     pd.testing.assert_frame_equal(after.drop("a"), before.drop("a"))
+
+
+def test_a_setting_that_got_fewer_seeds_because_it_was_behind_is_not_chosen_for_having_had_easy_ones() -> None:
+    losses = {1e-3: [0.30, 0.31, 0.29, 0.80, 0.90], 1e-2: [0.40, 0.41, 0.39]}
+    rows = [
+        one_setting(0.15, loss, seed=seed, lambda_select=value)
+        for value, seen in losses.items()
+        for seed, loss in enumerate(seen)
+    ]
+    frame = pd.DataFrame(rows)
+    choice = select_lambda_select(frame).iloc[0]
+    assert frame.groupby("lambda_select")["dev_loss"].mean().idxmin() == 1e-2
+    assert choice["lambda_select"] == 1e-3
+    assert "lambda_select 0.01 (3 of 5 seeds, behind lambda_select 0.001 on them)" in choice["why"]
+    ahead = frame.assign(dev_loss=frame["dev_loss"].where(frame["lambda_select"] == 1e-3, 0.2))
+    assert select_lambda_select(ahead)["lambda_select"].item() == 1e-2

@@ -29,6 +29,30 @@ def test_a_worker_killed_in_mid_epoch(sweep, undisturbed, report):
     report("three workers killed in mid-epoch", epochs=epochs_begun_again(sweep.store), recovery=max(waits))
 
 
+@pytest.mark.slow
+def test_workers_that_hang_are_told_and_ended_and_their_trials_go_on(sweep, undisturbed, report):
+    """Stopped, not killed: they neither end nor report."""
+    sweep.environment["REKD_SILENCE"] = "20"
+    process = sweep.start()
+    wait_until(sweep.started_epochs, "a trial is being trained")
+    wait_until(sweep.trainers, "its process is found")
+    victims = sweep.trainers()
+    for victim in victims:
+        os.kill(victim, signal.SIGSTOP)
+    stopped = time.monotonic()
+    wait_until(lambda: not set(victims) & set(sweep.trainers()), "they are ended")
+    sweep.wait_for_an_epoch()
+    recovery = time.monotonic() - stopped
+    output = sweep.finish(process)
+    assert_same_ledger(sweep.store, undisturbed.store)
+    assert "; no epoch for " in output
+    assert output.count("Its process is ended; it is tried again.") >= len(victims)
+    assert load_trials(sweep.store)["attempt"].max() > 1, "no trial was hit"
+    report(
+        f"{len(victims)} workers that hang (a limit of 20 s)", epochs=epochs_begun_again(sweep.store), recovery=recovery
+    )
+
+
 @pytest.mark.long
 def test_the_driver_killed_at_twenty_moments(sweep, undisturbed, report):
     chance = random.Random(0)

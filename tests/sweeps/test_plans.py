@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,7 +11,7 @@ from rekd.running.plan import Plan, to_run
 from rekd.store.ledger import TRIALS_SCHEMA
 from rekd.tasks.task import load_task
 from sweeps import alpha_sweep, lambda_sweep, p_target_sweep, reproduce, seed_sweep
-from sweeps.options import Options
+from sweeps.options import Options, parse_seeds
 from sweeps.stages import Stage, add_teacher
 from sweeps.typed import of_one, typed
 
@@ -61,7 +62,7 @@ def finished(trials, dev_loss=lambda trial: 1.0, ratio=lambda trial: trial.p_tar
 def run_to_the_end(plan_function, **how) -> tuple[Plan, pd.DataFrame]:
     """Gives every trial a result as soon as it is asked for, until nothing more is."""
     results = NOTHING
-    for _ in range(10):
+    for _ in range(20):
         plan = plan_function(results)
         to_do = to_run(plan, results)
         if not to_do:
@@ -237,3 +238,55 @@ def test_a_command_is_typed_with_the_options_that_are_not_as_usual():
     assert typed("lambda_sweep", of_one(options, task, "vit-student")) == (
         "python sweeps/lambda_sweep.py --task digits --models vit-student --seeds 1-3 --epochs 3 --store 's3://b/a b' --local"
     )
+
+
+# --- Seeds by evidence ----------------------------------------------------------------------------------------------
+
+
+def noise(trial) -> float:
+    return 0.01 * np.random.default_rng([trial.seed, round(1e6 * (trial.lambda_select or 0))]).normal()
+
+
+def test_by_evidence_a_setting_that_is_far_behind_gets_no_more_seeds(plan_of):
+    function = plan_of("lambda", Options(task=["digits"], models=("vit-student",), seeds=parse_seeds("auto:3-6")))
+    first = function(NOTHING)
+    grid = {trial.lambda_select for trial in first.trials}
+    assert {trial.seed for trial in first.trials} == {2026, 2027, 2028}
+    assert sum(group.num_trials for group in first.postponed) == 3 * len(grid)
+
+    close = {sorted(grid)[2]: 0.01, sorted(grid)[3]: -0.01}
+
+    def dev_loss(trial):
+        return (-1) ** trial.seed * close.get(trial.lambda_select, 0) + 5 * (trial.lambda_select not in close)
+
+    plan, results = run_to_the_end(function, dev_loss=dev_loss)
+    counts = results.groupby("lambda_select").size().to_dict()
+    assert {value for value, number in counts.items() if number == 6} == set(close)
+    assert set(counts.values()) == {3, 6}
+    assert not plan.postponed
+    assert set(results["digest"]) == {trial.digest for trial in plan.trials}
+    assert function(results.sample(frac=1, random_state=1)).trials == plan.trials
+
+
+def test_by_evidence_the_paper_is_planned_to_its_end_with_fewer_trials(plan_of):
+    how = {"through": "rekd"}
+    function = plan_of("reproduce", Options(task=["digits"], seeds=parse_seeds("auto")), **how)
+    num_all = size(plan_of("reproduce", Options(task=["digits"]), **how)(NOTHING))
+
+    def dev_loss(trial):
+        return abs(np.log10(trial.lambda_select or 1) + 2) + abs((trial.alpha or 0.3) - 0.3) + noise(trial)
+
+    plan, _ = run_to_the_end(function, dev_loss=dev_loss)
+    assert not plan.stopped
+    assert not plan.postponed
+    assert len(plan.unique_trials()) < 0.8 * num_all
+    finals = [trial.seed for trial in plan.unique_trials().values() if (trial.objective, trial.alpha) == ("rekd", 0.3)]
+    assert sorted(finals) == list(load_task("digits").seeds)  # the choice has all
+
+
+def test_seeds_by_evidence_are_the_tasks_and_those_that_follow():
+    task = load_task("digits")
+    assert parse_seeds("auto").of(task) == task.seeds
+    assert parse_seeds("auto:3-7").of(task) == tuple(range(2026, 2033))
+    assert parse_seeds("auto:2-3").of(task) == (2026, 2027, 2028)
+    assert [str(parse_seeds(text)) for text in ("auto", "auto:4-7")] == ["auto", "auto:4-7"]
