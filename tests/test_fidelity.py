@@ -373,7 +373,7 @@ def test_training_moves_the_words_of_a_berts_generator_unless_they_are_frozen(he
     assert not torch.equal(before[positions], after[positions])
 
 
-@pytest.mark.parametrize("family", tiny.IMAGE_FAMILIES)
+@pytest.mark.parametrize("family", tiny.PATCH_FAMILIES)
 @torch.no_grad()
 def test_authors_vit_predictor_has_no_final_layernorm_and_its_generator_has(family):
     ours, theirs = (tiny.build(family, heads=heads) for heads in ("linear", "authors"))

@@ -70,7 +70,7 @@ def test_images_of_another_size_are_scaled_as_ours(tmp_path):
             assert torch.equal(load_exported(folder)(image=image).logits, ours.predict({"image": image}).logits)
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.PATCH_FAMILIES + tiny.TEXT_FAMILIES)
 def test_what_is_left_out_takes_no_part(family, tmp_path):
     """Where everything is selected nothing is left out; else the answer is another one, and the same alone as in a batch."""
     _, model = saved(family, tmp_path)

@@ -59,14 +59,23 @@ def test_the_papers_sources():
 
 
 def test_every_embedded_task_makes_trials_and_other_names_are_listed():
-    assert task_names() == ["cifar10", "cifar100", "digits", "hidden-digits", "imdb", "planted-reviews"]
+    assert task_names() == [
+        "cifar10",
+        "cifar100",
+        "digits",
+        "hidden-digits",
+        "hidden-digits-students",
+        "imdb",
+        "planted-reviews",
+    ]
     for name in task_names():
         task = load_task(name)
         assert task.name == name
         for model in (task.teacher, *task.students):
             assert task.trial("re", model, seed=1).task_digest == task.digest
     with pytest.raises(
-        ValueError, match=r"no task 'mnist'.*cifar10, cifar100, digits, hidden-digits, imdb, planted-reviews.*\.toml"
+        ValueError,
+        match=r"no task 'mnist'.*cifar10, cifar100, digits, hidden-digits, .*, imdb, planted-reviews.*\.toml",
     ):
         load_task("mnist")
 

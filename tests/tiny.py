@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rekd.method.backbones import BACKBONES
+from rekd.method.backbones import BACKBONES, PatchBackbone
 from rekd.method.losses import Learner
 from rekd.method.models import RationaleModel
 from rekd.method.samples import DeviceSamples
@@ -87,6 +87,7 @@ up to 12 tokens."""
 
 FAMILIES = tuple(CONFIGS)
 IMAGE_FAMILIES = tuple(family for family in FAMILIES if BACKBONES[family].kind == "image")
+PATCH_FAMILIES = tuple(family for family in IMAGE_FAMILIES if issubclass(BACKBONES[family], PatchBackbone))
 TEXT_FAMILIES = tuple(family for family in FAMILIES if BACKBONES[family].kind == "text")
 
 ASKED = Question(teacher_digest="teacher", teacher_sha256="weights", data_fingerprint="toy")

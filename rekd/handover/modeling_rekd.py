@@ -26,6 +26,12 @@ WITH_POOLER = ("bert", "albert")
 WITHOUT_POOLER = ("vit", "deit", "roberta")
 """Families whose encoders have a pooler that is not used."""
 
+CONVOLUTIONAL = ("resnet", "convnext")
+"""Families whose features are the cells of their last grid: what is masked are the pixels under each."""
+
+IMAGENET_SIZE = 224
+"""Pixels a side of an image where a configuration does not say."""
+
 
 class RekdConfig(PretrainedConfig):
     """What the model is built from; `details` holds the trial that trained it and the shape of an input."""
@@ -69,9 +75,11 @@ class Encoder(nn.Module):
         if self.family in WITH_POOLER + WITHOUT_POOLER:
             parts["add_pooling_layer"] = self.family in WITH_POOLER and for_classifier
         self.encoder: Any = AutoModel.from_config(AutoConfig.for_model(self.family, **values), **parts)
-        self.reads_images = hasattr(self.encoder.config, "image_size")
+        self.is_convolutional = self.family in CONVOLUTIONAL
+        self.reads_images = self.is_convolutional or hasattr(self.encoder.config, "image_size")
         if self.reads_images:
-            self.encoder.embeddings.mask_token = None
+            if not self.is_convolutional:
+                self.encoder.embeddings.mask_token = None
             for name in ("mean", "std"):
                 self.register_buffer(name, torch.ones(1, self.encoder.config.num_channels, 1, 1))
 
@@ -79,17 +87,46 @@ class Encoder(nn.Module):
         device = next(self.encoder.parameters()).device
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
 
+    @property
+    def width(self) -> int:
+        """The length of a feature's contextual vector."""
+        config = self.encoder.config
+        return config.hidden_sizes[-1] if self.is_convolutional else config.hidden_size
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the images that the encoder was made for."""
+        if not self.is_convolutional:
+            height, width = self.encoder.embeddings.patch_embeddings.image_size
+            return height, width
+        size = getattr(self.encoder.config, "image_size", IMAGENET_SIZE)
+        height, width = (size, size) if isinstance(size, int) else size
+        return height, width
+
+    @property
+    def stride(self) -> int:
+        """The side in pixels of a convolutional network's cell."""
+        config = self.encoder.config
+        if self.family == "resnet":
+            return 4 * 2 ** (len(config.depths) - 1 + config.downsample_in_first_stage)
+        patch = config.patch_size
+        return (patch if isinstance(patch, int) else patch[0]) * 2 ** (len(config.depths) - 1)
+
     def embed(self, inputs: dict[str, Tensor]) -> Tensor:
-        """One vector a feature: patches or words, before prefix tokens, positions and LayerNorm."""
+        """One vector a feature: patches, the pixels of cells or words, before prefix tokens, positions and LayerNorm."""
         if not self.reads_images:
             return self.encoder.get_input_embeddings()(inputs["input_ids"])
         pixels = inputs["pixel_values"] if "pixel_values" in inputs else self.pixel_values(inputs["image"])
-        return self.encoder.embeddings.patch_embeddings(pixels)
+        if not self.is_convolutional:
+            return self.encoder.embeddings.patch_embeddings(pixels)
+        rows, columns = (side // self.stride for side in self.image_size)
+        cells = pixels.unflatten(3, (columns, self.stride)).unflatten(2, (rows, self.stride))
+        return cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
     def pixel_values(self, image: Tensor) -> Tensor:
         """8-bit images, normalised and scaled to the size that the encoder was made for."""
         pixels = (image.to(self.mean.dtype) - self.mean) / self.std
-        height, width = self.encoder.embeddings.patch_embeddings.image_size
+        height, width = self.image_size
         if pixels.shape[-2:] == (height, width):
             return pixels
         is_larger = pixels.shape[-2] > height or pixels.shape[-1] > width
@@ -103,6 +140,8 @@ class Encoder(nn.Module):
 
         `kept`, "batch kept", numbers the features that take part; without it all of them do.
         """
+        if self.is_convolutional:
+            return self._contextual_cells(embeddings)
         if self.reads_images:
             return self._contextual_patches(embeddings, final_norm, kept)
         valid = inputs["attention_mask"]
@@ -116,6 +155,13 @@ class Encoder(nn.Module):
         output = self.encoder(inputs_embeds=embeddings, attention_mask=valid, **positions)
         pooled = getattr(output, "pooler_output", None)
         return output.last_hidden_state, output.last_hidden_state[:, 0] if pooled is None else pooled
+
+    def _contextual_cells(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        grid = [side // self.stride for side in self.image_size]
+        pixels = embeddings.unflatten(2, (-1, self.stride, self.stride)).unflatten(1, grid)
+        output = self.encoder(pixels.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3))
+        cells = output.last_hidden_state.flatten(2).transpose(1, 2)
+        return self.encoder.layernorm(cells) if self.family == "convnext" else cells, output.pooler_output.flatten(1)
 
     def _contextual_patches(self, embeddings: Tensor, final_norm: bool, kept: Tensor | None) -> tuple[Tensor, Tensor]:
         parts = self.encoder.embeddings
@@ -145,7 +191,7 @@ class Generator(nn.Module):
     def __init__(self, config: RekdConfig) -> None:
         super().__init__()
         self.backbone = Encoder(config, for_classifier=False)
-        width = self.backbone.encoder.config.hidden_size
+        width = self.backbone.width
         if config.heads == "authors" and not self.backbone.reads_images:
             self.head = nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(256, 2))
         else:
@@ -164,7 +210,7 @@ class Predictor(nn.Module):
         super().__init__()
         self.backbone = Encoder(config, for_classifier=config.predictor_reads == "pooler")
         self.final_norm = config.heads != "authors"
-        width = self.backbone.encoder.config.hidden_size
+        width = self.backbone.width
         self.num_classes = config.num_classes
         self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(width, config.num_classes))
 
@@ -181,7 +227,10 @@ class Predictor(nn.Module):
 
     def without_the_rest(self, inputs: dict[str, Tensor], mask: Tensor) -> Tensor:
         """Logits where features that are not selected take no part, instead of being zero; inputs of equally many are
-        computed together. A text's first token stays: a classifier reads what becomes of it."""
+        computed together. A text's first token stays: a classifier reads what becomes of it. A convolution leaves nothing out.
+        """
+        if self.backbone.is_convolutional:
+            return self(inputs, mask)[0]
         takes_part = mask.bool() & inputs.get("attention_mask", mask).bool()
         if not self.backbone.reads_images:
             takes_part[:, 0] = True

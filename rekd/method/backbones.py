@@ -1,8 +1,8 @@
 """Hugging Face encoders in two halves, so that a mask fits between them.
 
-`embed` turns an input into feature embeddings (patches, cells of pixels or tokens); `contextualise` turns feature embeddings,
-masked or not, into contextual features. What a family does differently stands in one small class each. Pretrained weights are put
-into them by `rekd.method.pretrained`.
+`embed` turns an input into feature embeddings (patches, cells of pixels or tokens); `contextualise` turns feature
+embeddings, masked or not, into contextual features. What a family does differently stands in one small class each.
+Pretrained weights are put into them by `rekd.method.pretrained`.
 """
 
 import math
@@ -310,11 +310,14 @@ class ConvolutionalBackbone(ImageBackbone):
 
     def embed(self, inputs: Inputs) -> Tensor:
         """The pixels of each cell."""
-        return F.unfold(self.pixel_values(inputs["image"]), self.stride, stride=self.stride).transpose(1, 2)
+        rows, columns = self.grid
+        pixels = self.pixel_values(inputs["image"])
+        cells = pixels.unflatten(3, (columns, self.stride)).unflatten(2, (rows, self.stride))
+        return cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
     def contextualise(self, embeddings: Tensor, inputs: Inputs, *, final_norm: bool = True) -> Contextual:
-        pixels = F.fold(embeddings.transpose(1, 2), self.image_size, self.stride, stride=self.stride)
-        output = self.encoder(pixels)
+        cells = embeddings.unflatten(2, (-1, self.stride, self.stride)).unflatten(1, self.grid)
+        output = self.encoder(cells.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3))
         cells = output.last_hidden_state.flatten(2).transpose(1, 2)
         return Contextual(features=self.normed(cells), summary=output.pooler_output.flatten(1))
 

@@ -29,7 +29,8 @@ def audit_task(task: Task, supplies: Supplies, *, again: bool = False) -> Iterat
     """Audits the RE and REKD trials of a task that have ended well, one after the other, and keeps what is found.
 
     Those that were audited before by this judge are left out, but `again`. It needs their rationales of the test split,
-    from the store or else from their model. Trials with neither are left out.
+    from the store or else from their model. Trials with neither are left out, and those of models that select among other
+    features than the judge reads.
     """
     store = supplies.store
     with one_thread(supplies.device):
@@ -48,10 +49,9 @@ def audit_task(task: Task, supplies: Supplies, *, again: bool = False) -> Iterat
             trial = Trial.from_record(json.loads(row["config"]))
             model = model_of(supplies, trial)
             predicted = predicted_of(supplies, trial, model, test)
-            if predicted is not None:
-                found = auditor.audit(predicted.mask, model) | agreement_of(
-                    auditor.judge, data.test.truth, predicted.mask
-                )
+            if predicted is not None and predicted.mask.shape[1] == auditor.judge.num_features(data.test.arrays):
+                truth = data.test.truth
+                found = auditor.audit(predicted.mask, model) | agreement_of(auditor.judge, truth, predicted.mask)
                 audit = Audit(judge=name, **found)
                 Audits(store).write(trial.digest, audit)
                 yield trial, audit

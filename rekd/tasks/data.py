@@ -322,10 +322,15 @@ def _read_digits(task: Task) -> _Read:
 
 def _read_hidden_digits(task: Task) -> _Read:
     splits = {
-        name: Split({"image": one.images}, one.labels, Truth(one.truth, np.ones(len(one.labels), dtype=bool)))
+        name: Split({"image": one.images}, one.labels, Truth(_by_rows(one.truth), np.ones(len(one.labels), dtype=bool)))
         for name, one in hidden_digits.make().items()
     }
     return _Read(splits=splits, class_names=task.class_names)
+
+
+def _by_rows(cells: np.ndarray) -> np.ndarray:
+    """Marks of cells in rows and columns, so that a model of another patch size finds its own."""
+    return cells.reshape(len(cells), hidden_digits.GRID, hidden_digits.GRID)
 
 
 _READ_HERE = {"digits": _read_digits, "hidden-digits": _read_hidden_digits}

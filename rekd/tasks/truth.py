@@ -32,7 +32,7 @@ class Truth:
     """The evidence in samples of a split."""
 
     marks: np.ndarray
-    """bool: "sample feature"; or "sample height width", pixels of images."""
+    """bool: "sample feature"; or "sample height width", pixels of images or cells that divide them evenly."""
     known: Bool[np.ndarray, "sample"]
     """False where nobody has said."""
 
