@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rekd.handover.modeling_rekd import FAMILIES
 from rekd.handover.trained import Trained, find_trained
 from rekd.method.models import RationaleModel
 from rekd.store.saved_model import checksum_of
@@ -54,6 +55,11 @@ def write_export(trained: Trained, folder: Path) -> None:
 
     Raises ValueError where the files are not those of a trained model.
     """
+    family = trained.config["backbone"]["model_type"]
+    if family not in FAMILIES:
+        raise ValueError(
+            f"A model of the family {family!r} cannot be exported: {MODELING} builds {', '.join(FAMILIES)}."
+        )
     kept = {name: content for name, content in trained.files.items() if name not in ("config.json", "README.md")}
     kept[MODELING] = Path(__file__).with_name(MODELING).read_bytes()
     for name, content in kept.items():
