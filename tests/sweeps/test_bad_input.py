@@ -272,7 +272,8 @@ CASES = {
     ),
     # Models.
     "a model of no known family": Case(
-        "is of the family 'swin', ... Families: albert, bert, convnext, deit, dinov2, distilbert, electra, modernbert, resnet, roberta, vit.",
+        "is of the family 'swin', ... Families: albert, bert, convnext, deit, dinov2, distilbert, electra, modernbert, resnet, "
+        "roberta, vit.",
         prepare=spoil_json("vit-tiny/config.json", model_type="swin"),
     ),
     "a finished trial for a pretrained model": Case(
