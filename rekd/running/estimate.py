@@ -100,7 +100,7 @@ class Estimator:
         self.device = device
         self.steps = dict(steps or {})
         results = results.reindex(columns=list(COLUMNS))
-        is_alike = [_kinds_of_device(named) == {device} for named in results["device"].fillna("")]
+        is_alike = [_kinds_of_device(named) == {device} for named in results["device"].astype(object).fillna("")]
         alike = results.loc[pd.Series(is_alike, index=results.index, dtype=bool)]
         finished = alike[(alike["status"] == "ok") & (alike["train_seconds"] > 0)]
         kinds = [results[name] for name in ("task_digest", "model_digest", "objective")]
