@@ -4,8 +4,7 @@ import csv
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -35,7 +34,7 @@ from analysis.selection import (
 )
 from analysis.settings import labels
 from analysis.status import status as status_of
-from rekd.command_line import PlainConsole, print_error
+from rekd.command_line import PlainConsole, bad_input
 from rekd.messages import cell, duration, number, plain
 from rekd.store.files import Store
 
@@ -107,7 +106,7 @@ class Drawing(StrEnum):
 @app.command()
 def select(store: StoreArgument, tolerance: ToleranceOption = 0.01, task: TaskOption = None) -> None:
     """Shows which lambda_select, alpha and teacher the rules choose, and why."""
-    with _bad_input():
+    with bad_input():
         stages = _stages(store, tolerance, task)
         _show_choices("lambda_select", select_lambda_select(stages.lambdas, tolerance))
         _show_choices("alpha", select_alpha(stages.alphas))
@@ -127,7 +126,7 @@ def tables_command(
     interval: MethodOption = Method.student,
 ) -> None:
     """Shows the paper's tables with the trials at hand, the paper's numbers beside them; or writes them to files."""
-    with _bad_input():
+    with bad_input():
         made = tables.all_tables(_stages(store, tolerance, task), baseline=baseline.value, method=interval.value)
         if out is None:
             for table in made:
@@ -153,7 +152,7 @@ def figures_command(
     task: TaskOption = None,
 ) -> None:
     """Writes the figures: ratio against accuracy, the sweeps with the chosen point, training curves, seeds."""
-    with _bad_input():
+    with bad_input():
         stages = _stages(store, tolerance, task)
         pictures = figures.all_pictures(stages, load_epochs(store, stages.finals["digest"].tolist()))
         for picture in pictures:
@@ -180,7 +179,7 @@ def report_command(
 ) -> None:
     """Writes the report: one HTML file that needs no network; or serves it while a sweep runs."""
     options = {"tolerance": tolerance, "baseline": baseline.value, "method": interval.value}
-    with _bad_input():
+    with bad_input():
         if watch:
             _watch(store, options, port)
             return
@@ -215,7 +214,7 @@ def export_ledger_command(
     out: Annotated[Path, typer.Option(help="Folder for a file a table: trials, epochs, audits.")] = Path("ledger"),
 ) -> None:
     """Writes the ledger for other programs: all trials, epochs and audits, as CSV or Parquet."""
-    with _bad_input():
+    with bad_input():
         _require_store(store)
         names = []
         for name, content in ledger_files(store, to.value):
@@ -227,7 +226,7 @@ def export_ledger_command(
 @app.command("macros")
 def macros_command(store: StoreArgument, tolerance: ToleranceOption = 0.01, task: TaskOption = None) -> None:
     """Prints a LaTeX macro for every number of the main tables: `rekd macros STORE > numbers.tex`."""
-    with _bad_input():
+    with bad_input():
         print(to_macros(_stages(store, tolerance, task), source=f"the store {store}"), end="")
 
 
@@ -238,7 +237,7 @@ def query_command(
     out: Annotated[Path | None, typer.Option(help="A .csv or .parquet file for all rows.")] = None,
 ) -> None:
     """Answers SQL over the ledger: a table in a terminal, CSV where the output is not one."""
-    with _bad_input():
+    with bad_input():
         if out is not None and out.suffix not in (".csv", ".parquet"):
             raise ValueError(f"--out is a .csv or a .parquet file, got {out}.")
         _require_store(store)
@@ -261,7 +260,7 @@ def query_command(
 @app.command("status")
 def status_command(store: StoreArgument) -> None:
     """Shows what is done, running, diverged and failed, and how long the running trials will take."""
-    with _bad_input():
+    with bad_input():
         _require_store(store)
         now = status_of(store)
         names = {"num_ok": "done", "num_running": "running", "num_failed": "failed", "num_diverged": "diverged"}
@@ -379,13 +378,3 @@ def _parts_that_fit(text: pd.DataFrame, width: int) -> list[list[str]]:
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-
-
-@contextmanager
-def _bad_input() -> Iterator[None]:
-    """What a user can put right is one message and exit status 2."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        print_error(error)
-        raise typer.Exit(2) from error

@@ -2,17 +2,15 @@
 
 import asyncio
 import hashlib
-import importlib.resources
 import math
 from collections.abc import Mapping
 from typing import Any
 
-import jinja2
 import pandas as pd
 from aiohttp import web
 from markupsafe import Markup
 
-from analysis.report import hash_of, report
+from analysis.report import hash_of, rendered, report, source
 from analysis.status import status
 from rekd.loopback import Route, loopback_app
 from rekd.messages import duration
@@ -61,11 +59,11 @@ class LiveReport:
     def _build(self, version: str) -> str:
         if self._has_ended():
             return report(self.store, live=version, **self.options)
-        script = _template("live.js")
-        return _rendered(
+        script = source("live.js")
+        return rendered(
             "waiting.html",
             store=str(self.store),
-            style=Markup(_template("report.css")),
+            style=Markup(source("report.css")),
             live=version,
             live_script=Markup(script),
             live_hash=hash_of(script),
@@ -81,7 +79,7 @@ class LiveReport:
             _running(trial, records_so_far(self.store, str(trial["digest"])) if number < MOST_SHOWN else [])
             for number, (_, trial) in enumerate(found.running.iterrows())
         ]
-        return _rendered("now.html", trials=trials, left=duration(found.seconds_left), any=self._has_ended())
+        return rendered("now.html", trials=trials, left=duration(found.seconds_left), any=self._has_ended())
 
 
 def _running(trial: pd.Series, records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -118,12 +116,3 @@ def points(pairs: list[tuple[int, float]]) -> str:
         f"{100 * (epoch - min(epochs)) / width:.1f},{28 - 26 * (value - min(values)) / height:.1f}"
         for epoch, value in pairs
     )
-
-
-def _rendered(name: str, **values: Any) -> str:
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(_template(name)).render(**values)
-
-
-def _template(name: str) -> str:
-    return (importlib.resources.files("analysis") / "templates" / name).read_text(encoding="utf-8")

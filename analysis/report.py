@@ -75,14 +75,10 @@ def report(
     stages = split_stages(trials, tolerance)
     epochs = load_epochs(ledger, stages.finals["digest"].tolist())
     found = audit_table(stages.finals, load_audits(ledger))
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    folder = importlib.resources.files("analysis") / "templates"
-    script = (folder / "report.js").read_text(encoding="utf-8")
-    live_script = (folder / "live.js").read_text(encoding="utf-8") if live else ""
-    template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
-    return template.render(
+    script = source("report.js")
+    live_script = source("live.js") if live else ""
+    return rendered(
+        "report.html",
         title=title,
         store=str(ledger.store),
         written=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
@@ -98,13 +94,26 @@ def report(
         audit=sheet("", found, notes=(JUDGE_SAYS,)) if len(found) else None,
         agrees=[AGREES] if stages.finals["test_rationale_f1"].notna().any() else [],
         made_with=sheet("", _made_with(trials), stacked=True),
-        style=Markup((folder / "report.css").read_text(encoding="utf-8")),
+        style=Markup(source("report.css")),
         script=Markup(script),
         script_hash=hash_of(script),
         live=live,
         live_script=Markup(live_script),
         live_hash=hash_of(live_script),
     )
+
+
+def rendered(name: str, **values: Any) -> str:
+    """A template with these values, in which every text is escaped and none may be missing."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(source(name)).render(**values)
+
+
+def source(name: str) -> str:
+    """The text of a template, style or script."""
+    return (importlib.resources.files("analysis") / "templates" / name).read_text(encoding="utf-8")
 
 
 def hash_of(script: str) -> str:

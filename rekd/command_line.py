@@ -4,7 +4,8 @@ numbers are whole; output that is not UTF-8."""
 import io
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
@@ -68,6 +69,16 @@ def print_error(error: object) -> None:
     """One line on standard error, however long: a terminal breaks it by itself, and a log file has it whole."""
     line = Text.assemble(("Error:", "red"), " ", " ".join(str(error).split()))
     PlainConsole(stderr=True, highlight=False).print(line, soft_wrap=True)
+
+
+@contextmanager
+def bad_input(kinds: type[Exception] | tuple[type[Exception], ...] = (ValueError, OSError)) -> Iterator[None]:
+    """Makes what a user can put right, errors of these kinds, one message and exit status 2."""
+    try:
+        yield
+    except kinds as error:
+        print_error(error)
+        raise typer.Exit(2) from error
 
 
 def print_table(console: Console, table: Table) -> None:

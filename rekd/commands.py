@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rekd.command_line import PlainConsole, parse_duration, print_error, print_table
+from rekd.command_line import PlainConsole, bad_input, parse_duration, print_table
 from rekd.handover.handing import explain, export
 from rekd.schedule import grid_value
 from rekd.store.claims import LEASE, Claims
@@ -54,7 +54,7 @@ def train(
 ) -> None:
     """Trains one trial without Ray, a line an epoch, and writes its row to the ledger."""
     console = PlainConsole(highlight=False)
-    try:
+    with bad_input():
         given = {"alpha": _number(alpha), "lambda_select": _number(lambda_select), "p_target": p_target}
         given |= {"epochs": epochs, "distils": distils, **_taught_by(teacher or ())}
         chosen = load_task(task)
@@ -63,14 +63,12 @@ def train(
         place = Store(store)
         ledger = Ledger(place)
         has_ended = _has_ended(ledger, trial)
-    except (ValueError, OSError) as error:
-        raise _bad_input(error) from error
     if not has_ended:
         from rekd.running.one_trial import check_trial, run_trial
         from rekd.running.supplies import Supplies, default_device
 
         supplies = Supplies(place, device=default_device())
-        try:
+        with bad_input():
             chosen = pinned(chosen, [model])
             remarks = moved(commits(chosen, [model]), ledger.trials()["commits"].to_pylist())
             for remark in [*remarks, *check_trial(trial, task=chosen, supplies=supplies)]:
@@ -85,8 +83,6 @@ def train(
                         _print_epoch(console, trial, record)
                         _check_held(claims, trial)
             ledger.compact()
-        except (ValueError, OSError) as error:
-            raise _bad_input(error) from error
     row = ledger.row(trial.digest)
     assert row is not None
     if row["status"] == "ok":
@@ -144,7 +140,7 @@ def audit(
     from rekd.running.supplies import Supplies, default_device
 
     console = PlainConsole(highlight=False)
-    try:
+    with bad_input():
         chosen, num_audited = load_task(task), 0
         chosen = pinned(chosen, [chosen.teacher])
         supplies = Supplies(_existing(store), device=default_device())
@@ -154,8 +150,6 @@ def audit(
             line = f"{trial.digest} {trial}: {accuracy}; {found.verdict}"
             console.print(line, markup=False, soft_wrap=True)
         console.print(f"{num_audited} trials audited; `python -m analysis report {store}` shows what was found.")
-    except (ValueError, OSError) as error:
-        raise _bad_input(error) from error
 
 
 @app.command()
@@ -172,12 +166,10 @@ def score(
     from rekd.running.others import score_others
     from rekd.running.supplies import Supplies, default_device
 
-    try:
+    with bad_input():
         supplies = Supplies(_existing(store), device=default_device())
         chosen = pinned(load_task(task), [])
         found = dict(score_others(chosen, supplies, digest, file, column))
-    except (ValueError, OSError) as error:
-        raise _bad_input(error) from error
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", "the model's own", "those of the file"):
         table.add_column(name, justify="left" if not name else "right")
@@ -200,15 +192,13 @@ def status(
     from rekd.cluster.bill import ask, lines
     from rekd.cluster.ray_cluster import FILES, find
 
-    try:
+    with bad_input(ValueError):
         if not cluster:
             raise ValueError("The status of what? --cluster, or `python -m analysis status STORE` for a store.")
         found = find()
         told = [f"No cluster was started from {' or '.join(FILES)}, as far as this machine knows."]
         for line in lines(found, ask(found)) if found is not None else told:
             PlainConsole(highlight=False).print(escape(line), soft_wrap=True)
-    except ValueError as error:
-        raise _bad_input(error) from error
 
 
 @app.command()
@@ -222,14 +212,12 @@ def fetch(
     from rekd.running.downloads import fetch as fetch_task
 
     console = PlainConsole(highlight=False)
-    try:
+    with bad_input(ValueError):
         place = Store(store)
         place.check_writable()
         for task in tasks:
             names = fetch_task(task, place)
             console.print(f"{escape(task)}: {escape(', '.join(names)) or 'all of it is there'}", soft_wrap=True)
-    except ValueError as error:
-        raise _bad_input(error) from error
 
 
 @app.command()
@@ -241,10 +229,8 @@ def down(
 
     console = PlainConsole(highlight=False)
     _say_what_runs(file, console)
-    try:
+    with bad_input(ValueError):
         is_gone = take_down(file, partial(console.print, soft_wrap=True))
-    except ValueError as error:
-        raise _bad_input(error) from error
     if not is_gone:
         raise typer.Exit(1)
     console.print(
@@ -264,7 +250,7 @@ def tidy(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
 ) -> None:
     """Removes what nothing in a store needs any more, and says what. What is running keeps what it needs."""
-    try:
+    with bad_input():
         place = _existing(store)
         found = find_rubbish(place, keep_models=keep_models)
         print("\n".join(map(_described, found)) or "There is nothing to remove.")
@@ -274,8 +260,6 @@ def tidy(
                     claims.check_alone()
                 num_bytes = sum(remove(place, rubbish, claims) for rubbish in found)
             print(f"{num_bytes:,} bytes were removed. What belongs to trials that are running stays.")
-    except (ValueError, OSError) as error:
-        raise _bad_input(error) from error
 
 
 def _described(rubbish: Rubbish) -> str:
@@ -288,10 +272,8 @@ def redo(
     digests: Annotated[list[str], typer.Argument(metavar="DIGEST...", help="Trials that have ended.")],
 ) -> None:
     """Trials count as failed from now on: the next sweep that asks for them runs them from the start."""
-    try:
+    with bad_input():
         run_again(_existing(store), digests)
-    except (ValueError, OSError) as error:
-        raise _bad_input(error) from error
     print(f"To be run again: {', '.join(digests)}. Type the command of their sweep.")
 
 
@@ -313,8 +295,3 @@ def _say_what_runs(file: str, console: Console) -> None:
                 console.print(escape(line), soft_wrap=True)
     except ValueError:  # taking it down says what is wrong
         return
-
-
-def _bad_input(error: Exception) -> typer.Exit:
-    print_error(error)
-    return typer.Exit(2)

@@ -308,12 +308,17 @@ class Trial:
 
     def at(self, share: float) -> "Trial":
         """The trial as it is after a share of its run, from 0 to 1: with the values that its schedules give then."""
-        values = {}
-        for name in SCHEDULED:
-            text = getattr(self, f"{name}_schedule")
-            if text is not None and (schedule := Schedule.read(text, name)) is not None:
-                values[name] = schedule.value(share, last=getattr(self, name))
-        return self if not values else replace(self, **values, **{f"{name}_schedule": None for name in values})
+        if not self.schedules:
+            return self
+        values = {name: each.value(share, last=getattr(self, name)) for name, each in self.schedules.items()}
+        return replace(self, **values, **{f"{name}_schedule": None for name in values})
+
+    @cached_property
+    def schedules(self) -> dict[str, Schedule]:
+        """How the numbers move that do, by their names. They are read once: `at` is asked in every step."""
+        texts = {name: getattr(self, f"{name}_schedule") for name in SCHEDULED}
+        read = {name: Schedule.read(text, f"{name}_schedule") for name, text in texts.items() if text is not None}
+        return {name: schedule for name, schedule in read.items() if schedule is not None}
 
     @cached_property
     def digest(self) -> str:
@@ -350,7 +355,7 @@ class Trial:
         parts = [self.task, self.model, self.objective]
         for name in ("p_target", "lambda_select", "alpha"):
             if (value := getattr(self, name)) is not None:
-                schedule = Schedule.read(getattr(self, f"{name}_schedule", CONSTANT), name)
+                schedule = self.schedules.get(name)
                 shown = number(value) if schedule is None else str(Move(last=value, schedule=schedule))
                 parts.append(f"{name}={shown}")
         return " ".join([*parts, f"seed={self.seed}"])

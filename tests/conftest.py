@@ -31,6 +31,15 @@ def pytest_sessionfinish(session, exitstatus):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A browser for the pages of a test file, whose tests are marked `in_chromium.in_browser`."""
+    import in_chromium
+
+    with in_chromium.started(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
 @pytest.fixture
 def store(tmp_path):
     """An empty results folder."""

@@ -2,9 +2,7 @@
 
 import asyncio
 import io
-import shutil
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
 
 import aiohttp
@@ -13,9 +11,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from handed import TEXT
+from in_chromium import in_browser, look
 from PIL import Image
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -25,12 +23,6 @@ from rekd.handover import try_page
 from rekd.handover.side_by_side import named_explainers
 from rekd.handover.try_page import TryPage
 from rekd.loopback import HOST, Route, loopback_app
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-in_browser = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None,
-    reason="no Chromium: apt-get install chromium chromium-driver runs the browser's tests too",
-)
 
 
 @pytest.fixture(scope="module")
@@ -167,21 +159,6 @@ class TestPort:
         self.socket.close()
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"):
-        options.add_argument(f"--{flag}")
-    for flag in ("disable-background-networking", "disable-component-update", "disable-sync"):
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture
 def served():
     """Serves applications from a thread, and gives their addresses."""
@@ -207,12 +184,6 @@ def served():
     for loop, end, thread in ends:
         loop.call_soon_threadsafe(end.set)
         thread.join(30)
-
-
-def look(browser: webdriver.Chrome, address: str, width: int) -> None:
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    browser.get(address)
 
 
 def wait(browser: webdriver.Chrome, condition) -> None:

@@ -2,8 +2,7 @@
 as ONNX with 8-bit weights."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -14,6 +13,7 @@ import torch
 
 from rekd.handover.modeling_rekd import RekdModel
 from rekd.method.samples import Samples
+from rekd.method.train import one_thread
 from rekd.tasks.hub import quiet
 
 Arrays = Mapping[str, np.ndarray]
@@ -73,7 +73,7 @@ def as_given(arrays: Arrays) -> dict[str, np.ndarray]:
 
 def compare(forms: Mapping[str, tuple[Form, int]], samples: Samples) -> list[Comparison]:
     """Every form with its size in bytes, by name, beside the first of them."""
-    with one_cpu_thread():
+    with one_thread(torch.device("cpu")):  # as the sessions of ONNX do that are compared
         answers = {name: _answers(form, samples) for name, (form, _) in forms.items()}
         times = {name: _milliseconds(form, samples.arrays) for name, (form, _) in forms.items()}
     logits, masks = next(iter(answers.values()))
@@ -108,14 +108,3 @@ def _milliseconds(form: Form, arrays: Arrays) -> float:
         form(one)
         taken.append(time.perf_counter() - start)
     return 1000 * median(taken)
-
-
-@contextmanager
-def one_cpu_thread() -> Iterator[None]:
-    """Lets torch compute on one thread, as the sessions of ONNX do that are compared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,15 +1,14 @@
 """The commands that hand a trained model over: `rekd export` and `rekd explain`."""
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rekd.command_line import PlainConsole, print_error
+from rekd.command_line import PlainConsole, bad_input
 
 if TYPE_CHECKING:
     from rekd.handover.forms import Comparison
@@ -201,13 +200,3 @@ def _described(form: "Comparison") -> str:
         f"{form.form}: {form.num_bytes / 1e6:.2f} MB, {form.milliseconds:.2f} ms a sample, accuracy {form.accuracy:.4f}, "
         f"{form.equal_masks:.2%} equal masks, logits within {form.logit_difference:.1e}"
     )
-
-
-@contextmanager
-def bad_input() -> Iterator[None]:
-    """What a user can put right is one message and exit status 2."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        print_error(error)
-        raise typer.Exit(2) from error

@@ -195,20 +195,16 @@ class Conductor:
 
         Each counts for those after it. Why others do not fit is added to `refused`, by digest.
         """
-        given = [*self.live.values(), *self._ready]
+        given_out = self.gpu_seconds + sum(map(self._gpu_seconds, [*self.live.values(), *self._ready]))
         for trial in list(self.agenda.queue):
             if trial.digest in passed or not trial.teachers.keys().isdisjoint(self.agenda.again):
                 continue
-            if why := self._why_not(trial, given):
+            with_it = given_out + self._gpu_seconds(trial)
+            if why := self.limit(seconds=self.agenda.seconds(trial), gpu_seconds=with_it):
                 refused[trial.digest] = why
             elif self.is_supplied(trial):
-                given.append(trial)
+                given_out = with_it
                 yield trial
-
-    def _why_not(self, trial: Trial, given: list[Trial]) -> str:
-        """Why a trial does not fit into what the limits leave beside those that were given out; nothing where it does."""
-        seconds = sum(map(self._gpu_seconds, [*given, trial]))
-        return self.limit(seconds=self.agenda.seconds(trial), gpu_seconds=self.gpu_seconds + seconds)
 
     def _gpu_seconds(self, trial: Trial) -> float:
         return self.agenda.seconds(trial) * self.gpus_of(trial)

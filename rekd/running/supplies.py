@@ -28,6 +28,7 @@ class Supplies:
         self._data: dict[str, Data] = {}
         self._targets: dict[Question, Targets] = {}
         self._teachers: dict[str, RationaleModel] = {}  # by the checksum of what was saved
+        self._grids: dict[str, Grid | None] = {}  # by the digest: trained again, a teacher is of the same architecture
 
     def data(self, task: Task) -> Data:
         """A task's arrays."""
@@ -68,8 +69,10 @@ class Supplies:
 
     def grid(self, digest: str) -> Grid | None:
         """Rows and columns of a teacher's features; None where they are tokens."""
-        with torch.device("meta"):  # which costs neither memory nor time
-            return load_backbone(config=config_of(self.store, digest)["backbone"]).grid
+        if digest not in self._grids:
+            with torch.device("meta"):  # which costs neither memory nor time
+                self._grids[digest] = load_backbone(config=config_of(self.store, digest)["backbone"]).grid
+        return self._grids[digest]
 
     def _keep_targets(self, asked: Question, targets: Targets) -> None:
         targets.check(asked)

@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rekd.store.files import DamagedFileError
-from rekd.store.formats import written_by
+from rekd.store.formats import metadata_of, written_by
 from rekd.trial import canonical_json
 
 
@@ -32,9 +32,7 @@ def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and state of a packed file. Raises DamagedFileError where a bit is not what it was."""
     try:
         tensors = load(content)
-        # safetensors shows metadata of files on disk only: the header is an 8-byte length and that many bytes of JSON.
-        length = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+        metadata = metadata_of(content)
         expected, text = metadata.pop("sha256"), metadata["state"]
     except (SafetensorError, KeyError, ValueError) as error:
         raise DamagedFileError(f"not a packed file: {error}") from error

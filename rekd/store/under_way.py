@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from rekd.store.files import Store
+from rekd.store.formats import header_end, metadata_of
 
 LARGEST_HEADER = 32 * 2**20
 """Bytes of a checkpoint's header, beyond which it is none of ours."""
@@ -23,11 +24,10 @@ def records_so_far(store: Store, digest: str) -> list[dict[str, Any]]:
 
 def _state(store: Store, path: str) -> dict[str, Any]:
     """The JSON in a packed file's header (`rekd.store.packed`)."""
-    length = int.from_bytes(store.read_first(path, 8), "little")
-    if length > LARGEST_HEADER:
-        raise ValueError(f"{path} has a header of {length} bytes.")
-    header = json.loads(store.read_first(path, 8 + length)[8:])
-    return json.loads(header["__metadata__"]["state"])
+    end = header_end(store.read_first(path, 8))
+    if end > LARGEST_HEADER:
+        raise ValueError(f"{path} has a header of {end} bytes.")
+    return json.loads(metadata_of(store.read_first(path, end))["state"])
 
 
 def curve(records: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:

@@ -1,8 +1,6 @@
 """The report, clicked in a real browser where there is one."""
 
 import re
-import shutil
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,8 +8,8 @@ import made_up
 import numpy as np
 import pandas as pd
 import pytest
+from in_chromium import in_browser, look
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -23,11 +21,6 @@ from analysis.report import _shared_samples, _warnings, report
 from rekd.store.files import Store
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-in_browser = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None,
-    reason="no Chromium: apt-get install chromium chromium-driver runs the browser's tests too",
-)
 
 
 @pytest.fixture(scope="module")
@@ -44,28 +37,6 @@ def page(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"):
-        options.add_argument(f"--{flag}")
-    for flag in ("disable-background-networking", "disable-component-update", "disable-sync"):
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
-
-
-def open_at(browser: webdriver.Chrome, page: Path, width: int) -> None:
-    # A window cannot be made as narrow as a phone; its viewport can.
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    browser.get(page.as_uri())
-
-
 def column(table, index: int) -> list[str]:
     return [
         row.find_elements(By.TAG_NAME, "td")[index].text for row in table.find_elements(By.CSS_SELECTOR, "tbody tr")
@@ -78,7 +49,7 @@ def captioned(browser: webdriver.Chrome, words: str):
 
 @in_browser
 def test_a_click_sorts_a_table_by_its_numbers(browser: webdriver.Chrome, page: Path) -> None:
-    open_at(browser, page, 1280)
+    look(browser, page.as_uri(), 1280)
     table = captioned(browser, "Tuning lambda_select (the paper's Table 4)")
     headers = [header.text for header in table.find_elements(By.TAG_NAME, "th")]
     index = next(index for index, header in enumerate(headers) if header.startswith("dev loss"))
@@ -97,7 +68,7 @@ def test_a_click_sorts_a_table_by_its_numbers(browser: webdriver.Chrome, page: P
 
 @in_browser
 def test_pointing_at_a_plot_shows_its_values(browser: webdriver.Chrome, page: Path) -> None:
-    open_at(browser, page, 1280)
+    look(browser, page.as_uri(), 1280)
     tip = browser.find_element(By.ID, "tip")
     assert not tip.is_displayed()
     group = browser.find_element(By.ID, "ratio-cifar10--ratio-cifar10-2")
@@ -118,7 +89,7 @@ def test_pointing_at_a_plot_shows_its_values(browser: webdriver.Chrome, page: Pa
 @in_browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_overflows_the_page(browser: webdriver.Chrome, page: Path, width: int) -> None:
-    open_at(browser, page, width)
+    look(browser, page.as_uri(), width)
     root = "document.documentElement"
     needed, given = browser.execute_script(f"return [{root}.scrollWidth, {root}.clientWidth]")
     assert needed <= given <= width
@@ -135,7 +106,7 @@ def test_nothing_overflows_the_page(browser: webdriver.Chrome, page: Path, width
 
 @in_browser
 def test_data_is_shown_and_not_run(browser: webdriver.Chrome, page: Path) -> None:
-    open_at(browser, page, 1280)
+    look(browser, page.as_uri(), 1280)
     assert browser.title == "Rationale extraction and its distillation"
     text = browser.find_element(By.TAG_NAME, "body").text
     assert "<script>document.title = 'hacked'</script>" in text
@@ -152,9 +123,9 @@ def test_data_is_shown_and_not_run(browser: webdriver.Chrome, page: Path) -> Non
 
 @in_browser
 def test_the_page_asks_for_nothing_and_complains_of_nothing(browser: webdriver.Chrome, page: Path) -> None:
-    open_at(browser, page, 1280)
+    look(browser, page.as_uri(), 1280)
     browser.get_log("browser")
-    open_at(browser, page, 390)
+    look(browser, page.as_uri(), 390)
     assert browser.get_log("browser") == []
     requests = browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert [name for name in requests if not name.startswith("data:")] == []
