@@ -76,6 +76,7 @@ RE_FIELDS = (
     "temperature_initial",
     "temperature_final",
     "temperature_every",
+    "estimator",
 )
 REKD_FIELDS = (
     "alpha",
@@ -218,6 +219,10 @@ class Trial:
     lambda_select_schedule: str | None = grown(default=None, neutral=CONSTANT)
     """How lambda_select does; dev L_RE, which chooses, is always taken at its last value."""
 
+    estimator: Literal["gumbel", "top_k", "reinforce", "hard_kuma"] | None = grown(default=None, neutral="gumbel")
+    """How training draws a mask, and how a gradient comes back through it (`rekd.method.estimators`). The rationales of
+    `top_k` have exactly `p_target` of the features, at evaluation too."""
+
     def __post_init__(self) -> None:
         for own in fields(self):
             object.__setattr__(self, own.name, _as_declared(own.name, own.type, getattr(self, own.name)))
@@ -269,6 +274,7 @@ class Trial:
         if self.lambda_rationale is not None:
             _require(self.lambda_rationale >= 0, "lambda_rationale", self.lambda_rationale, "0 or more")
         self._check_distillation()
+        self._check_estimator()
         for name in SCHEDULED:
             self._check_schedule(name)
 
@@ -284,6 +290,15 @@ class Trial:
             raise ValueError(
                 f"Several teachers are told by rekd.trial.taught_by, in the order of their digests, got {self.teacher_digest} "
                 f"and {self.further_teachers!r}. Write {one['teacher_digest']} and {one['further_teachers']!r}."
+            )
+
+    def _check_estimator(self) -> None:
+        if self.estimator is not None:
+            _one_of("estimator", self.estimator, ("gumbel", "top_k", "reinforce", "hard_kuma"))
+        if self.estimator == "reinforce" and self.selection_loss_form != "per_sample":
+            raise ValueError(
+                "estimator 'reinforce' asks what each sample's own mask costs, which selection_loss_form "
+                f"{self.selection_loss_form!r} does not say. Choose per_sample (--fidelity paper), or another estimator."
             )
 
     def _check_schedule(self, name: str) -> None:
@@ -305,6 +320,11 @@ class Trial:
     def teachers(self) -> dict[str, float]:
         """The weight of each teacher by its digest; nothing where nobody teaches."""
         return teachers_in(self.teacher_digest, self.further_teachers)
+
+    @property
+    def budget(self) -> float | None:
+        """The share of the features that every rationale of its model has; None where the selection logits decide."""
+        return self.p_target if self.estimator == "top_k" else None
 
     def at(self, share: float) -> "Trial":
         """The trial as it is after a share of its run, from 0 to 1: with the values that its schedules give then."""

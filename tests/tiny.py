@@ -102,6 +102,7 @@ def build(
     heads: str = "linear",
     predictor_reads: str = "pooler",
     num_classes: int = 3,
+    budget: float | None = None,
     **config: Any,
 ) -> RationaleModel:
     """A freshly drawn model. Its weights are spread wide, so that every part shows in the output."""
@@ -113,6 +114,7 @@ def build(
             dropout=0.1,
             heads=heads,
             predictor_reads=predictor_reads,
+            budget=budget,
             config={**CONFIGS[family], "initializer_range": 0.3, **config},
         )
     return model.eval()
@@ -192,6 +194,7 @@ def model_for(trial: Trial, streams: Streams) -> RationaleModel:
             predictor_reads=trial.predictor_reads,
             head_initialisation=trial.head_initialisation,
             image_statistics=trial.image_statistics,
+            budget=trial.budget,
             config=CONFIGS[trial.model],
         )
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rekd.messages import one_line, shown
 from rekd.method.backbones import Backbone
-from rekd.method.equations import argmax_mask, gumbel_noise
+from rekd.method.equations import argmax_mask, at_budget, gumbel_noise
 from rekd.method.pretrained import load_backbone
 from rekd.method.samples import Inputs, as_tensor
 from rekd.store.files import DamagedFileError, Store
@@ -29,7 +29,7 @@ DEVIATION = 0.02
 
 _DESCRIPTION = {"objective": str, "num_classes": int, "dropout": (int, float), "heads": str, "precision": str}
 _SAVED = {**_DESCRIPTION, "backbone": dict, "details": dict}
-_SAVED_LATER: dict[str, Any] = {"predictor_reads": "pooler", "downscaling": None}
+_SAVED_LATER: dict[str, Any] = {"predictor_reads": "pooler", "downscaling": None, "budget": None}
 """What folders of 0.1.0 do not say of a model, and what it was there."""
 
 
@@ -41,6 +41,8 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.budget: float | None = None
+        """The share of the features that is selected of every sample; None where the logits decide."""
         if heads == "authors" and backbone.kind == "text":
             backbone.freeze_embeddings()
             self.head = nn.Sequential(
@@ -56,7 +58,8 @@ class Generator(nn.Module):
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch feature 2"]:
         with self.backbone.arithmetic():
             contextual = self.backbone.contextualise(self.backbone.embed(inputs), inputs)
-        return self.head(contextual.features.float())
+        selection_logits = self.head(contextual.features.float())
+        return selection_logits if self.budget is None else at_budget(selection_logits, self.budget)
 
 
 class Predictor(nn.Module):
@@ -103,13 +106,16 @@ class Prediction:
 
 
 def mask_of(
-    selection_logits: Float[Tensor, "batch feature 2"], *, sampled_by: torch.Generator | None = None
+    selection_logits: Float[Tensor, "batch feature 2"],
+    *,
+    sampled_by: torch.Generator | None = None,
+    budget: float | None = None,
 ) -> Float[Tensor, "batch feature"]:
-    """Eq. 2 once training is over: argmax of the selection logits, or of a Gumbel sample of them."""
+    """Eq. 2 once training is over: argmax of the selection logits, or of a Gumbel sample of them; or the budget's largest."""
     scores = selection_logits
     if sampled_by is not None:
         scores = scores + gumbel_noise(scores.shape, generator=sampled_by, device=scores.device)
-    return argmax_mask(scores)
+    return argmax_mask(scores if budget is None else at_budget(scores, budget))
 
 
 class RationaleModel(nn.Module):
@@ -135,6 +141,7 @@ class RationaleModel(nn.Module):
         image_statistics: str = "pretrained",
         precision: str = "float32",
         downscaling: str | None = None,
+        budget: float | None = None,
         source: str | None = None,
         config: Mapping[str, Any] | None = None,
         revision: str | None = None,
@@ -159,8 +166,11 @@ class RationaleModel(nn.Module):
                 "predictor_reads": predictor_reads,
                 "precision": precision,
                 "downscaling": downscaling,
+                "budget": budget,
             },
         )
+        if generator is not None:
+            generator.budget = budget
         for module in (generator, predictor):
             if module is not None:
                 module.backbone.precision, module.backbone.downscaling = precision, downscaling
@@ -178,7 +188,7 @@ class RationaleModel(nn.Module):
         if self.generator is None:
             return Prediction(logits=self.predictor(inputs), mask=self.full_mask(inputs), selection_logits=None)
         selection_logits = self.generator(inputs)
-        mask = mask_of(selection_logits, sampled_by=sampled_by)
+        mask = mask_of(selection_logits, sampled_by=sampled_by, budget=self.generator.budget)
         return Prediction(logits=self.predictor(inputs, mask), mask=mask, selection_logits=selection_logits)
 
     def num_features(self, inputs: Mapping[str, Any]) -> int:

@@ -109,6 +109,7 @@ def build_model(trial: Trial, task: Task, data: Data, streams: Streams) -> Ratio
             image_statistics=trial.image_statistics,
             precision=trial.precision,
             downscaling=trial.downscaling,
+            budget=trial.budget,
             source=reference.source,
             config=reference.config,
             revision=reference.commit or reference.revision,
