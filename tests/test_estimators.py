@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 
-from rekd.handover.forms import load_exported
+from rekd.handover.forms import as_given, load_exported
 from rekd.method.equations import (
     argmax_mask,
     at_budget,
@@ -204,10 +204,11 @@ def test_rationales_of_top_k_have_the_budget_on_dev_whatever_is_trained(evaluati
 
 @pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if name != "gumbel"])
 def test_a_toy_problem_is_learned(estimator):
-    trial = tiny.trial(estimator=estimator, epochs=25, learning_rate=1e-2, lambda_select=0.05, temperature_every=10)
+    trial = tiny.trial(estimator=estimator, epochs=25, learning_rate=2e-3, lambda_select=0.02, p_target=0.25, seed=4)
     records = tiny.run(trial, pool=tiny.images(256)).records
-    assert records[-1]["dev_accuracy"] > 0.9
-    assert records[-1]["dev_rationale_ratio"] < 0.5
+    assert records[0]["dev_accuracy"] < 0.8
+    assert records[-1]["dev_accuracy"] > 0.95
+    assert records[-1]["dev_rationale_ratio"] < 0.3
 
 
 @pytest.mark.parametrize("family", ["vit", "bert"])
@@ -216,11 +217,9 @@ def test_a_saved_model_keeps_its_budget_and_so_does_an_exported_one(family, tmp_
     inputs = tiny.tensors(family)
     model.save(tmp_path)
     loaded, exported = type(model).load(tmp_path), load_exported(tmp_path)
-    given = (
-        {"image": inputs["image"]}
-        if family == "vit"
-        else {"input_ids": inputs["input_ids"].long(), "attention_mask": inputs["valid"].long()}
-    )
+    given = {
+        name: torch.from_numpy(array) for name, array in as_given({n: v.numpy() for n, v in inputs.items()}).items()
+    }
     for sampled in (False, True):
         with torch.no_grad():
             expected, found = (

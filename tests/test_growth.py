@@ -112,9 +112,7 @@ def test_an_unused_field_of_later_is_no_part_of_a_digest():
 
 
 def test_what_a_newer_version_wrote_is_refused_by_name():
-    with pytest.raises(
-        ValueError, match="A newer version wrote this trial: lambda_sparse, sampler is not known here"
-    ):
+    with pytest.raises(ValueError, match="A newer version wrote this trial: lambda_sparse, sampler is not known here"):
         Trial.from_record(asdict(GrownTrial(**MADE_BY_0_1_0[1]["record"])))
 
 

@@ -231,6 +231,26 @@ def test_what_is_written_for_people_to_look_at_cannot_fail_a_trial(image_task, s
     assert store.names_in(store.model_folder(trial.digest))
 
 
+def test_accuracy_at_exact_budgets_stands_beside_all_else_and_cannot_fail_a_trial(
+    image_task, taught, tmp_path, monkeypatch
+):
+    measured, teacher, _ = taught["image"]
+
+    def broken(*_, **__):
+        raise RuntimeError("no memory for this")
+
+    monkeypatch.setattr("rekd.running.examine.budget_curve", broken)
+    store = Store(str(tmp_path / "other"))
+    run(teacher, image_task, store)
+    row, other = row_of(teacher, measured), row_of(teacher, store)
+    assert other["warning"].endswith("Its accuracy at exact budgets could not be measured: no memory for this")
+    columns = {name for name in row if name.startswith(("test_accuracy_at_", "test_accuracy_area"))}
+    assert len(columns) == 11
+    assert all(0 <= row[name] <= 1 and other[name] is None for name in columns)
+    by_the_clock = {"train_seconds", "finished_at", "warning", "attempt"}
+    assert {name for name in row if row[name] != other[name]} <= columns | by_the_clock
+
+
 def test_a_model_that_cannot_be_loaded_again_is_no_result(image_task, store, monkeypatch):
     """It is noticed before anything is trained, where the model says so; else before the row is written."""
     trial = image_task.trial("cls", "vit-tiny", seed=2026, epochs=1)

@@ -88,8 +88,8 @@ class HardKuma(Estimator):
     1905.08160, Section 3.2), by its inverse distribution function: x = (1 - (1 - u)^(1/b))^(1/a), which has a gradient.
 
     A feature's two logits are its two shapes. Their difference says, as in Eq. 1, how likely it is selected,
-    P(z > 1/2) = (1 - 2^-a)^b = softmax(Z); their sum, on which a softmax does not depend, is softplus^-1 of a. So evaluation and
-    distillation read the logits as those of every estimator. The temperature has no part in it.
+    P(z > 1/2) = (1 - 2^-a)^b = softmax(Z); their sum, on which a softmax does not depend, gives a by a softplus. So evaluation
+    and distillation read the logits as those of every estimator. The temperature has no part in it.
     """
 
     LOWER, UPPER = -0.1, 1.1
