@@ -77,6 +77,7 @@ RE_FIELDS = (
     "temperature_final",
     "temperature_every",
     "estimator",
+    "encoder",
 )
 REKD_FIELDS = (
     "alpha",
@@ -222,6 +223,8 @@ class Trial:
     estimator: Literal["gumbel", "top_k", "reinforce", "hard_kuma"] | None = grown(default=None, neutral="gumbel")
     """How training draws a mask, and how a gradient comes back through it (`rekd.method.estimators`). The rationales of
     `top_k` have exactly `p_target` of the features, at evaluation too."""
+    encoder: Literal["own", "shared"] | None = grown(default=None, neutral="own")
+    """Whether generator and predictor have an encoder each, or are two heads on one (FR: Liu et al. 2022, arXiv 2209.08285)."""
 
     def __post_init__(self) -> None:
         for own in fields(self):
@@ -295,6 +298,8 @@ class Trial:
     def _check_estimator(self) -> None:
         if self.estimator is not None:
             _one_of("estimator", self.estimator, ("gumbel", "top_k", "reinforce", "hard_kuma"))
+        if self.encoder is not None:
+            _one_of("encoder", self.encoder, ("own", "shared"))
         if self.estimator == "reinforce" and self.selection_loss_form != "per_sample":
             raise ValueError(
                 "estimator 'reinforce' asks what each sample's own mask costs, which selection_loss_form "

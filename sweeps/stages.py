@@ -55,7 +55,11 @@ class Stage:
         """One setting, a trial a seed; `seeds` take the place of the sweep's own."""
         return [
             self.task.trial(
-                objective, model, seed=seed, fidelity=self.options.fidelity, **{**self.options.overrides(), **overrides}
+                objective,
+                model,
+                seed=seed,
+                fidelity=self.options.fidelity,
+                **{**self.options.overrides(objective), **overrides},
             )
             for seed in seeds or self.options.seeds_of(self.task)
         ]

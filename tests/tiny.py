@@ -103,6 +103,7 @@ def build(
     predictor_reads: str = "pooler",
     num_classes: int = 3,
     budget: float | None = None,
+    encoder: str = "own",
     **config: Any,
 ) -> RationaleModel:
     """A freshly drawn model. Its weights are spread wide, so that every part shows in the output."""
@@ -115,6 +116,7 @@ def build(
             heads=heads,
             predictor_reads=predictor_reads,
             budget=budget,
+            encoder=encoder,
             config={**CONFIGS[family], "initializer_range": 0.3, **config},
         )
     return model.eval()
@@ -195,6 +197,7 @@ def model_for(trial: Trial, streams: Streams) -> RationaleModel:
             head_initialisation=trial.head_initialisation,
             image_statistics=trial.image_statistics,
             budget=trial.budget,
+            encoder=trial.encoder or "own",
             config=CONFIGS[trial.model],
         )
 

@@ -43,6 +43,7 @@ class RekdConfig(PretrainedConfig):
     predictor_reads = "pooler"
     downscaling: str | None = None
     budget: float | None = None
+    encoder = "own"
     dropout = 0.0
     num_classes = 2
     backbone: Any = None
@@ -204,7 +205,9 @@ class Generator(nn.Module):
 
     def __init__(self, config: RekdConfig) -> None:
         super().__init__()
-        self.backbone = Encoder(config, for_classifier=False)
+        self.backbone = Encoder(
+            config, for_classifier=config.encoder == "shared" and config.predictor_reads == "pooler"
+        )
         self.budget = config.budget
         width = self.backbone.width
         if config.heads == "authors" and not self.backbone.reads_images:

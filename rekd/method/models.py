@@ -29,7 +29,7 @@ DEVIATION = 0.02
 
 _DESCRIPTION = {"objective": str, "num_classes": int, "dropout": (int, float), "heads": str, "precision": str}
 _SAVED = {**_DESCRIPTION, "backbone": dict, "details": dict}
-_SAVED_LATER: dict[str, Any] = {"predictor_reads": "pooler", "downscaling": None, "budget": None}
+_SAVED_LATER: dict[str, Any] = {"predictor_reads": "pooler", "downscaling": None, "budget": None, "encoder": "own"}
 """What folders of 0.1.0 do not say of a model, and what it was there."""
 
 
@@ -142,18 +142,25 @@ class RationaleModel(nn.Module):
         precision: str = "float32",
         downscaling: str | None = None,
         budget: float | None = None,
+        encoder: str = "own",
         source: str | None = None,
         config: Mapping[str, Any] | None = None,
         revision: str | None = None,
     ) -> "RationaleModel":
-        """A model to train: both backbones from the same pretrained weights, heads freshly drawn (Section 3.1)."""
+        """A model to train: both backbones from the same pretrained weights, heads freshly drawn (Section 3.1).
+
+        With `encoder` shared it is one backbone, which what freezes a part of it for one (`heads`) freezes for both.
+        """
         generator = None
         drawn = {"dropout": dropout, "heads": heads, "initialisation": head_initialisation}
+        with_pooler, is_shared = predictor_reads == "pooler", encoder == "shared"
         if objective != "cls":
-            backbone = load_backbone(source, config=config, revision=revision, for_classifier=False)
+            backbone = load_backbone(source, config=config, revision=revision, for_classifier=is_shared and with_pooler)
             generator = Generator(backbone, **drawn)
-        with_pooler = predictor_reads == "pooler"
-        backbone = load_backbone(source, config=config, revision=revision, for_classifier=with_pooler)
+        if generator is None or not is_shared:
+            backbone = load_backbone(source, config=config, revision=revision, for_classifier=with_pooler)
+        else:
+            backbone = generator.backbone
         predictor = Predictor(backbone, num_classes=num_classes, **drawn)
         model = cls(
             generator,
@@ -167,6 +174,7 @@ class RationaleModel(nn.Module):
                 "precision": precision,
                 "downscaling": downscaling,
                 "budget": budget,
+                "encoder": encoder,
             },
         )
         if generator is not None:
@@ -209,6 +217,10 @@ class RationaleModel(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         backbone = self.predictor.backbone
         state = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
+        if (
+            self.description["encoder"] == "shared"
+        ):  # under two names, each of which safetensors wants a memory of its own
+            state = {name: value.clone() for name, value in state.items()}
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         if (processor := backbone.processor()) is not None:
             (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2))

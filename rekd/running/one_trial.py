@@ -110,6 +110,7 @@ def build_model(trial: Trial, task: Task, data: Data, streams: Streams) -> Ratio
             precision=trial.precision,
             downscaling=trial.downscaling,
             budget=trial.budget,
+            encoder=trial.encoder or "own",
             source=reference.source,
             config=reference.config,
             revision=reference.commit or reference.revision,
