@@ -127,6 +127,10 @@ Grid = Annotated[Any, typer.Option(parser=parse_grid, metavar="VALUES", help="Va
 """The annotation of a sweep's own grid."""
 
 
+Names = Annotated[Any, typer.Option(parser=parse_names, metavar="NAMES", help="Names, with commas between.")]
+"""The same for names."""
+
+
 class LoggerName(StrEnum):
     """Programs that `rekd.running.loggers` makes a callback for."""
 

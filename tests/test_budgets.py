@@ -7,10 +7,10 @@ import pytest
 import tiny
 import torch
 
-from rekd.method.budgets import BUDGETS, budget_curve
+from rekd.method.budgets import budget_curve
 from rekd.method.evaluate import predictions
 from rekd.method.samples import DeviceSamples
-from rekd.store.ledger import TRIALS_SCHEMA
+from rekd.store.ledger import BUDGET_COLUMNS, BUDGETS, TRIALS_SCHEMA
 
 
 def curve_of(model, pool, **options):
@@ -26,15 +26,15 @@ def test_at_a_budget_the_largest_logits_are_kept(family):
     with torch.no_grad():
         logits = model.generator(inputs)
         score = logits[..., 1] - logits[..., 0]
-        for column, budget in [*((f"accuracy_at_{100 * b:g}", b) for b in BUDGETS), ("accuracy_at_p_target", 0.25)]:
+        for column, budget in {**BUDGET_COLUMNS, "test_accuracy_at_p_target": 0.25}.items():
             size = max(1, round(budget * score.shape[1]))
             mask = torch.zeros_like(score).scatter(1, score.topk(size, dim=1).indices, 1.0)
             right = model.predictor(inputs, mask).argmax(dim=1).numpy() == pool.labels
             assert found[column] == right.mean()
     with torch.no_grad():
         whole = model.predictor(inputs).argmax(dim=1).numpy() == pool.labels
-    assert found["accuracy_at_100"] == whole.mean()
-    assert {f"test_{name}" for name in found} <= set(TRIALS_SCHEMA.names)
+    assert found["test_accuracy_at_100"] == whole.mean()
+    assert set(found) <= set(TRIALS_SCHEMA.names)
     assert len(found) == len(BUDGETS) + 2
 
 
@@ -42,17 +42,17 @@ def test_a_model_with_a_budget_has_its_own_accuracy_there():
     model, pool = tiny.build("vit", num_classes=2, budget=0.25), tiny.images(60)
     found = predictions(model, DeviceSamples(pool, tiny.CPU))
     own = (found.logits.argmax(dim=1).numpy() == pool.labels).mean()
-    assert curve_of(model, pool)["accuracy_at_p_target"] == own
+    assert curve_of(model, pool)["test_accuracy_at_p_target"] == own
 
 
 def test_the_area_is_that_of_the_ratios_which_there_are():
     """Of 16 features 1, 2 and 5 % are one each: the curve begins at a sixteenth."""
     found = curve_of(tiny.build("vit", num_classes=2, seed=5), tiny.images(60))
     sizes, columns = [1, 2, 3, 5, 8, 16], [1, 10, 20, 30, 50, 100]
-    values = [found[f"accuracy_at_{column}"] for column in columns]
+    values = [found[f"test_accuracy_at_{column}"] for column in columns]
     steps = [(b - a) * (u + v) / 2 for a, b, u, v in zip(sizes, sizes[1:], values, values[1:], strict=False)]
-    assert math.isclose(found["accuracy_area"], sum(steps) / 15)
-    assert found["accuracy_at_1"] == found["accuracy_at_5"]
+    assert math.isclose(found["test_accuracy_area"], sum(steps) / 15)
+    assert found["test_accuracy_at_1"] == found["test_accuracy_at_5"]
 
 
 def test_each_number_of_features_is_one_pass_of_the_predictor_and_none_of_the_generator(monkeypatch):

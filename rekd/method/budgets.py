@@ -11,9 +11,7 @@ from rekd.method.evaluate import Predictions
 from rekd.method.judge import answers
 from rekd.method.models import Predictor
 from rekd.method.samples import DeviceSamples
-
-BUDGETS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
-"""Shares of all features."""
+from rekd.store.ledger import BUDGET_COLUMNS, BUDGETS
 
 
 def budget_curve(
@@ -31,16 +29,12 @@ def budget_curve(
         size: float((answers(predictor, samples, place < size) == labels).mean())
         for size in sorted({num_selected(budget, num_features) for budget in (*BUDGETS, p_target)})
     }
-    at = {_name(budget): accuracy[num_selected(budget, num_features)] for budget in BUDGETS}
+    at = {name: accuracy[num_selected(budget, num_features)] for name, budget in BUDGET_COLUMNS.items()}
     curve = sorted({num_selected(budget, num_features) for budget in BUDGETS})
     return at | {
-        "accuracy_at_p_target": accuracy[num_selected(p_target, num_features)],
-        "accuracy_area": area(np.array(curve) / num_features, np.array([accuracy[size] for size in curve])),
+        "test_accuracy_at_p_target": accuracy[num_selected(p_target, num_features)],
+        "test_accuracy_area": area(np.array(curve) / num_features, np.array([accuracy[size] for size in curve])),
     }
-
-
-def _name(budget: float) -> str:
-    return f"accuracy_at_{budget * 100:g}"
 
 
 def area(ratios: np.ndarray, accuracy: np.ndarray) -> float:

@@ -95,11 +95,10 @@ class Examination:
         """Accuracy at exact budgets. It may fail, not the trial: then there is a word beside the `warning` of before."""
         assert self.trial.p_target is not None  # `Trial` asks re and rekd for it
         try:
-            curve = budget_curve(model.predictor, samples, found, p_target=self.trial.p_target)
+            return dict(budget_curve(model.predictor, samples, found, p_target=self.trial.p_target))
         except Exception as error:
             failed = f"Its accuracy at exact budgets could not be measured: {one_line(error)}"
             return {"warning": " ".join(filter(None, (warning, failed)))}
-        return {f"test_{name}": value for name, value in curve.items()}
 
     def _of_rationales(self, model: RationaleModel, found: Predictions) -> dict[str, Any]:
         """Both ratios on both splits, agreement with the truth where it is known, and a warning."""

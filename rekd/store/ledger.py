@@ -113,6 +113,12 @@ class Outcome:
     """The area under that curve from its smallest ratio to 1, as a share of the width: a mean accuracy."""
 
 
+BUDGETS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+"""Shares of all features at which the accuracy of a rationale model is measured."""
+
+BUDGET_COLUMNS = {f"test_accuracy_at_{budget * 100:g}": budget for budget in BUDGETS}
+"""The budget of each column of accuracy."""
+
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 
 
