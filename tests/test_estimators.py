@@ -3,11 +3,13 @@
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 import tiny
 import torch
 
 from rekd.handover.forms import as_given, load_exported
+from rekd.method.audit import top
 from rekd.method.equations import (
     argmax_mask,
     at_budget,
@@ -19,6 +21,7 @@ from rekd.method.equations import (
     straight_through,
 )
 from rekd.method.estimators import ESTIMATORS, HardKuma, Reinforce, estimator_of
+from rekd.method.judge import saliency
 from rekd.method.losses import Learner, losses, mask_costs
 from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams, evaluation_noise
@@ -26,6 +29,9 @@ from rekd.store.checkpoints import Checkpoints
 from rekd.trial import Trial
 
 P_TARGET = 0.3
+
+LEARNT = tuple(name for name in ESTIMATORS if name != "saliency")
+"""Those by which a generator learns."""
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -166,7 +172,7 @@ def test_costs_of_masks_add_up_to_what_the_loss_has_of_them(objective):
 
 
 @pytest.mark.parametrize("objective", ["re", "rekd"])
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", LEARNT)
 def test_every_parameter_gets_a_gradient_that_is_finite(estimator, objective, teachers):
     trial = tiny.trial(objective, estimator=estimator)
     streams = Streams(trial.seed, device=tiny.CPU)
@@ -183,7 +189,7 @@ def test_every_parameter_gets_a_gradient_that_is_finite(estimator, objective, te
 # --- Runs -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if name != "gumbel"])
+@pytest.mark.parametrize("estimator", LEARNT[1:])
 def test_a_stopped_run_goes_on_as_if_it_had_not(estimator, store, teachers):
     trial = tiny.trial("rekd", estimator=estimator, epochs=2)
     whole = tiny.run(trial, teacher=teachers["vit"].for_training())
@@ -202,7 +208,7 @@ def test_rationales_of_top_k_have_the_budget_on_dev_whatever_is_trained(evaluati
     assert record["train_rationale_ratio"] == pytest.approx(3 / 16)
 
 
-@pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if name != "gumbel"])
+@pytest.mark.parametrize("estimator", LEARNT[1:])
 def test_a_toy_problem_is_learned(estimator):
     trial = tiny.trial(estimator=estimator, epochs=25, learning_rate=2e-3, lambda_select=0.02, p_target=0.25, seed=4)
     records = tiny.run(trial, pool=tiny.images(256)).records
@@ -233,16 +239,78 @@ def test_a_saved_model_keeps_its_budget_and_so_does_an_exported_one(family, tmp_
         assert torch.equal(theirs.mask, expected.mask)
 
 
+# --- What a classifier finds salient ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["vit", "bert"])
+def test_saliency_selects_what_a_classifiers_answer_hangs_on_most(family, tmp_path):
+    classifier = tiny.build(family, "cls", seed=4)
+    model = tiny.build(family, budget=0.25, selects_by="saliency")
+    model.generator.take(classifier)
+    inputs, samples = tiny.tensors(family), tiny.SAMPLES[family](4)
+    given = {name: torch.from_numpy(array) for name, array in samples.arrays.items()}
+    expected = top(
+        saliency(classifier.predictor, DeviceSamples(samples, tiny.CPU)),
+        np.full(4, num_selected(0.25, 16 if family == "vit" else 8)),
+    )
+    with torch.no_grad():
+        assert (model.train().predict(given).mask.bool().numpy() == expected).all()  # dropout or not
+
+    model.save(tmp_path)
+    loaded = type(model).load(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded.predict(inputs).logits, model.eval().predict(inputs).logits)
+    with pytest.raises(ValueError, match="Saliency is that of a plain classifier, got a model of rationales"):
+        model.generator.take(model)
+    with pytest.raises(ValueError, match="The classifier is of another architecture"):
+        model.generator.take(tiny.build(family, "cls", num_classes=7))
+
+
+def test_a_predictor_learns_on_what_is_salient_and_its_classifier_does_not(store):
+    trial = tiny.trial(estimator="saliency", teacher_digest="c", p_target=0.25, epochs=3)
+    streams = Streams(trial.seed, device=tiny.CPU)
+    model = tiny.model_for(trial, streams)
+    learner = Learner.of(trial, model, streams=streams)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batch = DeviceSamples(tiny.images(), tiny.CPU).take(torch.arange(32))
+    losses(learner, batch, 1.0)["loss"].backward()
+    learner.optimizer.step()
+    moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"predictor"}
+    assert all(parameter.grad is not None for parameter in model.predictor.parameters())
+
+    whole, checkpoints = tiny.run(trial), Checkpoints(store, trial.digest)
+    for stop_after in (1, None):
+        run = tiny.run(trial, checkpoints=checkpoints, stop_after=stop_after)
+    assert run.numbers == whole.numbers
+    assert {record["dev_rationale_ratio"] for record in run.records} == {0.25}
+
+
 # --- Bad input ------------------------------------------------------------------------------------------------------
 
 
 def test_what_an_estimator_cannot_do_is_refused():
-    with pytest.raises(ValueError, match="estimator is one of gumbel, top_k, reinforce, hard_kuma, got 'kuma'"):
+    with pytest.raises(
+        ValueError, match="estimator is one of gumbel, top_k, reinforce, hard_kuma, saliency, got 'kuma'"
+    ):
         tiny.trial(estimator="kuma")
     with pytest.raises(ValueError, match="estimator is not used by objective 'cls', got 'top_k'"):
         tiny.trial("cls", estimator="top_k")
     with pytest.raises(ValueError, match="estimator 'reinforce' asks what each sample's own mask costs"):
         tiny.trial(estimator="reinforce", selection_loss_form="batch_mean")
     assert replace(tiny.trial("cls"), estimator="gumbel").estimator is None
-    assert {type(estimator_of(tiny.trial(estimator=name))) for name in ESTIMATORS} == set(ESTIMATORS.values())
+    with pytest.raises(
+        ValueError, match="estimator 'saliency' goes with objective 're' and with the digest of a classifier"
+    ):
+        tiny.trial(estimator="saliency")
+    with pytest.raises(ValueError, match="estimator 'saliency' goes with objective 're'"):
+        tiny.trial("rekd", estimator="saliency")
+    with pytest.raises(ValueError, match="encoder 'shared' is learnt by both its parts"):
+        tiny.trial(estimator="saliency", teacher_digest="c", encoder="shared")
+    with pytest.raises(ValueError, match="teacher_digest is not used by objective 're'"):
+        tiny.trial(teacher_digest="c")
+
+
+def test_every_estimator_of_a_trial_has_its_class():
+    assert {type(estimator_of(tiny.trial(estimator=name))) for name in LEARNT} < set(ESTIMATORS.values())
     assert ESTIMATORS.keys() == set(Trial.__annotations__["estimator"].__args__[0].__args__)

@@ -104,6 +104,7 @@ def build(
     num_classes: int = 3,
     budget: float | None = None,
     encoder: str = "own",
+    selects_by: str = "logits",
     **config: Any,
 ) -> RationaleModel:
     """A freshly drawn model. Its weights are spread wide, so that every part shows in the output."""
@@ -117,6 +118,7 @@ def build(
             predictor_reads=predictor_reads,
             budget=budget,
             encoder=encoder,
+            selects_by=selects_by,
             config={**CONFIGS[family], "initializer_range": 0.3, **config},
         )
     return model.eval()
@@ -198,6 +200,7 @@ def model_for(trial: Trial, streams: Streams) -> RationaleModel:
             image_statistics=trial.image_statistics,
             budget=trial.budget,
             encoder=trial.encoder or "own",
+            selects_by="saliency" if trial.estimator == "saliency" else "logits",
             config=CONFIGS[trial.model],
         )
 

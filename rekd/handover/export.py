@@ -39,6 +39,10 @@ def write_export(trained: Trained, folder: Path) -> None:
 
     Raises ValueError where the files are not those of a trained model.
     """
+    if trained.config.get("selects_by", "logits") != "logits":
+        raise ValueError(
+            "A model whose rationales are a classifier's saliency cannot be exported. Choose another estimator."
+        )
     kept = {name: content for name, content in trained.files.items() if name not in ("config.json", "README.md")}
     kept[MODELING] = Path(__file__).with_name(MODELING).read_bytes()
     for name, content in kept.items():

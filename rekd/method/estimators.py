@@ -113,11 +113,19 @@ class HardKuma(Estimator):
         return a, log_selected / torch.log1p(-torch.exp2(-a))
 
 
+class Saliency(Estimator):
+    """No draw and no gradient: what the logits of a classifier's saliency select (Jain et al. 2020, arXiv 2005.00115)."""
+
+    def mask(self, selection_logits: Tensor, noise: Tensor, *, temperature: float) -> Tensor:
+        return argmax_mask(selection_logits)
+
+
 ESTIMATORS: dict[str, type[Estimator]] = {
     "gumbel": GumbelSoftmax,
     "top_k": TopK,
     "reinforce": Reinforce,
     "hard_kuma": HardKuma,
+    "saliency": Saliency,
 }
 """The estimators by the names of `Trial.estimator`."""
 

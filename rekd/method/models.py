@@ -29,7 +29,13 @@ DEVIATION = 0.02
 
 _DESCRIPTION = {"objective": str, "num_classes": int, "dropout": (int, float), "heads": str, "precision": str}
 _SAVED = {**_DESCRIPTION, "backbone": dict, "details": dict}
-_SAVED_LATER: dict[str, Any] = {"predictor_reads": "pooler", "downscaling": None, "budget": None, "encoder": "own"}
+_SAVED_LATER: dict[str, Any] = {
+    "predictor_reads": "pooler",
+    "downscaling": None,
+    "budget": None,
+    "encoder": "own",
+    "selects_by": "logits",
+}
 """What folders of 0.1.0 do not say of a model, and what it was there."""
 
 
@@ -95,6 +101,56 @@ class Predictor(nn.Module):
         return self.head(contextual.summary.float())
 
 
+def saliency_of(predictor: Predictor, inputs: Inputs) -> Float[Tensor, "batch feature"]:
+    """Gradient times input of the class that a predictor sees in the whole of each sample.
+
+    That is the gradient by a mask of ones: the mask multiplies what stands for a feature.
+    """
+    num_features = predictor.backbone.num_features(inputs)
+    first = next(iter(inputs.values()))
+    with torch.enable_grad():
+        mask = torch.ones(len(first), num_features, device=first.device, requires_grad=True)
+        logits = predictor(inputs, mask)
+        (gradient,) = torch.autograd.grad(logits.max(dim=-1).values.sum(), mask)
+    return gradient
+
+
+class SaliencyGenerator(nn.Module):
+    """Selects what the answer of a trained classifier hangs on most, and learns nothing itself (`Trial.estimator`)."""
+
+    def __init__(self, classifier: Predictor) -> None:
+        super().__init__()
+        self.classifier = classifier.requires_grad_(False).eval()
+        self.budget: float | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.classifier.backbone
+
+    def train(self, mode: bool = True) -> "SaliencyGenerator":
+        """Leaves the classifier as it is at evaluation, without dropout."""
+        return super().train(mode=False)
+
+    def forward(self, inputs: Inputs) -> Float[Tensor, "batch feature 2"]:
+        saliency = saliency_of(self.classifier, inputs)
+        spread = saliency.std(dim=-1, keepdim=True, correction=0).clamp(min=torch.finfo(saliency.dtype).tiny)
+        selection_logits = torch.stack((torch.zeros_like(saliency), saliency / spread), dim=-1)
+        return selection_logits if self.budget is None else at_budget(selection_logits, self.budget)
+
+    def take(self, classifier: "RationaleModel") -> None:
+        """Selects by this classifier from now on. Raises ValueError where it is none, or is built in another way."""
+        if classifier.generator is not None:
+            raise ValueError(
+                "Saliency is that of a plain classifier, got a model of rationales. Give a cls trial's digest."
+            )
+        try:
+            self.classifier.load_state_dict(classifier.predictor.state_dict())
+        except RuntimeError as error:
+            raise ValueError(
+                "The classifier is of another architecture. Give a cls trial of the same model."
+            ) from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """What a trained model says of a batch."""
@@ -121,7 +177,13 @@ def mask_of(
 class RationaleModel(nn.Module):
     """Generator and predictor; without a generator it is a plain classifier (CLS)."""
 
-    def __init__(self, generator: Generator | None, predictor: Predictor, *, description: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        generator: Generator | SaliencyGenerator | None,
+        predictor: Predictor,
+        *,
+        description: Mapping[str, Any],
+    ) -> None:
         """`description` is what `load` needs to build the same modules; use `build`."""
         super().__init__()
         self.generator = generator
@@ -143,18 +205,23 @@ class RationaleModel(nn.Module):
         downscaling: str | None = None,
         budget: float | None = None,
         encoder: str = "own",
+        selects_by: str = "logits",
         source: str | None = None,
         config: Mapping[str, Any] | None = None,
         revision: str | None = None,
     ) -> "RationaleModel":
         """A model to train: both backbones from the same pretrained weights, heads freshly drawn (Section 3.1).
 
-        With `encoder` shared it is one backbone, which what freezes a part of it for one (`heads`) freezes for both.
+        With `encoder` shared it is one backbone, and what is frozen of it for one (`heads`) is frozen for both. Where it
+        selects by saliency, the classifier is drawn too, until the generator takes a trained one.
         """
-        generator = None
+        generator: Generator | SaliencyGenerator | None = None
         drawn = {"dropout": dropout, "heads": heads, "initialisation": head_initialisation}
         with_pooler, is_shared = predictor_reads == "pooler", encoder == "shared"
-        if objective != "cls":
+        if selects_by == "saliency":
+            backbone = load_backbone(source, config=config, revision=revision, for_classifier=with_pooler)
+            generator = SaliencyGenerator(Predictor(backbone, num_classes=num_classes, **drawn))
+        elif objective != "cls":
             backbone = load_backbone(source, config=config, revision=revision, for_classifier=is_shared and with_pooler)
             generator = Generator(backbone, **drawn)
         if generator is None or not is_shared:
@@ -175,6 +242,7 @@ class RationaleModel(nn.Module):
                 "downscaling": downscaling,
                 "budget": budget,
                 "encoder": encoder,
+                "selects_by": selects_by,
             },
         )
         if generator is not None:

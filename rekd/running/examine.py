@@ -119,7 +119,7 @@ class Examination:
     def _of_teacher(self, model: RationaleModel) -> dict[str, Any]:
         """How far the rationales of the dev split are those of its teachers, on average; nothing where there is none."""
         trial, supplies, dev_indices = self.trial, self.supplies, self.dev_indices
-        if trial.teacher_digest is None:
+        if trial.objective != "rekd":
             return {}
         dev = {name: array[dev_indices] for name, array in self.data.pool.arrays.items()}
         noise = rationale_noise(trial, device=supplies.device)
