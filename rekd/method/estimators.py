@@ -17,7 +17,7 @@ from rekd.method.equations import argmax_mask, at_budget, gumbel_softmax, select
 from rekd.trial import Trial
 
 
-class Estimator(ABC):
+class MaskEstimator(ABC):
     """How a mask is drawn and differentiated."""
 
     needs_costs: ClassVar[bool] = False
@@ -46,14 +46,14 @@ class Estimator(ABC):
         raise NotImplementedError
 
 
-class GumbelSoftmax(Estimator):
+class GumbelSoftmax(MaskEstimator):
     """The paper's: a straight-through Gumbel-softmax sample (Eq. 1 and 2; Jang et al. 2017, arXiv 1611.01144)."""
 
     def mask(self, selection_logits: Tensor, noise: Tensor, *, temperature: float) -> Tensor:
         return straight_through(gumbel_softmax(selection_logits, noise, temperature=temperature))
 
 
-class TopK(Estimator):
+class TopK(MaskEstimator):
     """Exactly the budget: the features of the k largest perturbed logits, which is a sample without replacement (Kool et al.
     2019, arXiv 1903.06059, Section 2.3), straight through Eq. 1 of the logits' distance to where the k-th ends."""
 
@@ -62,7 +62,7 @@ class TopK(Estimator):
         return straight_through(torch.softmax(moved / temperature, dim=-1))
 
 
-class Reinforce(Estimator):
+class Reinforce(MaskEstimator):
     """A Bernoulli sample without a gradient, and the score function: grad E[c] = E[(c - b) grad log p(M)] (Williams 1992, as
     Lei et al. 2016, arXiv 1606.04155, Section 3). The baseline b of a sample is the mean cost of the batch's others, which
     does not depend on its mask and so leaves the mean of the gradient as it is."""
@@ -83,7 +83,7 @@ class Reinforce(Estimator):
         return surrogate - surrogate.detach()
 
 
-class HardKuma(Estimator):
+class HardKuma(MaskEstimator):
     """A stretched and rectified Kumaraswamy variable, 0 and 1 with positive probability (Bastings et al. 2019, arXiv
     1905.08160, Section 3.2), by its inverse distribution function: x = (1 - (1 - u)^(1/b))^(1/a), which has a gradient.
 
@@ -113,14 +113,14 @@ class HardKuma(Estimator):
         return a, log_selected / torch.log1p(-torch.exp2(-a))
 
 
-class Saliency(Estimator):
+class Saliency(MaskEstimator):
     """No draw and no gradient: what the logits of a classifier's saliency select (Jain et al. 2020, arXiv 2005.00115)."""
 
     def mask(self, selection_logits: Tensor, noise: Tensor, *, temperature: float) -> Tensor:
         return argmax_mask(selection_logits)
 
 
-ESTIMATORS: dict[str, type[Estimator]] = {
+ESTIMATORS: dict[str, type[MaskEstimator]] = {
     "gumbel": GumbelSoftmax,
     "top_k": TopK,
     "reinforce": Reinforce,
@@ -130,7 +130,7 @@ ESTIMATORS: dict[str, type[Estimator]] = {
 """The estimators by the names of `Trial.estimator`."""
 
 
-def estimator_of(trial: Trial) -> Estimator:
+def estimator_of(trial: Trial) -> MaskEstimator:
     """The estimator of a trial of rationales."""
     assert trial.estimator is not None  # `Trial` asks re and rekd for both
     assert trial.p_target is not None
