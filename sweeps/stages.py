@@ -242,12 +242,8 @@ def lambda_trials(stage: Stage, model: str, lambdas: Sequence[float]) -> list[Tr
 def add_staged(stage: Stage, model: str) -> None:
     """Adds CLS of a model and, once a seed's has ended, RE of that seed on what is most salient to it (Jain et al. 2020)."""
     for classifier in stage.trials("cls", model):
-        rows = rows_of(stage.results, [classifier])
         what = f"classifier of {model} on {stage.task.name} of seed {classifier.seed}"
-        ended = None if rows.empty else rows.iloc[0]
-        is_ok = ended is not None and ended["status"] == "ok"
-        why = "" if ended is None or is_ok else f"It {ended['status']}: {ended['error']}."
-        choice = Choice(value=classifier.digest if is_ok else None, pending=ended is None, what=what, why=why)
+        choice = _once_ended(stage, classifier, what, why="of the same seed")
 
         def trials(digest: str, seed: int = classifier.seed) -> list[Trial]:
             return stage.trials("re", model, seeds=[seed], estimator="saliency", encoder=None, teacher_digest=digest)

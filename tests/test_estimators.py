@@ -88,7 +88,7 @@ def test_hard_kuma_is_0_a_half_and_1_as_often_as_its_distribution_says():
     """1 - (1 - x^a)^b is the share below x; what is stretched beyond 0 and 1 is cut."""
     z = drawn(1, 8, 2).expand(20_000, 8, 2)
     kuma = HardKuma(P_TARGET)
-    mask = kuma.mask(z, noise(20_000, 8, 2), temperature=1.0)
+    mask = kuma.variable(z, noise(20_000, 8, 2))
     a, b = (shape[0] for shape in kuma.shapes(z))
     for value, below in ((0.0, (mask <= 0)), (0.5, (mask <= 0.5)), (1.0, (mask < 1))):
         x = (value - kuma.LOWER) / (kuma.UPPER - kuma.LOWER)
@@ -116,8 +116,13 @@ def test_the_gradient_of_top_k_is_that_of_the_soft_selection_around_the_budgets_
 def test_the_gradient_of_hard_kuma_agrees_with_finite_differences():
     z, g = drawn(3, 6, 2).requires_grad_(), noise(3, 6, 2)
     kuma = HardKuma(P_TARGET)
-    assert ((mask := kuma.mask(z, g, temperature=1.0)) > 0).logical_and(mask < 1).sum() >= 6
-    assert torch.autograd.gradcheck(lambda z: kuma.mask(z, g, temperature=1.0), z)
+    variable = kuma.variable(z, g)
+    assert ((variable > 0) & (variable < 1)).sum() >= 6
+    assert torch.autograd.gradcheck(lambda z: kuma.variable(z, g), z)
+    mask = kuma.mask(z, g, temperature=1.0)
+    assert torch.equal(mask, (variable > 0.5).double())
+    for found, expected in zip(*(torch.autograd.grad(one.sum(), z) for one in (mask, variable)), strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_hard_kuma_is_finite_at_the_ends():

@@ -90,6 +90,9 @@ class HardKuma(MaskEstimator):
     A feature's two logits are its two shapes. Their difference says, as in Eq. 1, how likely it is selected,
     P(z > 1/2) = (1 - 2^-a)^b = softmax(Z); their sum, on which a softmax does not depend, gives a by a softplus. So evaluation
     and distillation read the logits as those of every estimator. The temperature has no part in it.
+
+    The mask is z rounded, straight through: a predictor that is shown z itself learns from a third of every feature, and then
+    none is more likely selected than not (docs/estimators.md).
     """
 
     LOWER, UPPER = -0.1, 1.1
@@ -99,6 +102,11 @@ class HardKuma(MaskEstimator):
     """The difference of logits, and a, are held to this, beyond which powers of float32 overflow."""
 
     def mask(self, selection_logits: Tensor, noise: Tensor, *, temperature: float) -> Tensor:
+        z = self.variable(selection_logits, noise)
+        return (z > 0.5).to(z.dtype) + (z - z.detach())
+
+    def variable(self, selection_logits: Tensor, noise: Tensor) -> Tensor:
+        """z, in [0, 1]."""
         a, b = self.shapes(selection_logits)
         log_rest = F.logsigmoid(
             -selection_difference(noise)

@@ -25,7 +25,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, results: pd.DataFrame, **options):
 def test_every_estimator_and_both_baselines(monkeypatch):
     before = planned(monkeypatch, NOTHING)
     told = [(trial.objective, trial.estimator, trial.encoder) for trial in before.trials]
-    assert told[::2][:-1] == [("re", name, "own") for name in ESTIMATORS] + [("re", "gumbel", "shared")]
+    assert told[:-2:2] == [("re", name, "own") for name in ESTIMATORS] + [("re", "gumbel", "shared")]
     classifiers = [trial for trial in before.trials if trial.objective == "cls"]
     assert [trial.seed for trial in classifiers] == [2026, 2027]
     assert sum(group.num_trials for group in before.postponed) == 2
@@ -35,7 +35,7 @@ def test_every_estimator_and_both_baselines(monkeypatch):
     plan = planned(monkeypatch, pd.DataFrame(rows).reindex(columns=TRIALS_SCHEMA.names))
     (staged,) = [trial for trial in plan.trials if trial.estimator == "saliency"]
     assert (staged.seed, staged.teacher_digest) == (2026, classifiers[0].digest)
-    assert "It diverged: dev_loss was nan in epoch 2." in plan.stopped[0]
+    assert "diverged: dev_loss was nan in epoch 2." in plan.stopped[0]
 
 
 def test_an_estimator_for_all_trials_is_that_of_those_that_select(monkeypatch):
