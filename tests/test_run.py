@@ -676,7 +676,8 @@ def test_a_checkpoint_of_a_finished_trial_is_not_left_behind(image_task, store):
     trial = image_task.trial("re", "vit-tiny", seed=2026)
     steps = run_trial(trial, task=image_task, store=store, supplies=Supplies(store, device=tiny.CPU))
     next(steps)
-    assert Checkpoints(store, trial.digest).latest()[1]["epoch"] == 1
+    next(steps)  # the first epoch's, written meanwhile, is there before the second one's is copied
+    assert Checkpoints(store, trial.digest).latest()[1]["epoch"] in (1, 2)
     list(steps)
     assert Checkpoints(store, trial.digest).latest() is None
     assert not store.exists(store.running_folder(trial.digest))
