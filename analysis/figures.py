@@ -23,6 +23,7 @@ from analysis.statistics import Baselines, summarize
 from analysis.tables import OBJECTIVES, file_name
 from rekd.messages import number
 from rekd.schedule import SCHEDULED
+from rekd.store.ledger import BUDGET_COLUMNS
 
 COLUMN_WIDTH = 3.25
 """Inches; a figure of this width is legible in a column of a paper and on a phone."""
@@ -136,6 +137,40 @@ def _ratio_lines(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     for _, row in alone.iterrows():
         lines[_comma(f"CLS {row['model']}", row["variant"])] = row.to_frame().T.infer_objects()
     return lines
+
+
+def budget_picture(stages: Stages, task: str) -> Picture | None:
+    """Accuracy at exact budgets of RE and REKD: a line a setting, a point a budget, through the mean of the seeds.
+
+    None where no trial was measured so.
+    """
+    rows = narrow(stages.trials, task=task)
+    if "test_accuracy_area" not in rows or not rows["test_accuracy_area"].notna().any():
+        return None
+    rows = _finished(rows[rows["objective"] != "cls"], ["test_accuracy_area"])
+    means = summarize(rows, [*BUDGET_COLUMNS, "num_features"])
+    means = means.assign(
+        label=[_comma(row["model"], told) for told, (_, row) in zip(variants(means), means.iterrows(), strict=True)]
+    )
+    name, labels = file_name("budgets", task), {}
+    figure, (axes,) = _figure(1, 2.4)
+    with mpl.rc_context(_STYLE):
+        for index, (_, row) in enumerate(means.iterrows()):
+            count = row["num_features"]
+            ratios = {at: max(1, round(budget * count)) / count * 100 for at, budget in BUDGET_COLUMNS.items()}
+            points = pd.DataFrame({"ratio": ratios, "accuracy": row[list(BUDGET_COLUMNS)].astype(float)})
+            points = points.drop_duplicates("ratio")
+            axes.plot(points["ratio"], points["accuracy"], color=_colour(index), linestyle=_line(index))
+            gid = f"{name}-{index}"
+            _mean_points(axes, points["ratio"], points["accuracy"], index, gid, label=row["label"])
+            labels[gid] = [
+                f"{row['label']}, at {ratio:.1f} %: accuracy {accuracy:.3f}, {_runs(row['num_seeds'])}"
+                for ratio, accuracy in points.to_numpy()
+            ]
+        axes.set(xlabel="features that are kept, %", ylabel="test accuracy", xscale="log")
+        axes.xaxis.set_major_formatter(lambda value, _: number(value))
+        _legend(figure)
+    return Picture(name, task, "Accuracy at exact budgets", figure, labels)
 
 
 def lambda_picture(stages: Stages, task: str) -> Picture | None:
@@ -304,6 +339,7 @@ def all_pictures(stages: Stages, epochs: pd.DataFrame) -> list[Picture]:
         pictures += [
             seeds_picture(stages, task),
             ratio_picture(stages, task),
+            budget_picture(stages, task),
             alpha_picture(stages, task),
             lambda_picture(stages, task),
             training_picture(stages, epochs, task),

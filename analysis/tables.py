@@ -28,6 +28,7 @@ from analysis.settings import (
 )
 from analysis.statistics import paired_differences, summarize
 from rekd.messages import number
+from rekd.store.ledger import BUDGET_COLUMNS
 
 OBJECTIVES = ("cls", "re", "rekd")
 
@@ -256,6 +257,25 @@ def behaviour_table(stages: Stages) -> pd.DataFrame:
     return _ordered(_arranged(table, []), stages.trials, by_objective=True)
 
 
+def budget_table(trials: pd.DataFrame) -> pd.DataFrame:
+    """What RE and REKD reach at exactly the same ratio, whatever ratio they chose themselves.
+
+    A row is a setting, by task, objective and model (by size). Columns: its leading ones; means over seeds of what they
+    reach by themselves (`test_accuracy`, `test_rationale_ratio`), of `test_accuracy_at_p_target`, `test_accuracy_area`, and
+    of those that the frame has of the F1 with the truth and of each budget (`BUDGET_COLUMNS`); `train_seconds`;
+    `num_seeds`, `num_seeds_expected`; then the other columns of the setting. Empty where no trial was measured so.
+    """
+    measured = trials.get("test_accuracy_area", pd.Series(index=trials.index, dtype=float)).notna()
+    rows = trials[(trials["objective"] != "cls") & (measured | (trials["status"] != "ok"))]
+    if not measured.any():
+        return trials.iloc[:0]
+    values = ["test_accuracy", "test_rationale_ratio", "test_accuracy_at_p_target", "test_accuracy_area"]
+    values += [name for name in ("test_rationale_f1", *BUDGET_COLUMNS) if name in rows and rows[name].notna().any()]
+    table = summarize(rows, [*values, "train_seconds"])
+    table = table.drop(columns=[f"{name}_std" for name in ("train_seconds", *BUDGET_COLUMNS)], errors="ignore")
+    return _ordered(_arranged(table, []), trials, by_objective=True)
+
+
 def stopped_table(trials: pd.DataFrame) -> pd.DataFrame:
     """Trials that diverged or failed, with the reason. A row is a trial, sorted by task, model, objective and seed.
 
@@ -278,6 +298,7 @@ def all_tables(stages: Stages, *, baseline: str = "same", method: str = "student
         ("alpha", "Tuning alpha", {"cifar10": 6, "cifar100": 7}, alpha_table(stages), stages.alphas),
         ("ratio", "Rationale ratio and accuracy", {"cifar10": 8}, ratio_table(stages), stages.ratios),
         ("behaviour", "Faithfulness and behaviour of the rationales", {}, behaviour_table(stages), stages.finals),
+        ("budgets", "Accuracy at exact budgets", {}, budget_table(stages.trials), stages.trials.iloc[:0]),
         ("stopped", "Trials that diverged or failed", {}, stopped_table(stages.trials), stages.trials.iloc[:0]),
     ]  # fmt: skip
     tables = []
@@ -427,6 +448,10 @@ _HEADERS: dict[str, tuple[str, Callable[..., str]]] = {
     "p_target": ("p_target", percent),
     "baseline_lambda_select": ("RE's lambda_select", number),
     "teacher": ("taught by", str),
+    "test_accuracy_at_p_target": ("at p_target", _share),
+    "test_accuracy_area": ("area", _share),
+    **{name: (f"at {percent(budget)}", _share) for name, budget in BUDGET_COLUMNS.items()},
+    "train_seconds": ("seconds", lambda value: f"{value:.0f}"),
     "num_seeds": ("seeds", number),
     "off_target": ("off target, points", lambda value: f"{value / 100:+g}"),
     "eligible": ("eligible", _yes),

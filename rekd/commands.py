@@ -39,6 +39,13 @@ def train(
     distils: Annotated[
         Literal["both", "rationale", "prediction"] | None, typer.Option(help="What of the teacher, for rekd.")
     ] = None,
+    estimator: Annotated[
+        Literal["gumbel", "top_k", "reinforce", "hard_kuma", "saliency"] | None,
+        typer.Option(help="How masks are drawn; saliency is that of a cls trial, which --teacher names."),
+    ] = None,
+    encoder: Annotated[
+        Literal["own", "shared"] | None, typer.Option(help="Whether generator and predictor share theirs.")
+    ] = None,
     alpha: Annotated[str | None, typer.Option(help=f"Share of L_RE, for rekd: {_MOVING}.")] = None,
     lambda_select: Annotated[str | None, typer.Option(help=f"Weight of L_select: {_MOVING}.")] = None,
     p_target: Annotated[float | None, typer.Option(help="Rationale ratio aimed at, a fraction.")] = None,
@@ -56,7 +63,13 @@ def train(
     console = PlainConsole(highlight=False)
     with bad_input():
         given = {"alpha": _number(alpha), "lambda_select": _number(lambda_select), "p_target": p_target}
-        given |= {"epochs": epochs, "distils": distils, **_taught_by(teacher or ())}
+        given |= {
+            "epochs": epochs,
+            "distils": distils,
+            "estimator": estimator,
+            "encoder": encoder,
+            **_taught_by(teacher or ()),
+        }
         chosen = load_task(task)
         overrides = {name: value for name, value in given.items() if value is not None}
         trial = chosen.trial(objective, model, seed=seed, fidelity=fidelity, **overrides)

@@ -76,6 +76,8 @@ RE_FIELDS = (
     "temperature_initial",
     "temperature_final",
     "temperature_every",
+    "estimator",
+    "encoder",
 )
 REKD_FIELDS = (
     "alpha",
@@ -218,6 +220,15 @@ class Trial:
     lambda_select_schedule: str | None = grown(default=None, neutral=CONSTANT)
     """How lambda_select does; dev L_RE, which chooses, is always taken at its last value."""
 
+    estimator: Literal["gumbel", "top_k", "reinforce", "hard_kuma", "saliency"] | None = grown(
+        default=None, neutral="gumbel"
+    )
+    """How training draws a mask, and how a gradient comes back through it (`rekd.method.estimators`). The rationales of
+    `top_k` have exactly `p_target` of the features, at evaluation too; so have those of `saliency`, which nobody learns: the
+    classifier `teacher_digest` (a cls trial of the same model) finds these features the most salient."""
+    encoder: Literal["own", "shared"] | None = grown(default=None, neutral="own")
+    """Whether generator and predictor have an encoder each, or are two heads on one (FR: Liu et al. 2022, arXiv 2209.08285)."""
+
     def __post_init__(self) -> None:
         for own in fields(self):
             object.__setattr__(self, own.name, _as_declared(own.name, own.type, getattr(self, own.name)))
@@ -245,7 +256,7 @@ class Trial:
             value = getattr(self, name)
             if name in used and value is None and name not in OPTIONAL_FIELDS:
                 raise ValueError(f"{name} is needed by objective {self.objective!r}, got None.")
-            if name not in used and value is not None:
+            if name not in used and value is not None and not (self._is_staged and name == "teacher_digest"):
                 raise ValueError(f"{name} is not used by objective {self.objective!r}, got {value!r}. Leave it None.")
 
         if self.p_target is not None:
@@ -269,6 +280,7 @@ class Trial:
         if self.lambda_rationale is not None:
             _require(self.lambda_rationale >= 0, "lambda_rationale", self.lambda_rationale, "0 or more")
         self._check_distillation()
+        self._check_estimator()
         for name in SCHEDULED:
             self._check_schedule(name)
 
@@ -284,6 +296,26 @@ class Trial:
             raise ValueError(
                 f"Several teachers are told by rekd.trial.taught_by, in the order of their digests, got {self.teacher_digest} "
                 f"and {self.further_teachers!r}. Write {one['teacher_digest']} and {one['further_teachers']!r}."
+            )
+
+    def _check_estimator(self) -> None:
+        if self.estimator is not None:
+            _one_of("estimator", self.estimator, ("gumbel", "top_k", "reinforce", "hard_kuma", "saliency"))
+        if self.estimator == "saliency" and (self.objective != "re" or self.teacher_digest is None):
+            raise ValueError(
+                f"estimator 'saliency' goes with objective 're' and with the digest of a classifier as teacher_digest, got "
+                f"{self.objective!r} and {self.teacher_digest!r}. Train a cls trial of the model first, and give its digest."
+            )
+        if self._is_staged and self.encoder == "shared":
+            raise ValueError(
+                "encoder 'shared' is learnt by both its parts, and estimator 'saliency' by one. Choose one."
+            )
+        if self.encoder is not None:
+            _one_of("encoder", self.encoder, ("own", "shared"))
+        if self.estimator == "reinforce" and self.selection_loss_form != "per_sample":
+            raise ValueError(
+                "estimator 'reinforce' asks what each sample's own mask costs, which selection_loss_form "
+                f"{self.selection_loss_form!r} does not say. Choose per_sample (--fidelity paper), or another estimator."
             )
 
     def _check_schedule(self, name: str) -> None:
@@ -305,6 +337,16 @@ class Trial:
     def teachers(self) -> dict[str, float]:
         """The weight of each teacher by its digest; nothing where nobody teaches."""
         return teachers_in(self.teacher_digest, self.further_teachers)
+
+    @property
+    def _is_staged(self) -> bool:
+        """Whether a classifier that was trained before selects."""
+        return self.objective == "re" and self.estimator == "saliency"
+
+    @property
+    def budget(self) -> float | None:
+        """The share of the features that every rationale of its model has; None where the selection logits decide."""
+        return self.p_target if self.estimator in ("top_k", "saliency") else None
 
     def at(self, share: float) -> "Trial":
         """The trial as it is after a share of its run, from 0 to 1: with the values that its schedules give then."""

@@ -16,6 +16,7 @@ from rekd.running.limits import WAIT_MINUTES, Limits
 from rekd.schedule import grid_value
 from rekd.tasks.task import Task, load_task
 from rekd.tasks.task_file import seeds_in
+from rekd.trial import Objective, is_read
 
 RESULTS = "results"
 """The store where none is named: a folder beside the project's others."""
@@ -126,6 +127,10 @@ Grid = Annotated[Any, typer.Option(parser=parse_grid, metavar="VALUES", help="Va
 """The annotation of a sweep's own grid."""
 
 
+Names = Annotated[Any, typer.Option(parser=parse_names, metavar="NAMES", help="Names, with commas between.")]
+"""The same for names."""
+
+
 class LoggerName(StrEnum):
     """Programs that `rekd.running.loggers` makes a callback for."""
 
@@ -178,6 +183,10 @@ class Options:
     augmentation: Annotated[
         Literal["none", "crop_flip", "crop_flip_seeded"] | None,
         typer.Option(help="Of training images, where not the preset's; seeded lets a teacher's targets be stored."),
+    ] = None
+    estimator: Annotated[
+        Literal["gumbel", "top_k", "reinforce", "hard_kuma"] | None,
+        typer.Option(help="How RE and REKD draw masks in training; top_k selects exactly p_target."),
     ] = None
     teacher_seed: Annotated[
         int | None, typer.Option(min=0, help="Teacher of this seed, whatever the rule says (the paper: 2029, 2031).")
@@ -267,9 +276,10 @@ class Options:
         """What a trial takes of a GPU, where that is known before anything has been measured."""
         return self.gpus_per_trial if isinstance(self.gpus_per_trial, float) and self.gpus_per_trial else 1.0
 
-    def overrides(self) -> dict[str, Any]:
-        """Fields of `Trial` that were set for all trials."""
-        given = {"epochs": self.epochs, "precision": self.precision, "augmentation": self.augmentation}
+    def overrides(self, objective: Objective) -> dict[str, Any]:
+        """Fields of `Trial` that were set for all trials, of those that an objective reads."""
+        names = ("epochs", "precision", "augmentation", "estimator")
+        given = {name: getattr(self, name) for name in names if is_read(name, objective)}
         return {name: value for name, value in given.items() if value is not None}
 
     def limits(self) -> Limits:

@@ -32,6 +32,7 @@ from rekd.command_line import print_table
 from rekd.messages import number, one_line
 from rekd.running.plan import SweepResult
 from rekd.store.files import Store
+from rekd.store.ledger import BUDGET_COLUMNS
 from rekd.tasks.task import Task, load_task
 from sweeps.options import Options
 from sweeps.typed import next_command
@@ -101,6 +102,18 @@ def show_performance(result: SweepResult, tasks: list[Task], store: Store, conso
         _print(console, f"CLS, RE and REKD on {task.name}", performance)
         _comparisons(console, stages)
         _draw(figures.seeds_picture, stages, task, store, console)
+
+
+def show_budgets(result: SweepResult, tasks: list[Task], store: Store, console: Console, options: Options) -> None:
+    """What each setting reaches by itself, at exactly `p_target`, and over all budgets; the curves."""
+    for task in tasks:
+        runs = with_settings(result.rows[result.rows["task"] == task.name])
+        table = tables.budget_table(runs)
+        if table.empty:
+            continue
+        table = tables.telling(table.drop(columns=["task", *BUDGET_COLUMNS], errors="ignore"))
+        _print(console, f"At exact budgets on {task.name}", table.drop(columns=[*NO_ROOM_FOR], errors="ignore"))
+        _draw(figures.budget_picture, split_stages(runs, options.tolerance), task, store, console)
 
 
 def show_reproduction(result: SweepResult, tasks: list[Task], store: Store, console: Console, options: Options) -> None:

@@ -56,7 +56,11 @@ class Stage:
         """One setting, a trial a seed; `seeds` take the place of the sweep's own."""
         return [
             self.task.trial(
-                objective, model, seed=seed, fidelity=self.options.fidelity, **{**self.options.overrides(), **overrides}
+                objective,
+                model,
+                seed=seed,
+                fidelity=self.options.fidelity,
+                **{**self.options.overrides(objective), **overrides},
             )
             for seed in seeds or self.options.seeds_of(self.task)
         ]
@@ -233,6 +237,19 @@ def lambda_trials(stage: Stage, model: str, lambdas: Sequence[float]) -> list[Tr
     overrides = {name: stage.task.defaults[name] for name in ("p_target",) if name in stage.task.defaults}
     settings = [stage.trials("re", model, lambda_select=value, **overrides) for value in lambdas]
     return stage.needed(lambda_rule(stage.options.tolerance), settings)
+
+
+def add_staged(stage: Stage, model: str) -> None:
+    """Adds CLS of a model and, once a seed's has ended, RE of that seed on what is most salient to it (Jain et al. 2020)."""
+    for classifier in stage.trials("cls", model):
+        what = f"classifier of {model} on {stage.task.name} of seed {classifier.seed}"
+        choice = _once_ended(stage, classifier, what, why="of the same seed")
+
+        def trials(digest: str, seed: int = classifier.seed) -> list[Trial]:
+            return stage.trials("re", model, seeds=[seed], estimator="saliency", encoder=None, teacher_digest=digest)
+
+        stage.plan.trials.append(classifier)
+        stage.add(f"RE of {model} by saliency, seed {classifier.seed}", [choice], trials, stand_ins=["not ended yet"])
 
 
 def add_teacher(stage: Stage, **overrides: Any) -> Choice:

@@ -281,7 +281,7 @@ TRAIN = ("train", "--task", "digits", "--model", "vit-student")
             "Invalid value for '--epochs': Input should be greater than or equal to 1, got '0'.",
         ),
         ((*TRAIN, "--objective", "ree"), "Invalid value for '--objective': 'ree' is not one of 'cls', 're', 'rekd'."),
-        ((*TRAIN, "--sede", "1"), "No such option: --sede (Possible options: --model, --seed, --store). Try --help."),
+        ((*TRAIN, "--sede", "1"), "No such option: --sede (Possible options: --encoder, --seed, --store). Try --help."),
         (TRAIN[:3], "Missing option '--model'. Try --help."),
         (("trian",), "No such command 'trian'."),
         ((*TRAIN, "--objective", "rekd", "--teacher", "0123"), "The store {} has no model of a trial 0123. Train it"),

@@ -30,7 +30,7 @@ class GrownTrial(Trial):
     """`Trial` with two fields more, one of which has another default than its neutral value."""
 
     lambda_sparse: float = grown(default=0.0, neutral=0.0)
-    estimator: str | None = grown(default="kuma", neutral="gumbel")
+    sampler: str | None = grown(default="kuma", neutral="gumbel")
 
 
 def grown_from(record: dict, **changes) -> Trial:
@@ -78,7 +78,7 @@ def test_a_row_of_before_stands_beside_those_of_today(store):
     file = store.trial_file(trials[0].digest)
     table = pq.read_table(file)
     born_since = [name for name in table.column_names if name in neutral_values(Trial)]
-    assert len(born_since) == 11
+    assert len(born_since) == 13
     table = table.drop_columns(born_since)
     index = table.schema.get_field_index("fidelity")
     pq.write_table(table.set_column(index, "fidelity", pa.array(["authors"])), file)  # as 0.1.0 wrote it
@@ -102,19 +102,17 @@ def test_what_is_born_later_has_its_neutral_value_in_rows_of_before(old_store):
 
 def test_a_default_that_is_not_neutral_is_another_trial():
     record = MADE_BY_0_1_0[1]["record"]
-    assert GrownTrial(**record).estimator == "kuma"
+    assert GrownTrial(**record).sampler == "kuma"
     assert GrownTrial(**record).digest != grown_from(record).digest == Trial(**record).digest
 
 
 def test_an_unused_field_of_later_is_no_part_of_a_digest():
     record = MADE_BY_0_1_0[0]["record"]
-    assert grown_from(record, estimator=None).digest == Trial(**record).digest
+    assert grown_from(record, sampler=None).digest == Trial(**record).digest
 
 
 def test_what_a_newer_version_wrote_is_refused_by_name():
-    with pytest.raises(
-        ValueError, match="A newer version wrote this trial: estimator, lambda_sparse is not known here"
-    ):
+    with pytest.raises(ValueError, match="A newer version wrote this trial: lambda_sparse, sampler is not known here"):
         Trial.from_record(asdict(GrownTrial(**MADE_BY_0_1_0[1]["record"])))
 
 

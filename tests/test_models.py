@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoTokenizer
 
+from rekd.handover.forms import as_given, load_exported
 from rekd.method.models import RationaleModel
 
 
@@ -302,3 +303,38 @@ def test_a_saved_model_keeps_its_precision(tmp_path):
     )
     model.save(tmp_path)
     assert RationaleModel.load(tmp_path).predictor.backbone.precision == "bfloat16"
+
+
+# --- One encoder for both -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["vit", "bert"])
+def test_with_a_shared_encoder_generator_and_predictor_are_two_heads_on_one(family):
+    shared, apart = (tiny.build(family, encoder=encoder) for encoder in ("shared", "own"))
+    assert shared.generator.backbone is shared.predictor.backbone
+    of_heads = {name for name, _ in shared.named_parameters() if ".head." in name}
+    encoder = sum(parameter.numel() for parameter in apart.predictor.backbone.parameters())
+    count = sum(parameter.numel() for parameter in shared.parameters())
+    assert count == encoder + sum(dict(shared.named_parameters())[name].numel() for name in of_heads)
+
+    inputs = tiny.tensors(family)
+    mask = shared.generator(inputs).softmax(dim=-1)[..., 1]
+    shared.predictor(inputs, mask).logsumexp(dim=-1).sum().backward()
+    assert all(parameter.grad is not None for parameter in shared.parameters())
+
+
+@pytest.mark.parametrize("family", ["vit", "bert"])
+def test_a_model_with_a_shared_encoder_is_saved_and_answers_the_same(family, tmp_path):
+    model = tiny.build(family, encoder="shared")
+    model.check_saving()
+    model.save(tmp_path)
+    loaded = RationaleModel.load(tmp_path)
+    assert loaded.generator.backbone is loaded.predictor.backbone
+    assert tiny.same_tensors(loaded.state_dict(), model.state_dict())
+    inputs = tiny.tensors(family)
+    with torch.no_grad():
+        expected, found = model.predict(inputs), loaded.predict(inputs)
+    assert torch.equal(found.logits, expected.logits)
+    arrays = as_given({name: value.numpy() for name, value in inputs.items()})
+    theirs = load_exported(tmp_path)(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+    assert torch.equal(theirs.logits, expected.logits)

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, BertTokenizerFast
 from rekd.method.backbones import BACKBONES
 from rekd.method.evaluate import faithfulness, masks_of, overlap
 from rekd.method.explain import Explainer
-from rekd.method.models import RationaleModel
+from rekd.method.models import RationaleModel, load_model
 from rekd.method.streams import Streams, evaluation_noise
 from rekd.method.teacher import Targets
 from rekd.running.one_trial import build_model, check_trial, describe, run_trial
@@ -229,6 +229,43 @@ def test_what_is_written_for_people_to_look_at_cannot_fail_a_trial(image_task, s
     assert row["warning"] == "Its rationales to look at could not be written: AssertionError: no picture of this"
     assert row["test_accuracy"] is not None
     assert store.names_in(store.model_folder(trial.digest))
+
+
+def test_accuracy_at_exact_budgets_stands_beside_all_else_and_cannot_fail_a_trial(
+    image_task, taught, tmp_path, monkeypatch
+):
+    measured, teacher, _ = taught["image"]
+
+    def broken(*_, **__):
+        raise RuntimeError("no memory for this")
+
+    monkeypatch.setattr("rekd.running.examine.budget_curve", broken)
+    store = Store(str(tmp_path / "other"))
+    run(teacher, image_task, store)
+    row, other = row_of(teacher, measured), row_of(teacher, store)
+    assert other["warning"].endswith("Its accuracy at exact budgets could not be measured: no memory for this")
+    columns = {name for name in row if name.startswith(("test_accuracy_at_", "test_accuracy_area"))}
+    assert len(columns) == 11
+    assert all(0 <= row[name] <= 1 and other[name] is None for name in columns)
+    by_the_clock = {"train_seconds", "finished_at", "warning", "attempt"}
+    assert {name for name in row if row[name] != other[name]} <= columns | by_the_clock
+
+
+def test_a_trial_on_what_is_salient_takes_its_classifier_from_the_store(image_task, store):
+    classifier = image_task.trial("cls", "vit-tiny", seed=2026, epochs=1)
+    how = {"seed": 2026, "epochs": 1, "estimator": "saliency", "teacher_digest": classifier.digest}
+    staged = image_task.trial("re", "vit-tiny", **how)
+    with pytest.raises(ValueError, match=f"has no model of a trial {classifier.digest}"):
+        check_trial(staged, task=image_task, supplies=Supplies(store, device=tiny.CPU))
+    for trial in (classifier, staged):
+        run(trial, image_task, store)
+    row = row_of(staged, store)
+    assert (row["status"], row["error"]) == ("ok", "")
+    assert row["test_accuracy_at_p_target"] == row["test_accuracy"]
+    assert row["num_parameters"] == row_of(classifier, store)["num_parameters"]
+    of_classifier, of_staged = (load_model(store, trial.digest) for trial in (classifier, staged))
+    assert tiny.same_tensors(of_staged.generator.classifier.state_dict(), of_classifier.predictor.state_dict())
+    assert Trial.from_record(json.loads(row["config"])) == staged
 
 
 def test_a_model_that_cannot_be_loaded_again_is_no_result(image_task, store, monkeypatch):

@@ -105,9 +105,12 @@ def test_a_trial_is_typed_with_several_teachers_and_a_curriculum(store, monkeypa
     arguments = ["train", "--task", "digits", "--model", "vit-student", "--objective", "rekd", "--store", store.root]
     more = ["--teacher", "b:2", "--teacher", "a", "--distils", "rationale", "--alpha", "0.9->0.1:cosine"]
     assert CliRunner().invoke(app, [*arguments, *more, "--lambda-select", "0.5"]).exit_code == 2
-    (trial,) = asked
+    trial = asked[0]
     assert (trial.teachers, trial.distils) == ({"a": 1.0, "b": 2.0}, "rationale")
     assert (trial.alpha, trial.alpha_schedule, trial.lambda_select) == (0.1, "cosine from 0.9", 0.5)
+    of_saliency = ["--objective", "re", "--estimator", "saliency", "--teacher", "c"]
+    assert CliRunner().invoke(app, [*arguments, *of_saliency]).exit_code == 2
+    assert (asked[-1].objective, asked[-1].estimator, asked[-1].teacher_digest) == ("re", "saliency", "c")
     wrong = CliRunner().invoke(app, [*arguments, "--teacher", "a", "--alpha", "0.9->0.1"])
     assert wrong.exit_code == 2
     assert "A value that moves is written" in wrong.output

@@ -54,7 +54,7 @@ def test_digests_are_equal_exactly_where_fields_are(left, right):
 def test_every_field_is_part_of_the_digest(name):
     others = {"objective": None, "precision": "bfloat16", "downscaling": "antialiased", **FIDELITY["authors"]}
     others |= {f"{name}_schedule": "cosine from 0.9" for name in SCHEDULED}
-    others |= {"distils": "rationale", "further_teachers": "d:2"}
+    others |= {"distils": "rationale", "further_teachers": "d:2", "estimator": "top_k", "encoder": "shared"}
     if name in others:
         other = others[name]
     elif isinstance(value := getattr(REKD_TRIAL, name), str):

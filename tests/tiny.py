@@ -102,6 +102,9 @@ def build(
     heads: str = "linear",
     predictor_reads: str = "pooler",
     num_classes: int = 3,
+    budget: float | None = None,
+    encoder: str = "own",
+    selects_by: str = "logits",
     **config: Any,
 ) -> RationaleModel:
     """A freshly drawn model. Its weights are spread wide, so that every part shows in the output."""
@@ -113,6 +116,9 @@ def build(
             dropout=0.1,
             heads=heads,
             predictor_reads=predictor_reads,
+            budget=budget,
+            encoder=encoder,
+            selects_by=selects_by,
             config={**CONFIGS[family], "initializer_range": 0.3, **config},
         )
     return model.eval()
@@ -192,6 +198,9 @@ def model_for(trial: Trial, streams: Streams) -> RationaleModel:
             predictor_reads=trial.predictor_reads,
             head_initialisation=trial.head_initialisation,
             image_statistics=trial.image_statistics,
+            budget=trial.budget,
+            encoder=trial.encoder or "own",
+            selects_by="saliency" if trial.estimator == "saliency" else "logits",
             config=CONFIGS[trial.model],
         )
 

@@ -55,6 +55,10 @@ def write_export(trained: Trained, folder: Path) -> None:
 
     Raises ValueError where the files are not those of a trained model.
     """
+    if trained.config.get("selects_by", "logits") != "logits":
+        raise ValueError(
+            "A model whose rationales are a classifier's saliency cannot be exported. Choose another estimator."
+        )
     family = trained.config["backbone"]["model_type"]
     if family not in FAMILIES:
         raise ValueError(

@@ -46,6 +46,8 @@ class RekdConfig(PretrainedConfig):
     precision = "float32"
     predictor_reads = "pooler"
     downscaling: str | None = None
+    budget: float | None = None
+    encoder = "own"
     dropout = 0.0
     num_classes = 2
     backbone: Any = None
@@ -189,12 +191,28 @@ def taken(features: Tensor, kept: Tensor) -> Tensor:
     return features.gather(1, kept.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
 
 
+def at_budget(selection_logits: Tensor, budget: float) -> Tensor:
+    """Moves the logits of each sample so that argmax selects exactly a share of its features, one at least."""
+    difference = selection_logits[..., 1] - selection_logits[..., 0]
+    num_selected = max(1, round(budget * difference.shape[-1]))
+    order = difference.argsort(dim=-1, descending=True, stable=True)
+    chosen = torch.zeros_like(difference, dtype=torch.bool).scatter(-1, order[..., :num_selected], value=True)
+    ends = difference.gather(-1, order[..., num_selected - 1 : num_selected + 1])
+    moved = difference - ends.mean(dim=-1, keepdim=True)
+    apart = torch.where(chosen, moved.clamp(min=1e-4), moved.clamp(max=-1e-4))
+    moved = moved + (apart - moved)
+    return torch.stack((torch.zeros_like(moved), moved), dim=-1)
+
+
 class Generator(nn.Module):
     """Maps each feature to logits of {not selected, selected}."""
 
     def __init__(self, config: RekdConfig) -> None:
         super().__init__()
-        self.backbone = Encoder(config, for_classifier=False)
+        self.backbone = Encoder(
+            config, for_classifier=config.encoder == "shared" and config.predictor_reads == "pooler"
+        )
+        self.budget = config.budget
         width = self.backbone.width
         if config.heads == "authors" and not self.backbone.reads_images:
             self.head = nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(256, 2))
@@ -204,7 +222,8 @@ class Generator(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         with self.backbone.arithmetic():
             features, _ = self.backbone.contextualise(self.backbone.embed(inputs), inputs)
-        return self.head(features.float())
+        selection_logits = self.head(features.float())
+        return selection_logits if self.budget is None else at_budget(selection_logits, self.budget)
 
 
 class Predictor(nn.Module):
@@ -287,6 +306,7 @@ class RekdModel(PreTrainedModel):
             uniform = torch.rand(scores.shape, generator=sampled_by, device=scores.device)
             info = torch.finfo(uniform.dtype)
             scores = scores - torch.log(-torch.log(uniform.clamp(info.tiny, 1 - info.eps)))
+        scores = scores if self.generator.budget is None else at_budget(scores, self.generator.budget)
         mask = (scores.argmax(dim=-1) == 1).to(scores.dtype)
         logits = self.predictor.without_the_rest(inputs, mask) if drop else self.predictor(inputs, mask)[0]
         return RekdOutput(logits=logits, mask=mask, selection_logits=selection_logits)

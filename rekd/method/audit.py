@@ -107,8 +107,12 @@ class Auditor:
 
 def top(scores: Float[np.ndarray, "sample feature"], sizes: Int64[np.ndarray, "sample"]) -> Masks:
     """Selects as many features of each sample as it is given, those with the highest scores; the first of a tie."""
-    ranks = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1, kind="stable")
-    return ranks < sizes[:, None]
+    return ranks(scores) < sizes[:, None]
+
+
+def ranks(scores: Float[np.ndarray, "sample feature"]) -> Int64[np.ndarray, "sample feature"]:
+    """The place of each feature among those of its sample, 0 for the highest score; the first of a tie comes first."""
+    return np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1, kind="stable")
 
 
 def _random(sizes: Int64[np.ndarray, "sample"], real: Masks) -> Masks:

@@ -13,6 +13,9 @@ from torch import Tensor
 SELECTED = 1
 """Index of the class "selected" in the last axis of Z and S (Eq. 2)."""
 
+TIE = 1e-4
+"""How far from 0 the logits of a tie are moved, where one of two that are equal is within a budget."""
+
 
 def gumbel_noise(
     shape: tuple[int, ...],
@@ -63,6 +66,44 @@ def straight_through(soft_selection: Float[Tensor, "batch feature 2"]) -> Float[
 def argmax_mask(selection_logits: Float[Tensor, "batch feature 2"]) -> Float[Tensor, "batch feature"]:
     """Eq. 2 without noise: the mask that is used to predict once training is over."""
     return (selection_logits.argmax(dim=-1) == SELECTED).to(selection_logits.dtype)
+
+
+def selection_difference(
+    selection_logits: Float[Tensor, "batch feature 2"],
+) -> Float[Tensor, "batch feature"]:
+    """Z[selected] - Z[not selected]."""
+    return selection_logits[..., SELECTED] - selection_logits[..., 1 - SELECTED]
+
+
+def num_selected(budget: float, num_features: int) -> int:
+    """How many features a share of them is: the nearest whole number, but one at least.
+
+    >>> num_selected(0.15, 196), num_selected(0.01, 16)
+    (29, 1)
+    """
+    return max(1, round(budget * num_features))
+
+
+def at_budget(selection_logits: Float[Tensor, "batch feature 2"], budget: float) -> Float[Tensor, "batch feature 2"]:
+    """Moves all logits of a sample by one number, so that argmax selects exactly the budget: its `num_selected` largest.
+
+    A tie goes to the first. As the mask of a budget depends on no such number, only what is moved says how likely a feature
+    is selected.
+
+    >>> argmax_mask(at_budget(torch.tensor([[[0.0, 9.0], [0.0, 7.0], [0.0, 7.0], [0.0, 8.0]]]), 0.75))
+    tensor([[1., 1., 0., 1.]])
+    """
+    difference = selection_difference(selection_logits)
+    order = difference.argsort(dim=-1, descending=True, stable=True)
+    num = num_selected(budget, difference.shape[-1])
+    chosen = torch.zeros_like(difference, dtype=torch.bool).scatter(-1, order[..., :num], value=True)
+    ends = difference.gather(
+        -1, order[..., num - 1 : num + 1]
+    ).detach()  # the last that is chosen, and the first that is not
+    moved = difference - ends.mean(dim=-1, keepdim=True)
+    apart = torch.where(chosen, moved.clamp(min=TIE), moved.clamp(max=-TIE))
+    moved = moved + (apart - moved).detach()
+    return torch.stack((torch.zeros_like(moved), moved), dim=-1)
 
 
 def selection_loss(

@@ -9,12 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rekd.method.equations import rationale_ratio, token_ratio
+from rekd.method.equations import rationale_ratio, selection_difference, token_ratio
 from rekd.method.losses import re_terms
 from rekd.method.models import Prediction, RationaleModel
 from rekd.method.samples import DeviceSamples, batches
 from rekd.method.streams import Streams, evaluation_noise
-from rekd.method.teacher import selection_difference
 from rekd.store.predictions import StoredPredictions
 from rekd.trial import Trial
 

@@ -16,7 +16,6 @@ from rekd.method.equations import gumbel_noise
 from rekd.method.models import Prediction, RationaleModel, mask_of, saved_config
 from rekd.method.samples import Inputs
 from rekd.method.streams import evaluation_noise
-from rekd.method.teacher import selection_difference
 from rekd.tasks.hub import quiet
 from rekd.tasks.images import opened, pixels_of
 from rekd.tasks.spans import ReadText, read_text
@@ -178,11 +177,7 @@ class Explainer:
             # The same noise for each input: what is said of it does not depend on what is asked beside it.
             noise = evaluation_noise(self.seed, torch.device("cpu"))
             scores = scores + gumbel_noise(scores[:1].shape, generator=noise)
-        if budget is None:
-            return mask_of(scores)
-        strength = selection_difference(scores)
-        strongest = strength.topk(max(1, round(budget * strength.shape[1])), dim=1).indices
-        return torch.zeros_like(strength).scatter(1, strongest, 1.0)
+        return mask_of(scores, budget=self.model.description["budget"] if budget is None else budget)
 
     def _explanation(self, source: str, found: Prediction, row: int, **parts: Any) -> Explanation:
         probabilities = found.logits[row].softmax(dim=-1)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rekd.method.equations import prediction_loss
-from rekd.method.models import Predictor, RationaleModel
+from rekd.method.models import Predictor, RationaleModel, saliency_of
 from rekd.method.samples import BATCH, DeviceSamples
 from rekd.method.streams import Streams
 from rekd.trial import Trial
@@ -67,15 +67,5 @@ def answers(
 
 
 def saliency(predictor: Predictor, samples: DeviceSamples) -> Float[np.ndarray, "sample feature"]:
-    """Gradient times input of the class that a predictor sees in the whole of each sample.
-
-    That is the gradient by a mask of ones: the mask multiplies what stands for a feature.
-    """
-    found = []
-    for batch in samples.batches():
-        embedded = predictor.backbone.num_features(batch.inputs)
-        mask = torch.ones(len(batch.labels), embedded, device=batch.labels.device, requires_grad=True)
-        logits = predictor(batch.inputs, mask)
-        (gradient,) = torch.autograd.grad(logits.max(dim=-1).values.sum(), mask)
-        found.append(gradient.cpu())
-    return torch.cat(found).numpy()
+    """Gradient times input of the class that a predictor sees in the whole of each sample (`saliency_of`)."""
+    return torch.cat([saliency_of(predictor, batch.inputs).cpu() for batch in samples.batches()]).numpy()

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from rekd.method.equations import (
     distillation_loss,
     gumbel_noise,
-    gumbel_softmax,
     prediction_distillation_loss,
     prediction_loss,
     rationale_distillation_loss,
@@ -16,8 +16,8 @@ from rekd.method.equations import (
     re_loss,
     rekd_loss,
     selection_loss,
-    straight_through,
 )
+from rekd.method.estimators import estimator_of
 from rekd.method.models import RationaleModel
 from rekd.method.samples import Batch
 from rekd.method.streams import Streams
@@ -60,32 +60,73 @@ def losses(learner: Learner, batch: Batch, temperature: float | None) -> dict[st
     trial, model, streams = learner.trial, learner.model, learner.streams
     if model.generator is None or temperature is None:
         return re_terms(trial, model.predictor(batch.inputs), batch.labels, mask=None)
+    estimator = estimator_of(trial)
     selection_logits = model.generator(batch.inputs)
     noise = gumbel_noise(selection_logits.shape, generator=streams.student_noise, device=selection_logits.device)
-    mask = straight_through(gumbel_softmax(selection_logits, noise, temperature=temperature))
+    mask = estimator.mask(selection_logits, noise, temperature=temperature)
     logits = model.predictor(batch.inputs, mask)
     terms = re_terms(trial, logits, batch.labels, mask)
     terms["rationale_ratio"] = rationale_ratio(mask).mean()
-    if learner.teacher is None:
-        return terms
+    teacher_logits = None
+    if learner.teacher is not None:
+        teacher_selection_logits, teacher_logits = learner.teacher(batch.pool_rows, batch.inputs, mask.detach())
+        teacher_noise = gumbel_noise(noise.shape, generator=streams.teacher_noise, device=noise.device)
+        l_rationale = None
+        if trial.distils != "prediction":
+            l_rationale = rationale_distillation_loss(
+                selection_logits, noise, teacher_selection_logits, teacher_noise, temperature=temperature
+            )
+        terms = rekd_terms(trial, terms, l_rationale, logits, teacher_logits, temperature=temperature)
+    if estimator.needs_costs:
+        costs = mask_costs(trial, logits, batch.labels, mask, teacher_logits, temperature=temperature)
+        terms["loss"] = terms["loss"] + estimator.score_loss(selection_logits, mask, costs)
+    return terms
 
+
+def rekd_terms(
+    trial: Trial,
+    terms: dict[str, Tensor],
+    l_rationale: Tensor | None,
+    logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float,
+) -> dict[str, Tensor]:
+    """The terms of L_RE and of what is distilled, with L_REKD of Eq. 11 as `loss`."""
     assert trial.alpha is not None  # `Trial` asks rekd for both
     assert trial.lambda_rationale is not None
-    teacher_selection_logits, teacher_logits = learner.teacher(batch.pool_rows, batch.inputs, mask.detach())
-    teacher_noise = gumbel_noise(noise.shape, generator=streams.teacher_noise, device=noise.device)
-    l_rationale = l_prediction = None
-    if trial.distils != "prediction":
-        l_rationale = rationale_distillation_loss(
-            selection_logits, noise, teacher_selection_logits, teacher_noise, temperature=temperature
-        )
+    l_prediction = None
     if trial.distils != "rationale":
         l_prediction = prediction_distillation_loss(logits, teacher_logits, temperature=temperature)
     l_kd = distillation_loss(
         l_rationale, l_prediction, lambda_rationale=trial.lambda_rationale, temperature=temperature
     )
     distilled = {"rationale_distillation_loss": l_rationale, "prediction_distillation_loss": l_prediction}
-    terms |= {name: loss for name, loss in distilled.items() if loss is not None}
+    terms = terms | {name: loss for name, loss in distilled.items() if loss is not None}
     return terms | {"loss": rekd_loss(terms["loss"], l_kd, alpha=trial.alpha)}
+
+
+@torch.no_grad()
+def mask_costs(
+    trial: Trial,
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor,
+    teacher_logits: Tensor | None,
+    *,
+    temperature: float,
+) -> Float[Tensor, " batch"]:
+    """What each sample's mask costs: the loss of a batch of that sample alone, but for L_KD^R, in which no mask has a part."""
+    nothing = torch.zeros((), device=logits.device)
+
+    def cost(row: int) -> Tensor:
+        own = slice(row, row + 1)
+        terms = re_terms(trial, logits[own], labels[own], mask[own])
+        if teacher_logits is not None:
+            terms = rekd_terms(trial, terms, nothing, logits[own], teacher_logits[own], temperature=temperature)
+        return terms["loss"]
+
+    return torch.stack([cost(row) for row in range(len(labels))])
 
 
 def re_terms(trial: Trial, logits: Tensor, labels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rekd.messages import one_line, shown
 from rekd.method.backbones import Backbone
-from rekd.method.equations import argmax_mask, gumbel_noise
+from rekd.method.equations import argmax_mask, at_budget, gumbel_noise
 from rekd.method.pretrained import load_backbone
 from rekd.method.samples import Inputs, as_tensor
 from rekd.store.files import DamagedFileError, Store
@@ -29,7 +29,13 @@ DEVIATION = 0.02
 
 _DESCRIPTION = {"objective": str, "num_classes": int, "dropout": (int, float), "heads": str, "precision": str}
 _SAVED = {**_DESCRIPTION, "backbone": dict, "details": dict}
-_SAVED_LATER: dict[str, Any] = {"predictor_reads": "pooler", "downscaling": None}
+_SAVED_LATER: dict[str, Any] = {
+    "predictor_reads": "pooler",
+    "downscaling": None,
+    "budget": None,
+    "encoder": "own",
+    "selects_by": "logits",
+}
 """What folders of 0.1.0 do not say of a model, and what it was there."""
 
 
@@ -41,6 +47,8 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.budget: float | None = None
+        """The share of the features that is selected of every sample; None where the logits decide."""
         if heads == "authors" and backbone.kind == "text":
             backbone.freeze_embeddings()
             self.head = nn.Sequential(
@@ -56,7 +64,8 @@ class Generator(nn.Module):
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch feature 2"]:
         with self.backbone.arithmetic():
             contextual = self.backbone.contextualise(self.backbone.embed(inputs), inputs)
-        return self.head(contextual.features.float())
+        selection_logits = self.head(contextual.features.float())
+        return selection_logits if self.budget is None else at_budget(selection_logits, self.budget)
 
 
 class Predictor(nn.Module):
@@ -92,6 +101,56 @@ class Predictor(nn.Module):
         return self.head(contextual.summary.float())
 
 
+def saliency_of(predictor: Predictor, inputs: Inputs) -> Float[Tensor, "batch feature"]:
+    """Gradient times input of the class that a predictor sees in the whole of each sample.
+
+    That is the gradient by a mask of ones: the mask multiplies what stands for a feature.
+    """
+    num_features = predictor.backbone.num_features(inputs)
+    first = next(iter(inputs.values()))
+    with torch.enable_grad():
+        mask = torch.ones(len(first), num_features, device=first.device, requires_grad=True)
+        logits = predictor(inputs, mask)
+        (gradient,) = torch.autograd.grad(logits.max(dim=-1).values.sum(), mask)
+    return gradient
+
+
+class SaliencyGenerator(nn.Module):
+    """Selects what the answer of a trained classifier hangs on most, and learns nothing itself (`Trial.estimator`)."""
+
+    def __init__(self, classifier: Predictor) -> None:
+        super().__init__()
+        self.classifier = classifier.requires_grad_(False).eval()
+        self.budget: float | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.classifier.backbone
+
+    def train(self, mode: bool = True) -> "SaliencyGenerator":
+        """Leaves the classifier as it is at evaluation, without dropout."""
+        return super().train(mode=False)
+
+    def forward(self, inputs: Inputs) -> Float[Tensor, "batch feature 2"]:
+        saliency = saliency_of(self.classifier, inputs)
+        spread = saliency.std(dim=-1, keepdim=True, correction=0).clamp(min=torch.finfo(saliency.dtype).tiny)
+        selection_logits = torch.stack((torch.zeros_like(saliency), saliency / spread), dim=-1)
+        return selection_logits if self.budget is None else at_budget(selection_logits, self.budget)
+
+    def take(self, classifier: "RationaleModel") -> None:
+        """Selects by this classifier from now on. Raises ValueError where it is none, or is built in another way."""
+        if classifier.generator is not None:
+            raise ValueError(
+                "Saliency is that of a plain classifier, got a model of rationales. Give a cls trial's digest."
+            )
+        try:
+            self.classifier.load_state_dict(classifier.predictor.state_dict())
+        except RuntimeError as error:
+            raise ValueError(
+                "The classifier is of another architecture. Give a cls trial of the same model."
+            ) from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """What a trained model says of a batch."""
@@ -103,19 +162,28 @@ class Prediction:
 
 
 def mask_of(
-    selection_logits: Float[Tensor, "batch feature 2"], *, sampled_by: torch.Generator | None = None
+    selection_logits: Float[Tensor, "batch feature 2"],
+    *,
+    sampled_by: torch.Generator | None = None,
+    budget: float | None = None,
 ) -> Float[Tensor, "batch feature"]:
-    """Eq. 2 once training is over: argmax of the selection logits, or of a Gumbel sample of them."""
+    """Eq. 2 once training is over: argmax of the selection logits, or of a Gumbel sample of them; or the budget's largest."""
     scores = selection_logits
     if sampled_by is not None:
         scores = scores + gumbel_noise(scores.shape, generator=sampled_by, device=scores.device)
-    return argmax_mask(scores)
+    return argmax_mask(scores if budget is None else at_budget(scores, budget))
 
 
 class RationaleModel(nn.Module):
     """Generator and predictor; without a generator it is a plain classifier (CLS)."""
 
-    def __init__(self, generator: Generator | None, predictor: Predictor, *, description: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        generator: Generator | SaliencyGenerator | None,
+        predictor: Predictor,
+        *,
+        description: Mapping[str, Any],
+    ) -> None:
         """`description` is what `load` needs to build the same modules; use `build`."""
         super().__init__()
         self.generator = generator
@@ -135,18 +203,31 @@ class RationaleModel(nn.Module):
         image_statistics: str = "pretrained",
         precision: str = "float32",
         downscaling: str | None = None,
+        budget: float | None = None,
+        encoder: str = "own",
+        selects_by: str = "logits",
         source: str | None = None,
         config: Mapping[str, Any] | None = None,
         revision: str | None = None,
     ) -> "RationaleModel":
-        """A model to train: both backbones from the same pretrained weights, heads freshly drawn (Section 3.1)."""
-        generator = None
+        """A model to train: both backbones from the same pretrained weights, heads freshly drawn (Section 3.1).
+
+        With `encoder` shared it is one backbone, and what is frozen of it for one (`heads`) is frozen for both. Where it
+        selects by saliency, the classifier is drawn too, until the generator takes a trained one.
+        """
+        generator: Generator | SaliencyGenerator | None = None
         drawn = {"dropout": dropout, "heads": heads, "initialisation": head_initialisation}
-        if objective != "cls":
-            backbone = load_backbone(source, config=config, revision=revision, for_classifier=False)
+        with_pooler, is_shared = predictor_reads == "pooler", encoder == "shared"
+        if selects_by == "saliency":
+            backbone = load_backbone(source, config=config, revision=revision, for_classifier=with_pooler)
+            generator = SaliencyGenerator(Predictor(backbone, num_classes=num_classes, **drawn))
+        elif objective != "cls":
+            backbone = load_backbone(source, config=config, revision=revision, for_classifier=is_shared and with_pooler)
             generator = Generator(backbone, **drawn)
-        with_pooler = predictor_reads == "pooler"
-        backbone = load_backbone(source, config=config, revision=revision, for_classifier=with_pooler)
+        if generator is None or not is_shared:
+            backbone = load_backbone(source, config=config, revision=revision, for_classifier=with_pooler)
+        else:
+            backbone = generator.backbone
         predictor = Predictor(backbone, num_classes=num_classes, **drawn)
         model = cls(
             generator,
@@ -159,8 +240,13 @@ class RationaleModel(nn.Module):
                 "predictor_reads": predictor_reads,
                 "precision": precision,
                 "downscaling": downscaling,
+                "budget": budget,
+                "encoder": encoder,
+                "selects_by": selects_by,
             },
         )
+        if generator is not None:
+            generator.budget = budget
         for module in (generator, predictor):
             if module is not None:
                 module.backbone.precision, module.backbone.downscaling = precision, downscaling
@@ -178,7 +264,7 @@ class RationaleModel(nn.Module):
         if self.generator is None:
             return Prediction(logits=self.predictor(inputs), mask=self.full_mask(inputs), selection_logits=None)
         selection_logits = self.generator(inputs)
-        mask = mask_of(selection_logits, sampled_by=sampled_by)
+        mask = mask_of(selection_logits, sampled_by=sampled_by, budget=self.generator.budget)
         return Prediction(logits=self.predictor(inputs, mask), mask=mask, selection_logits=selection_logits)
 
     def num_features(self, inputs: Mapping[str, Any]) -> int:
@@ -199,6 +285,10 @@ class RationaleModel(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         backbone = self.predictor.backbone
         state = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
+        if (
+            self.description["encoder"] == "shared"
+        ):  # under two names, each of which safetensors wants a memory of its own
+            state = {name: value.clone() for name, value in state.items()}
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         if (processor := backbone.processor()) is not None:
             (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2))

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rekd.method.equations import SELECTED, argmax_mask
+from rekd.method.equations import argmax_mask, selection_difference
 from rekd.method.models import RationaleModel, mask_of
 from rekd.method.places import LEAST, Grid, by_area, by_characters, log_odds
 from rekd.method.samples import BATCH, Inputs, as_tensor, batches
@@ -169,13 +169,6 @@ def compute_targets(
 def _by_area(difference: Float[Tensor, "batch own"], own: Grid, other: Grid) -> Float[Tensor, "batch other"]:
     """The selection differences of a grid's cells in those of another: their probabilities are mapped (`places`)."""
     return log_odds(by_area(difference.double().sigmoid(), own=own, other=other)).to(difference.dtype)
-
-
-def selection_difference(
-    selection_logits: Float[Tensor, "batch feature 2"],
-) -> Float[Tensor, "batch feature"]:
-    """Z[selected] - Z[not selected]."""
-    return selection_logits[..., SELECTED] - selection_logits[..., 1 - SELECTED]
 
 
 def selection_logits_of(difference: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature 2"]:

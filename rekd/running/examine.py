@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from rekd.messages import one_line
+from rekd.method.budgets import budget_curve
 from rekd.method.evaluate import (
     Predictions,
     faithfulness,
@@ -74,14 +76,29 @@ class Examination:
     def _of_test(self, model: RationaleModel) -> dict[str, Any]:
         """Loss, accuracy and ratios on the test split, and what is said of the rationales there."""
         trial, device, arrays = self.trial, self.supplies.device, self.data.test.arrays
-        found = tested(model, DeviceSamples(self.data.test, device), trial, streams=self.streams)
+        samples = DeviceSamples(self.data.test, device)
+        found = tested(model, samples, trial, streams=self.streams)
         found.kept().save(self.supplies.store, trial.digest)
         test = measures(found, trial)
         noise = rationale_noise(trial, device=device)
         measured = faithfulness(model, arrays, device=device, sampled_by=noise)
         names = ("loss", "accuracy", "rationale_ratio", "token_ratio")
         values = {f"test_{name}": test[name] for name in names} | {f"test_{name}": n for name, n in measured.items()}
-        return values | ({} if trial.objective == "cls" else self._of_rationales(model, found))
+        if trial.objective == "cls":
+            return values
+        values |= self._of_rationales(model, found)
+        return values | self._of_budgets(model, samples, found, str(values.get("warning", "")))
+
+    def _of_budgets(
+        self, model: RationaleModel, samples: DeviceSamples, found: Predictions, warning: str
+    ) -> dict[str, Any]:
+        """Accuracy at exact budgets. It may fail, not the trial: then there is a word beside the `warning` of before."""
+        assert self.trial.p_target is not None  # `Trial` asks re and rekd for it
+        try:
+            return dict(budget_curve(model.predictor, samples, found, p_target=self.trial.p_target))
+        except Exception as error:
+            failed = f"Its accuracy at exact budgets could not be measured: {one_line(error)}"
+            return {"warning": " ".join(filter(None, (warning, failed)))}
 
     def _of_rationales(self, model: RationaleModel, found: Predictions) -> dict[str, Any]:
         """Both ratios on both splits, agreement with the truth where it is known, and a warning."""
@@ -102,7 +119,7 @@ class Examination:
     def _of_teacher(self, model: RationaleModel) -> dict[str, Any]:
         """How far the rationales of the dev split are those of its teachers, on average; nothing where there is none."""
         trial, supplies, dev_indices = self.trial, self.supplies, self.dev_indices
-        if trial.teacher_digest is None:
+        if trial.objective != "rekd":
             return {}
         dev = {name: array[dev_indices] for name, array in self.data.pool.arrays.items()}
         noise = rationale_noise(trial, device=supplies.device)

@@ -141,6 +141,8 @@ class Shelf:
         """Whether what a trial needs is there; asks for it where it is not."""
         task = task.seen_by(trial.model)
         self.data(task)
+        if trial.objective != "rekd":  # a classifier, whose saliency selects
+            return all(self.has(reference) for reference in [self.weights(digest) for digest in trial.teachers])
         # Students wait here, not in their slots: on a full cluster the teacher's pass would find no GPU.
         needed = [self.targets(task, digest) for digest in trial.teachers]
         if num_epochs := task.num_view_epochs(trial):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from rekd.method.losses import Learner
-from rekd.method.models import RationaleModel
+from rekd.method.models import RationaleModel, SaliencyGenerator
 from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
 from rekd.method.train import one_thread, train
@@ -52,6 +52,8 @@ def run_trial(
             splits = data.train_dev(trial.split, trial.seed)
             streams = Streams(trial.seed, kind=trial.random_streams, device=device)
             model = build_model(trial, task, data, streams).to(device)
+            if isinstance(model.generator, SaliencyGenerator) and trial.teacher_digest is not None:
+                model.generator.take(supplies.teacher(trial.teacher_digest))
             teacher = teacher_of(trial, task, supplies, model)
             result = yield from train(
                 Learner.of(trial, model, streams=streams, teacher=teacher),
@@ -109,6 +111,9 @@ def build_model(trial: Trial, task: Task, data: Data, streams: Streams) -> Ratio
             image_statistics=trial.image_statistics,
             precision=trial.precision,
             downscaling=trial.downscaling,
+            budget=trial.budget,
+            encoder=trial.encoder or "own",
+            selects_by="saliency" if trial.estimator == "saliency" else "logits",
             source=reference.source,
             config=reference.config,
             revision=reference.commit or reference.revision,

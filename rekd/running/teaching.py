@@ -17,7 +17,7 @@ from rekd.trial import Trial
 
 def teacher_of(trial: Trial, task: Task, supplies: Supplies, student: RationaleModel) -> Teacher | Teachers | None:
     """The teacher that a trial hears, or its several ones as one. Raises ValueError where they cannot teach its student."""
-    if not trial.teachers:
+    if trial.objective != "rekd":
         return None
     teachers = [_teacher(trial, digest, task, supplies, student) for digest in trial.teachers]
     return teachers[0] if len(teachers) == 1 else Teachers(teachers, list(trial.teachers.values()))

@@ -96,7 +96,28 @@ class Outcome:
     """Mean area under the precision-recall curve of the selection logits."""
     warning: str | None = None
     """What went wrong beside the result, in one line: such as samples to look at that could not be written."""
+    test_accuracy_at_1: float | None = None
+    """Accuracy where every sample keeps exactly 1 % of its features, those of the largest selection logits (and one at
+    least); so the next eight (`rekd.method.budgets`)."""
+    test_accuracy_at_2: float | None = None
+    test_accuracy_at_5: float | None = None
+    test_accuracy_at_10: float | None = None
+    test_accuracy_at_15: float | None = None
+    test_accuracy_at_20: float | None = None
+    test_accuracy_at_30: float | None = None
+    test_accuracy_at_50: float | None = None
+    test_accuracy_at_100: float | None = None
+    test_accuracy_at_p_target: float | None = None
+    """Accuracy at exactly `p_target`, to the nearest whole number of features."""
+    test_accuracy_area: float | None = None
+    """The area under that curve from its smallest ratio to 1, as a share of the width: a mean accuracy."""
 
+
+BUDGETS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+"""Shares of all features at which the accuracy of a rationale model is measured."""
+
+BUDGET_COLUMNS = {f"test_accuracy_at_{budget * 100:g}": budget for budget in BUDGETS}
+"""The budget of each column of accuracy."""
 
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 

@@ -292,7 +292,7 @@ class Task:
 
     def teacher_mode(self, trial: Trial) -> TeacherMode | None:
         """How a student of this task hears its teacher; None where it has none."""
-        if trial.teacher_digest is None:
+        if trial.objective != "rekd":
             return None
         if self.kind == "image" and trial.augmentation == "crop_flip":
             return "live"
@@ -303,7 +303,7 @@ class Task:
     def num_view_epochs(self, trial: Trial) -> int:
         """Epochs of views that a student's teacher is asked about beforehand; 0 where views are not known or not used."""
         seeded = self.kind == "image" and trial.augmentation == "crop_flip_seeded"
-        return trial.epochs if seeded and trial.teacher_digest is not None else 0
+        return trial.epochs if seeded and trial.objective == "rekd" else 0
 
     def defaults_of(self, objective: Objective, model: str) -> dict[str, Any]:
         """Fields of `Trial` that the task file sets for this model and objective."""

@@ -202,18 +202,18 @@ class GrownTrial(Trial):
     """`Trial` with one field more that all read, and one whose name is text."""
 
     lambda_sparse: float = grown(default=0.0, neutral=0.0)
-    estimator: str = grown(default="gumbel", neutral="gumbel")
+    sampler: str = grown(default="gumbel", neutral="gumbel")
 
 
 @pytest.fixture
 def two_ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     """The rows of a ledger that lacks two fields, and those of one that has them: another value on other seeds."""
     old = load_trials(made_up.fill(tmp_path / "old"))
-    new = load_trials(made_up.fill(tmp_path / "new")).assign(lambda_sparse=0.5, estimator="kuma")
+    new = load_trials(made_up.fill(tmp_path / "new")).assign(lambda_sparse=0.5, sampler="kuma")
     shift = {name: new[name] + 100 for name in ("seed",)} | {
         name: new[name] + 1 for name in ("dev_loss", "test_accuracy")
     }
-    neutral = old.iloc[:0].assign(lambda_sparse=0.0, estimator="gumbel")
+    neutral = old.iloc[:0].assign(lambda_sparse=0.0, sampler="gumbel")
     monkeypatch.setattr(settings_module, "Trial", GrownTrial)
     digests = new["digest"].str[:8] + "new"
     return pd.concat([old, neutral, new.assign(digest=digests, **shift)], ignore_index=True)
@@ -222,9 +222,9 @@ def two_ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame
 def test_what_a_row_of_before_lacks_is_neutral(two_ledgers: pd.DataFrame) -> None:
     filled = with_settings(two_ledgers)
     assert set(filled["lambda_sparse"]) == {0.0, 0.5}
-    assert set(filled["estimator"]) == {"gumbel", "kuma"}
-    assert {"lambda_sparse", "estimator"} <= set(setting_columns(filled))
-    with_neutral = two_ledgers.fillna({"lambda_sparse": 0.0, "estimator": "gumbel"})
+    assert set(filled["sampler"]) == {"gumbel", "kuma"}
+    assert {"lambda_sparse", "sampler"} <= set(setting_columns(filled))
+    with_neutral = two_ledgers.fillna({"lambda_sparse": 0.0, "sampler": "gumbel"})
     pd.testing.assert_frame_equal(with_settings(with_neutral), filled, check_dtype=False)
 
 
@@ -232,7 +232,7 @@ def test_everything_keeps_the_values_of_a_new_field_apart(
     two_ledgers: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def apart(frame: pd.DataFrame, value: str) -> bool:
-        means = frame[frame[value].notna()].groupby("estimator")[value]
+        means = frame[frame[value].notna()].groupby("sampler")[value]
         return set(means.groups) == {"gumbel", "kuma"} and means.max()["gumbel"] < 1.1 < means.min()["kuma"]
 
     stages = split_stages(two_ledgers)
@@ -245,19 +245,19 @@ def test_everything_keeps_the_values_of_a_new_field_apart(
     for table in made:
         if "test_accuracy" in table.frame:
             assert apart(table.frame, "test_accuracy")
-            assert "estimator" in table.shown
+            assert "sampler" in table.shown
     pairs = paired_differences(two_ledgers)
     assert set(pairs["num_pairs"]) == {3}
     assert apart(pairs, "rekd")
     pictures = all_pictures(stages, pd.DataFrame({"digest": []}))
     for picture in pictures:
         texts = [text for texts in picture.labels.values() for text in texts]
-        assert any("estimator kuma" in text for text in texts), picture.name
-        assert any("estimator gumbel" in text for text in texts), picture.name
+        assert any("sampler kuma" in text for text in texts), picture.name
+        assert any("sampler gumbel" in text for text in texts), picture.name
     monkeypatch.setattr(report_module, "load_trials", lambda _: two_ledgers)
     findings = re.findall(r"<li>cifar10, (.*?), ahead on 3 of 3 seeds", report(str(tmp_path)))
     assert len(findings) == 4  # two students, with either value
-    assert sum("estimator kuma" in finding for finding in findings) == 2
+    assert sum("sampler kuma" in finding for finding in findings) == 2
 
 
 # --- Teachers of the same seed ---------------------------------------------------------------------------------------
