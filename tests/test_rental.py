@@ -178,12 +178,16 @@ def test_three_failed_setups_in_a_row_stop_all_orders_with_the_last_lines(rent):
     for node in ("i-4", "i-5"):
         end_setup(rent, node, STATUS_UPDATE_FAILED, "no" + chatter)
     order(rent)
+    assert rent._notes.given_up() is None
     end_setup(rent, "i-6", STATUS_UPDATE_FAILED, "torch: 404\nNo space left" + chatter)
     with pytest.raises(
         NodeLaunchException, match=r"3 setups in a row .* i-6 said last: torch: 404 \| No space left\. "
     ):
         order(rent)
-    assert "type `ray up` again" in rent._notes.refused()
+    assert "type `ray up` and then the same command again" in rent._notes.given_up()
+    end_setup(rent, "i-7", STATUS_UP_TO_DATE)  # it had been begun before
+    order(rent)
+    assert rent._notes.given_up() is None
 
 
 def test_a_machine_that_was_taken_back_in_its_setup_is_no_failure(rent, monkeypatch):
@@ -225,10 +229,10 @@ def chosen(num_trials: int, **resources: float) -> dict[str, int]:
         max_num_nodes=config.get_max_num_nodes() - 1,  # the head is there
         resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(resources)] * num_trials),
     )
-    launched = Counter()
+    ordered = Counter()
     for launch in ResourceDemandScheduler().schedule(request).to_launch:
-        launched[launch.instance_type] += launch.count
-    return launched
+        ordered[launch.instance_type] += launch.count
+    return ordered
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,12 @@ def run_sweep(
             checkpoint_every=checkpoint_every,
         )
         with_resources = tune.with_resources(function_of_trial, _resources(shares, by_name))
-        watch = Watch(look_at_ray, needs="GPU" if shares.smallest else "CPU", notes=_why_none_is_ordered)
+        watch = Watch(
+            look_at_ray,
+            needs="GPU" if shares.smallest else "CPU",
+            notes=_why_none_is_ordered,
+            given_up=Notes().given_up,
+        )
         progress.reasons.append(watch.said)
         conductor.limit = partial(limits.reached, watch, time.monotonic())
         conductor.gpus_of = lambda trial: _share(shares, by_name, trial) or 1.0
@@ -182,7 +187,7 @@ def _fit(trainable: Any, conductor: Conductor, callbacks: Sequence[tune.Callback
 
 def _why_none_is_ordered() -> str | None:
     """What the head of a rented cluster, where a sweep runs there, has noted of its orders."""
-    return Notes().hold() or Notes().refused()
+    return Notes().given_up() or Notes().hold() or Notes().refused()
 
 
 def _keep_keys_out_of_logs() -> None:
