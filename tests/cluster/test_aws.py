@@ -21,6 +21,7 @@ pytestmark = [
 SWEEP = ("python", "sweeps/alpha_sweep.py", "--task", "digits", "--teacher-seed", "2026", "--alphas", "0.3")
 ON_HEAD = "/home/ubuntu/.rekd"
 NO_ROLE, NO_QUOTA = "AuthFailure.ServiceLinkedRoleCreationNotPermitted", "VcpuLimitExceeded"
+FULL = "InsufficientInstanceCapacity"
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,9 @@ def test_machines_are_given_back_when_no_trial_waits(cloud):
 
 
 def test_a_machine_that_is_taken_back_costs_no_trial(cloud):
+    """There is nothing on demand, and spot machines are announced to be taken, or taken without a word."""
     started = time.monotonic()
+    cloud.refuse = lambda order: None if "InstanceMarketOptions.MarketType" in order else FULL
     sweep = type_sweep(cloud, "--seeds", "2026,2027", "--epochs", "8")
     wait_for(lambda: training(cloud, sweep, started), 300, "a trial runs")
     announced = training(cloud, sweep, started)[0]
@@ -118,9 +121,13 @@ def test_a_machine_that_is_taken_back_costs_no_trial(cloud):
 
 
 def test_down_in_mid_sweep_leaves_nothing_that_is_paid_for(cloud):
+    """There is no spot machine, so the one that trains is on demand."""
     started = time.monotonic()
+    cloud.refuse = lambda order: FULL if "InstanceMarketOptions.MarketType" in order else None
     sweep = type_sweep(cloud, "--seeds", "2026", "--epochs", "20")
     wait_for(lambda: training(cloud, sweep, started), 300, "a trial runs")
+    assert not any(machine.is_spot for machine in cloud.workers())
+    cloud.refuse = lambda order: None
     started = time.monotonic()
     done = cloud.laptop.run("python", "-m", "rekd", "down")
     print(f"\ndown: {time.monotonic() - started:.0f} s")
@@ -135,18 +142,44 @@ def test_a_setup_that_fails_three_times_orders_no_more_machines(cloud):
     up(cloud)
     cloud.spoil = True
     sweep = type_sweep(cloud, "--seeds", "2026", "--epochs", "1")
-    wait_for(lambda: "setups in a row have failed" in note(cloud, "refused"), 200, "the setup is given up")
-    said = note(cloud, "refused")
-    assert "sudo: a password is required" in said
-    assert re.search(r"i-\w+ said last: ", said)
+    wait_for(lambda: "setups in a row have failed" in note(cloud, "given-up"), 200, "the setup is given up")
     num_orders = len(cloud.orders())
+    output, _ = sweep.communicate(timeout=120)  # long before --wait-minutes
+    assert sweep.returncode == 1, output
+    (stopped,) = [line for line in output.splitlines() if line.startswith("Stopped: ")]
+    assert re.search(r"i-\w+ said last: .*sudo: a password is required", stopped)
+    assert "type `ray up` and then the same command again" in stopped
     wait_for(lambda: not cloud.workers(), 120, "the machines that cannot be set up are gone")
-    time.sleep(10)
     assert len(cloud.orders()) == num_orders
-    sweep.kill()
-    sweep.communicate()
-    cloud.laptop.run("python", "-m", "rekd", "down")
+    cloud.spoil = False
+
+
+def test_the_next_ray_up_lets_orders_go_on_and_hours_that_are_over_order_nothing(cloud):
+    assert note(cloud, "given-up")
+    up(cloud)
+    assert not note(cloud, "given-up")
+    started = time.monotonic()
+    output, _ = type_sweep(cloud, "--seeds", "2026", "--epochs", "1", "--max-hours", "0.0001").communicate(timeout=120)
+    assert "--max-hours 0.0001 is reached" in output
+    assert cloud.orders(since=started) == []
+
+
+def test_a_sum_of_money_ends_the_sweep_and_the_cluster_ends_itself(cloud):
+    """Of one worker and the head: so much is spent in a minute and a half, and the sweep would need many."""
+    started = time.monotonic()
+    limits = ("--max-cost", "0.05", "--autodown", "--max-concurrent", "1")
+    sweep = type_sweep(cloud, "--seeds", "2026-2045", "--epochs", "2", *limits)
+    output, _ = sweep.communicate(timeout=300)
+    assert sweep.returncode == 1, output
+    assert "The cluster ends itself afterwards (--autodown)." in output
+    assert "--max-cost 0.05 is reached: the machines have cost about 0.05" in output
+    assert int(re.search(r"trials have ended, (\d+) are left", output)[1]) > 0
+    assert any(
+        call["action"] == "PUT" and "/trials/" in call["params"]["path"] for call in cloud.calls if call["at"] > started
+    )
+    wait_for(lambda: not cloud.running(), 120, "the cluster has ended itself, the head too")
     assert cloud.left() == []
+    assert "is down" in cloud.laptop.run("python", "-m", "rekd", "down").stdout  # the laptop forgets it, too
 
 
 def test_the_roles_allow_what_was_done_and_no_more(cloud):
