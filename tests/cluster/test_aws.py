@@ -118,16 +118,14 @@ def test_a_machine_that_is_taken_back_costs_no_trial(cloud):
     cloud.interrupt(training(cloud, sweep, gone)[0], notice=None)
     output, _ = sweep.communicate(timeout=500)
     assert sweep.returncode == 0, output
+    assert all(is_spot(order) for order in cloud.orders(since=started) if "code" not in order)
+    cloud.refuse = lambda order: None
 
 
 def test_down_in_mid_sweep_leaves_nothing_that_is_paid_for(cloud):
-    """There is no spot machine, so the one that trains is on demand."""
     started = time.monotonic()
-    cloud.refuse = lambda order: FULL if "InstanceMarketOptions.MarketType" in order else None
     sweep = type_sweep(cloud, "--seeds", "2026", "--epochs", "20")
     wait_for(lambda: training(cloud, sweep, started), 300, "a trial runs")
-    assert not any(machine.is_spot for machine in cloud.workers())
-    cloud.refuse = lambda order: None
     started = time.monotonic()
     done = cloud.laptop.run("python", "-m", "rekd", "down")
     print(f"\ndown: {time.monotonic() - started:.0f} s")
@@ -165,7 +163,8 @@ def test_the_next_ray_up_lets_orders_go_on_and_hours_that_are_over_order_nothing
 
 
 def test_a_sum_of_money_ends_the_sweep_and_the_cluster_ends_itself(cloud):
-    """Of one worker and the head: so much is spent in a minute and a half, and the sweep would need many."""
+    """There is no spot machine. One on demand and the head cost so much in a minute and a half; the sweep would need many."""
+    cloud.refuse = lambda order: FULL if "InstanceMarketOptions.MarketType" in order else None
     started = time.monotonic()
     limits = ("--max-cost", "0.05", "--autodown", "--max-concurrent", "1")
     sweep = type_sweep(cloud, "--seeds", "2026-2045", "--epochs", "2", *limits)
@@ -173,6 +172,7 @@ def test_a_sum_of_money_ends_the_sweep_and_the_cluster_ends_itself(cloud):
     assert sweep.returncode == 1, output
     assert "The cluster ends itself afterwards (--autodown)." in output
     assert "--max-cost 0.05 is reached: the machines have cost about 0.05" in output
+    assert [is_spot(order) for order in cloud.orders(since=started) if "code" not in order] == [False]
     assert int(re.search(r"trials have ended, (\d+) are left", output)[1]) > 0
     assert any(
         call["action"] == "PUT" and "/trials/" in call["params"]["path"] for call in cloud.calls if call["at"] > started
