@@ -104,8 +104,8 @@ def test_what_the_head_noted_is_what_a_sweep_on_it_reads(tmp_path, monkeypatch):
     assert _why_none_is_ordered() == "No g6e.xlarge: InsufficientInstanceCapacity (spot)"
     notes.write_hold("enough")
     assert _why_none_is_ordered() == "enough"
-    notes.write_given_up("3 setups in a row have failed")
-    assert _why_none_is_ordered() == "3 setups in a row have failed"
+    notes.write_given_up("3 machines in a row could not be set up")
+    assert _why_none_is_ordered() == "3 machines in a row could not be set up"
 
 
 def test_a_setup_that_fails_is_told_and_one_that_succeeds_is_not(cluster):
@@ -156,7 +156,7 @@ def test_a_head_that_has_given_up_ends_the_sweep_at_once_unless_a_machine_is_the
         return Limits().reached(cluster.watch, started=time.monotonic())
 
     assert why() == ""
-    cluster.given_up = "3 setups in a row have failed. i-3 said last: No space left"
+    cluster.given_up = "3 machines in a row could not be set up. i-3 said last: No space left"
     assert why(active_nodes=[HEAD, node("a", GPU=1)]) == ""
     assert why(pending_nodes=[pending("a")]) == ""
     assert why(pending_launches=[asked(1)]) == f"there is no machine, and none will come. {cluster.given_up}."

@@ -19,7 +19,7 @@ MOST_REFUSALS, WINDOW = 5, 60.0
 """So many orders may be refused within so many seconds; then none is made until the window has moved on."""
 
 MOST_FAILURES = 3
-"""Setups that may fail in a row. After them no machine is ordered: each is paid for, and the next would fail too."""
+"""Machines in a row that may fail to be set up. After them none is ordered: each is paid for, and the next would fail too."""
 
 ZONE_ONLY = frozenset(
     {"InsufficientInstanceCapacity", "InsufficientCapacity", "InsufficientFreeAddressesInSubnet", "Unsupported"}

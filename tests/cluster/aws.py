@@ -41,6 +41,8 @@ BOOT = 2.0
 """Seconds from the order to SSH; on AWS it is most of a minute."""
 PACKAGES = Path(os.environ.get("REKD_WHEELS", "/var/tmp/rekd-wheels"))
 """The package index of these hosts: wheels of what constraints.txt pins, downloaded once, and uv's cache beside them."""
+OLD = 3 * 3600.0
+"""Seconds after which what a run has left was left by one that was killed."""
 
 OWN = ("tmp", "root", "run", "home", "opt")
 """Folders that a machine has for itself."""
@@ -176,6 +178,11 @@ class Cloud:
 
     def orders(self, since: float = 0) -> list[dict[str, Any]]:
         return [call for call in self.calls if call["action"] == "RunInstances" and call["at"] >= since]
+
+    def granted(self, since: float = 0) -> list[dict[str, str]]:
+        """What was ordered by the head and not refused."""
+        orders = [call for call in self.orders(since) if call["who"] == "rekd-head" and "code" not in call]
+        return [order["params"] for order in orders]
 
     def seconds_to_first_epoch(self) -> float:
         """From the first worker's order until an epoch of its trial was in the store."""
@@ -389,6 +396,9 @@ def deployed(*, is_warm: bool = True) -> Iterator[Cloud]:
     for folder in ("uv", "disks"):
         (PACKAGES / folder).mkdir(exist_ok=True)
         (PACKAGES / folder).chmod(0o777)
+    for left in (*PACKAGES.parent.glob("rekd-aws-*"), *(PACKAGES / "disks").iterdir()):
+        if time.time() - left.stat().st_mtime > OLD:
+            shutil.rmtree(left, ignore_errors=True)
     with Cloud(is_warm=is_warm) as cloud:
         cloud.deploy()
         yield cloud
