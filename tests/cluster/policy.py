@@ -29,7 +29,7 @@ def statements(role: str) -> list[dict[str, Any]]:
     managed = [
         version for policy in found.managed_policies.values() for version in policy.versions if version.is_default
     ]
-    texts = [*found.policies.values(), *(version.document for version in managed)]
+    texts: list[Any] = [*found.policies.values(), *(version.document for version in managed)]
     return [
         statement for text in texts for statement in (text if isinstance(text, dict) else json.loads(text))["Statement"]
     ]
