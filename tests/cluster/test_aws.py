@@ -95,7 +95,7 @@ def test_three_machines_that_cannot_be_set_up_end_the_sweep_and_idle_ones_are_gi
     """The trials need more GPUs than the machines have that the sweep before has left."""
     assert cloud.workers()
     cloud.spoil = True
-    sweep = type_sweep(cloud, "--seeds", "2026", "--epochs", "1", "--gpus-per-trial", "3", "--max-concurrent", "3")
+    sweep = type_sweep(cloud, "--seeds", "2026-2028", "--epochs", "1", "--gpus-per-trial", "3", "--max-concurrent", "3")
     wait_for(lambda: "machines in a row could not be set up" in note(cloud, "given-up"), 120, "it is given up")
     num_orders = len(cloud.orders())
     output, _ = sweep.communicate(timeout=200)  # long before --wait-minutes
