@@ -116,6 +116,7 @@ class Cloud:
         """All that were ever on, by their id."""
         self._roles: dict[str, str] = {"AKIAUSER": "user"}  # by access key
         self._notices: dict[str, float] = {}  # when they are taken back, by id
+        self._erasings: list[subprocess.Popen[bytes]] = []
         self._closing = threading.Event()
 
     def __enter__(self) -> "Cloud":
@@ -134,8 +135,9 @@ class Cloud:
         self._keeper.join()
         for host in [*self.running(), self.laptop, self._frame]:
             host.cut_power()
-        for name in self.machines:
-            shutil.rmtree(PACKAGES / "disks" / name, ignore_errors=True)
+        self._erase(*self.machines)
+        for erasing in self._erasings:
+            erasing.wait()
         self._server.shutdown()
         self._server.server_close()
         self._listener.close()
@@ -271,6 +273,12 @@ class Cloud:
                     self._switch_on(instance)
                 elif instance.state != "running" and machine is not None and machine.process is not None:
                     machine.cut_power()
+                    self._erase(machine.id)
+
+    def _erase(self, *names: str) -> None:
+        """Removes disks, beside all else: each has the tens of thousands of files of an environment."""
+        disks = [str(PACKAGES / "disks" / name) for name in names]
+        self._erasings.append(subprocess.Popen(["nice", "rm", "-rf", *disks]))
 
     def _switch_on(self, instance: Any) -> None:
         base = self.base / instance.id
