@@ -4,6 +4,7 @@
 """
 
 TRAIN_SAMPLES = {"cifar10": 40_000, "cifar100": 40_000, "imdb": 20_000}
+DEV_SAMPLES = {"cifar10": 10_000, "cifar100": 10_000, "imdb": 5_000}
 """Section 3.2."""
 
 TRIALS = {

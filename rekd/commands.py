@@ -223,13 +223,14 @@ def fetch(
 ) -> None:
     """Puts the weights and datasets that tasks name on the hub into the store, where all machines look before they ask it."""
     from rekd.running.downloads import fetch as fetch_task
+    from rekd.tasks.task import load_task
 
     console = PlainConsole(highlight=False)
     with bad_input(ValueError):
         place = Store(store)
         place.check_writable()
         for task in tasks:
-            names = fetch_task(task, place)
+            names = fetch_task(load_task(task), place)
             console.print(f"{escape(task)}: {escape(', '.join(names)) or 'all of it is there'}", soft_wrap=True)
 
 

@@ -80,11 +80,11 @@ def start(plan: PlanFunction, tasks: list[Task], options: Options, *, show: Show
     if options.autodown and options.local:
         raise ValueError("--autodown ends a rented cluster, and --local runs on this machine. Leave one of them out.")
     named = options.local or options.address or os.environ.get("RAY_ADDRESS")
-    if not named and not options.dry_run and (launched := find()) is not None:
+    if not named and not options.dry_run and (cluster := find()) is not None:
         # Its clock may be of another zone.
         more = () if options.until is None else ("--until", options.until.isoformat(timespec="minutes"))
-        command = Command.typed(launched, store=options.store, default_store=RESULTS, more=more)
-        return hand_over(launched, command, partial(console.print, soft_wrap=True))
+        command = Command.typed(cluster, store=options.store, default_store=RESULTS, more=more)
+        return hand_over(cluster, command, partial(console.print, soft_wrap=True))
     sweep = Sweep(plan=plan, tasks=tasks, options=options, store=Store(options.store), console=console, show=show)
     results = load_trials(sweep.store)
     outlook = sweep.outlook(results)

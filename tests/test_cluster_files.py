@@ -1,16 +1,20 @@
 """The cluster files: valid to what reads them, as new as constraints.txt, and closed to strangers."""
 
 import copy
+import gzip
 import http.server
+import json
 import os
 import re
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from rekd.cluster.ray_cluster import NOT_SET, RAY_FOLDER, TOKEN_FILE, RayCluster, cluster_from
 
@@ -248,6 +252,51 @@ def test_the_kubernetes_job_has_what_kuberay_asks_for():
     (pod,) = operator["from"]
     assert pod["podSelector"]["matchLabels"] == {"app.kubernetes.io/component": "kuberay-operator"}
     assert pod["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": NOT_SET}  # not any namespace
+
+
+def schema(name: str) -> dict[str, Any]:
+    return json.loads(gzip.decompress((ROOT / "tests/fixtures/schemas" / name).read_bytes()))
+
+
+def closed(part: Any) -> Any:
+    """A schema of Kubernetes as its server reads it: a field that is not in it is refused."""
+    if isinstance(part, list):
+        return [closed(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    part = {name: closed(each) for name, each in part.items()}
+    if part.get("x-kubernetes-int-or-string") is True:
+        part = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
+    if isinstance(part.get("properties"), dict) and part.get("type") == "object":
+        part.setdefault("additionalProperties", False)
+    return part
+
+
+def complaints(schema: dict[str, Any], config: Any) -> list[str]:
+    return [error.message for error in Draft202012Validator(schema).iter_errors(config)]
+
+
+def test_kuberay_takes_the_job():
+    rayjob = closed(schema("rayjob-1.5.1.json.gz"))
+    rayjob["properties"]["metadata"] = {"type": "object"}  # Kubernetes' own
+    job = next(yaml.safe_load_all((ROOT / "clusters/kubernetes.yaml").read_text()))
+    assert complaints(rayjob, job) == []
+    wrong = copy.deepcopy(job)
+    wrong["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["maxReplica"] = 3
+    del wrong["spec"]["submitterPodTemplate"]["spec"]["containers"]
+    wrong["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] = 0
+    said = " ".join(complaints(rayjob, wrong))
+    for words in ("'maxReplica' was unexpected", "'containers' is a required property", "0 is not of type 'string'"):
+        assert words in said
+
+
+def test_skypilot_takes_the_task():
+    schemas = schema("skypilot-0.14.1.json.gz")
+    task = read("clusters/skypilot.yaml")
+    assert complaints(schemas["task"], task) == []
+    assert complaints(schemas["resources"], task["resources"]) == []
+    assert complaints(schemas["task"], task | {"setups": "true"})
+    assert complaints(schemas["resources"], {"any_of": [{"accelerator": "L40S:1"}]})
 
 
 @pytest.mark.parametrize("script", ["clusters/slurm.sbatch", "clusters/aws/setup.sh", "clusters/aws/check_gpu.sh"])

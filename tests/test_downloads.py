@@ -5,13 +5,17 @@ import os
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
 from pathlib import Path
 from threading import Thread
 
 import pytest
 import stand_ins
+from rich.console import Console
 
 from rekd.running.downloads import bring, fetch, repositories
+from rekd.running.progress import Progress
+from rekd.running.tune import _stock
 from rekd.store.files import Store
 from rekd.tasks.task import load_task
 
@@ -120,9 +124,11 @@ print(len(load_data(task).pool))
 def test_what_was_fetched_is_read_on_another_machine_without_a_word_to_the_hub(hub, tmp_path):
     file, store = tmp_path / "task.toml", Store(tmp_path / "store")
     file.write_text(TASK)
-    assert sorted(fetch(str(file), store)) == ["somebody/images", "somebody/vit"]
+    console = Console(file=StringIO(), width=200)
+    _stock([load_task(file)], store, Progress(console))  # as a sweep on a cluster does
+    assert console.file.getvalue() == "In the store for all machines: somebody/vit, somebody/images.\n"
     asked = hub.num_questions
-    assert fetch(str(file), store) == []
+    assert fetch(load_task(file), store) == []
     assert hub.num_questions == asked  # nor for what is there
     for _ in range(2):  # the second process finds it on the machine
         done = subprocess.run(
@@ -145,13 +151,17 @@ def test_what_was_fetched_is_read_on_another_machine_without_a_word_to_the_hub(h
 @pytest.mark.slow
 def test_what_the_hub_does_not_have_is_one_line(hub, tmp_path):
     (tmp_path / "task.toml").write_text(TASK.replace("somebody/vit", "nobody/vit"))
+    task, store = load_task(tmp_path / "task.toml"), Store(tmp_path / "store")
     with pytest.raises(ValueError, match=r"the model 'nobody/vit'"):
-        fetch(str(tmp_path / "task.toml"), Store(tmp_path / "store"))
+        fetch(task, store)
+    console = Console(file=StringIO(), width=300)
+    _stock([task], store, Progress(console))  # a sweep goes on: its machines may have it
+    assert "Each machine looks for the weights and data of task itself: " in console.file.getvalue()
 
 
 def test_a_task_of_this_machine_needs_no_download(tmp_path):
     assert repositories(load_task("digits")) == []
-    assert fetch("digits", Store(tmp_path)) == []
+    assert fetch(load_task("digits"), Store(tmp_path)) == []
     bring(load_task("digits"), Store(tmp_path))
     assert list(Path(tmp_path).iterdir()) == []
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmarks import gpu
 from benchmarks.makespan import outcome, paper
 from benchmarks.paper_plan import TRIALS
 from rekd.running.plan import to_run
@@ -56,6 +57,45 @@ def test_it_runs_small_from_a_bare_checkout(tmp_path):
     assert {row["processes"] for row in found["sharing"]} == {1}
     assert all(row["steps_a_second"] > 0 for row in found["sharing"])
     assert "these numbers say only that the benchmark runs" in (tmp_path / "out" / "gpu.md").read_text()
+
+
+def test_what_fails_leaves_what_was_measured(tmp_path, monkeypatch, capsys):
+    def fails(bench: gpu.Bench) -> None:
+        raise RuntimeError("no such kernel\nand more")
+
+    def measures(bench: gpu.Bench) -> None:
+        bench.note("steps", model="vit-tiny", re_ms=1.5)
+
+    monkeypatch.setattr(gpu, "SECTIONS", (measures, fails))
+    gpu.main(["--to", str(tmp_path)])
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed == json.loads((tmp_path / "gpu.json").read_text())
+    assert printed == {
+        "found": {"steps": [{"model": "vit-tiny", "re_ms": 1.5}]},
+        "left_out": ["fails (RuntimeError: no such kernel)"],
+    }
+
+
+def test_no_piece_of_work_is_begun_that_would_not_end_in_time(monkeypatch):
+    bench = gpu.Bench(gpu.torch.device("cpu"), 0.0, ("vit-tiny",), batch=2, rounds=1)
+    for section in gpu.SECTIONS:
+        section(bench)
+    assert bench.found == {}
+    assert len(bench.left_out) > 5
+
+
+def test_the_estimate_counts_steps_and_evaluations():
+    bench = gpu.Bench(gpu.torch.device("cpu"), 0.0, (), batch=32, rounds=1)
+    for name in gpu.SHAPES:
+        bench.note("steps", model=name, arithmetic="tf32", re_ms=100.0, rekd_ms=100.0)
+        bench.note("evaluation", model=name, samples_a_second=1000.0)
+    gpu.estimate_paper(bench)
+    (row,) = bench.found["paper"]
+    whole = {key: epochs * (0.5 if key[2] == "cls" else 1) for key, epochs in TRIALS.items()}
+    steps = sum(epochs * gpu.TRAIN_SAMPLES[task] / 32 for (task, _, _), epochs in whole.items())
+    dev_samples = sum(epochs * gpu.DEV_SAMPLES[task] for (task, _, _), epochs in whole.items())
+    assert row["training_hours"] == pytest.approx(0.1 * steps / 3600)
+    assert row["evaluation_hours_in_bfloat16"] == pytest.approx(dev_samples / 1000 / 3600)
 
 
 def test_the_papers_epochs_are_those_of_the_plan():

@@ -170,20 +170,24 @@ def end_setup(rent, node: str, status: str, said: str = "") -> None:
     rent.set_node_tags(node, {TAG_RAY_NODE_STATUS: status})
 
 
-def test_three_failed_setups_in_a_row_stop_all_orders_with_the_last_lines(rent):
+def test_three_machines_in_a_row_that_cannot_be_set_up_stop_all_orders_with_the_last_lines(rent):
     chatter = "\nShared connection to 10.0.0.1 closed."
     for node in ("i-1", "i-2"):
         end_setup(rent, node, STATUS_UPDATE_FAILED, "no" + chatter)
     end_setup(rent, "i-3", STATUS_UP_TO_DATE)
-    for node in ("i-4", "i-5"):
+    for node in ("i-4", "i-5", "i-5", "i-5"):  # Ray tries three times
         end_setup(rent, node, STATUS_UPDATE_FAILED, "no" + chatter)
     order(rent)
+    assert rent._notes.given_up() is None
     end_setup(rent, "i-6", STATUS_UPDATE_FAILED, "torch: 404\nNo space left" + chatter)
     with pytest.raises(
-        NodeLaunchException, match=r"3 setups in a row .* i-6 said last: torch: 404 \| No space left\. "
+        NodeLaunchException, match=r"3 machines in a row .* i-6 said last: torch: 404 \| No space left\. "
     ):
         order(rent)
-    assert "type `ray up` again" in rent._notes.refused()
+    assert "type `ray up` and then the same command again" in rent._notes.given_up()
+    end_setup(rent, "i-7", STATUS_UP_TO_DATE)  # it had been begun before
+    order(rent)
+    assert rent._notes.given_up() is None
 
 
 def test_a_machine_that_was_taken_back_in_its_setup_is_no_failure(rent, monkeypatch):
@@ -225,10 +229,10 @@ def chosen(num_trials: int, **resources: float) -> dict[str, int]:
         max_num_nodes=config.get_max_num_nodes() - 1,  # the head is there
         resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(resources)] * num_trials),
     )
-    launched = Counter()
+    ordered = Counter()
     for launch in ResourceDemandScheduler().schedule(request).to_launch:
-        launched[launch.instance_type] += launch.count
-    return launched
+        ordered[launch.instance_type] += launch.count
+    return ordered
 
 
 @pytest.mark.parametrize(

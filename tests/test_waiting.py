@@ -49,9 +49,14 @@ class MadeUp:
     """A cluster whose states are made up, and its clock."""
 
     def __init__(self) -> None:
-        self.now, self.status, self.nodes, self.note = 1000.0, ClusterStatus(active_nodes=[HEAD]), [], None
+        self.now, self.status, self.nodes = 1000.0, ClusterStatus(active_nodes=[HEAD]), []
+        self.note = self.given_up = None
         self.watch = Watch(
-            lambda: machines_of(self.status, self.nodes), needs="GPU", notes=lambda: self.note, clock=lambda: self.now
+            lambda: machines_of(self.status, self.nodes),
+            needs="GPU",
+            notes=lambda: self.note,
+            given_up=lambda: self.given_up,
+            clock=lambda: self.now,
         )
 
     def said(self, **state) -> str:
@@ -97,8 +102,10 @@ def test_what_the_head_noted_is_what_a_sweep_on_it_reads(tmp_path, monkeypatch):
     assert _why_none_is_ordered() is None
     notes.write_refused("No g6e.xlarge: InsufficientInstanceCapacity (spot)")
     assert _why_none_is_ordered() == "No g6e.xlarge: InsufficientInstanceCapacity (spot)"
-    notes.write_hold("3 setups in a row have failed")
-    assert _why_none_is_ordered() == "3 setups in a row have failed"
+    notes.write_hold("enough")
+    assert _why_none_is_ordered() == "enough"
+    notes.write_given_up("3 machines in a row could not be set up")
+    assert _why_none_is_ordered() == "3 machines in a row could not be set up"
 
 
 def test_a_setup_that_fails_is_told_and_one_that_succeeds_is_not(cluster):
@@ -141,6 +148,18 @@ def test_the_wait_is_counted_from_the_last_machine_on_and_ends_with_what_to_do(c
     cluster.note = "VcpuLimitExceeded (on demand)"
     why = limits.reached(cluster.watch, started=0.0)
     assert why.startswith("there was no machine for 30 min (VcpuLimitExceeded (on demand)). Ask for other machines")
+
+
+def test_a_head_that_has_given_up_ends_the_sweep_at_once_unless_a_machine_is_there_or_still_may_come(cluster):
+    def why(**state) -> str:
+        cluster.said(**state)
+        return Limits().reached(cluster.watch, started=time.monotonic())
+
+    assert why() == ""
+    cluster.given_up = "3 machines in a row could not be set up. i-3 said last: No space left"
+    assert why(active_nodes=[HEAD, node("a", GPU=1)]) == ""
+    assert why(pending_nodes=[pending("a")]) == ""
+    assert why(pending_launches=[asked(1)]) == f"there is no machine, and none will come. {cluster.given_up}."
 
 
 def test_machines_cost_from_the_moment_they_are_set_up_and_idle_ones_too(cluster):

@@ -38,6 +38,8 @@ class Cluster:
     """Where the sweep runs, in words for people."""
     num_cpus: float
     num_gpus: float
+    is_shared: bool = False
+    """Whether it is other machines than this one, or others beside it."""
 
 
 def connect(address: str | None = None, *, local: bool = False, num_cpus: int | None = None) -> Cluster:
@@ -86,7 +88,12 @@ def connect(address: str | None = None, *, local: bool = False, num_cpus: int | 
     there = ray.cluster_resources()
     cpus, gpus = (max(there.get(name, 0), float(os.environ.get(variable, 0))) for name, variable in MOST.items())
     where = f"the cluster at {address}" if address else "this machine"
-    return Cluster(description=f"{where}: {cpus:.0f} CPUs, {gpus:.0f} GPUs", num_cpus=cpus, num_gpus=gpus)
+    return Cluster(
+        description=f"{where}: {cpus:.0f} CPUs, {gpus:.0f} GPUs",
+        num_cpus=cpus,
+        num_gpus=gpus,
+        is_shared=address is not None,
+    )
 
 
 _sessions: list[Path] = []

@@ -1,7 +1,7 @@
 """Orders of machines, as the head of a rented cluster and its sweeps tell each other of them; and which may be made now.
 
-Two files of the head hold it, since those who talk are processes of different kinds: what rents is Ray's monitor, what waits is
-a sweep. Neither Ray nor boto3 is needed here.
+Three files of the head hold it, since those who talk are processes of different kinds: what rents is Ray's monitor, what
+waits is a sweep. Neither Ray nor boto3 is needed here.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ MOST_REFUSALS, WINDOW = 5, 60.0
 """So many orders may be refused within so many seconds; then none is made until the window has moved on."""
 
 MOST_FAILURES = 3
-"""Setups that may fail in a row. After them no machine is ordered: each is paid for, and the next would fail too."""
+"""Machines in a row that may fail to be set up. After them none is ordered: each is paid for, and the next would fail too."""
 
 ZONE_ONLY = frozenset(
     {"InsufficientInstanceCapacity", "InsufficientCapacity", "InsufficientFreeAddressesInSubnet", "Unsupported"}
@@ -69,7 +69,7 @@ FRESH = 60.0
 
 @dataclass(frozen=True)
 class Notes:
-    """The two files."""
+    """The three files."""
 
     folder: Path = Path("~/.rekd")
 
@@ -89,6 +89,13 @@ class Notes:
 
     def write_hold(self, reason: str | None) -> None:
         self._write("hold", reason)
+
+    def given_up(self) -> str | None:
+        """Why no machine is ordered any more, whatever is asked for, until the next `ray up`."""
+        return self._read("given-up")
+
+    def write_given_up(self, reason: str | None) -> None:
+        self._write("given-up", reason)
 
     def _read(self, name: str) -> str | None:
         with contextlib.suppress(OSError):

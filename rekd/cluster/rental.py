@@ -2,8 +2,9 @@
 
 Ray 2.60 repeats a refused order every few seconds, for ever, and never asks for another kind of machine instead; and it rents
 the next machine when one cannot be set up (docs/upstream.md). Here a spot machine that is not to be had is ordered on demand
-in the same moment, what was refused rests for a while, and after three failed setups in a row nothing is ordered. All else is
-Ray's. `provider.module` of cluster.yaml names the class, on the laptop for `ray up` and on the head for Ray's monitor.
+in the same moment, what was refused rests for a while, and after three machines in a row that could not be set up nothing is
+ordered. All else is Ray's. `provider.module` of cluster.yaml names the class, on the laptop for `ray up` and on the head for
+Ray's monitor.
 """
 
 import json
@@ -44,7 +45,7 @@ class RentalProvider(AWSNodeProvider):
         super().__init__(provider_config, cluster_name)
         self._refusals, self._notes = Refusals(), Notes()
         self._ordering = threading.Lock()  # Ray orders from two threads; a refusal is to be known to both
-        self._num_failures, self._last_failure = 0, ""
+        self._failed: set[str] = set()  # to be set up, since the last machine that was; Ray tries each three times
 
     @staticmethod
     def fillout_available_node_types_resources(cluster_config: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +68,7 @@ class RentalProvider(AWSNodeProvider):
         """The machines, by their id. Raises NodeLaunchException with all reasons where there are fewer than asked for."""
         is_worker = tags[TAG_RAY_NODE_KIND] == NODE_KIND_WORKER
         with self._ordering:
-            if is_worker and (hold := self._why_hold()):
+            if is_worker and (hold := self._notes.given_up() or self._notes.hold()):
                 self._refuse("OnHold", hold)
             created, reasons = self._order_anywhere(node_config, tags, count)
             if len(created) < count:
@@ -78,11 +79,6 @@ class RentalProvider(AWSNodeProvider):
             if is_worker:
                 self._notes.write_refused(None)
         return created
-
-    def _why_hold(self) -> str | None:
-        if self._num_failures >= MOST_FAILURES:
-            return self._last_failure
-        return self._notes.hold()
 
     def _refuse(self, category: str, reason: str, *, is_noted: bool = True) -> None:
         if is_noted:
@@ -141,14 +137,19 @@ class RentalProvider(AWSNodeProvider):
             if status == STATUS_UPDATE_FAILED:
                 print(f"The head {node_id} runs on and is paid for. `python -m rekd down` ends it.", file=sys.stderr)
         elif status == STATUS_UP_TO_DATE:
-            self._num_failures = 0
+            self._failed.clear()
+            self._notes.write_given_up(None)
         elif status == STATUS_UPDATE_FAILED and not self.is_terminated(node_id):  # else AWS took it back
-            self._num_failures += 1
-            self._last_failure = (
-                f"{self._num_failures} setups in a row have failed, so no machine is ordered any more. {node_id} said last: "
-                f"{' | '.join(_last_lines(_log(node_id))) or 'nothing'}. What all said is in {LOGS} of the head. When it is "
-                "mended, type `ray up` again"
-            )
+            self._failed.add(node_id)
+            if len(self._failed) >= MOST_FAILURES:
+                self._give_up(node_id)
+
+    def _give_up(self, node_id: str) -> None:
+        said = " | ".join(_last_lines(_log(node_id))) or "nothing"
+        self._notes.write_given_up(
+            f"{len(self._failed)} machines in a row could not be set up, so none is ordered any more. {node_id} said last: "
+            f"{said}. What all said is in {LOGS} of the head. When it is mended, type `ray up` and then the same command again"
+        )
 
     def _is_worker(self, node_id: str) -> bool:
         return self.node_tags(node_id).get(TAG_RAY_NODE_KIND) == NODE_KIND_WORKER

@@ -95,10 +95,12 @@ class Watch:
         *,
         needs: str,
         notes: Callable[[], str | None] = lambda: None,
+        given_up: Callable[[], str | None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`needs`: what a machine has that trials run on, `GPU` or `CPU`. `notes` says why a cluster orders nothing."""
-        self._ask, self.needs, self._notes, self._clock = look, needs, notes, clock
+        """`needs`: what a machine has that trials run on, `GPU` or `CPU`. `notes` says why a cluster orders nothing, and
+        `given_up` why it never will again."""
+        self._ask, self.needs, self._notes, self._given_up, self._clock = look, needs, notes, given_up, clock
         self.machines: Machines | None = None
         self.without_since: float | None = clock()
         """Since when there has been no machine for a trial; None where there is one."""
@@ -139,6 +141,12 @@ class Watch:
     def minutes_without(self) -> float:
         """Says for how long there has been no machine that a trial could run on."""
         return 0.0 if self.without_since is None else (self._clock() - self.without_since) / 60
+
+    def no_more(self) -> str:
+        """Why there will be no machine any more; nothing where there is one, one is being set up, or one may come."""
+        if self.machines is None or self.machines.num_ready(self.needs) or self.machines.setting_up:
+            return ""
+        return self._given_up() or ""
 
     def said(self) -> str:
         """Why trials wait, in a few words; nothing where all is well."""

@@ -8,6 +8,7 @@ import fcntl
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tarfile
@@ -19,7 +20,7 @@ from pathlib import Path
 from rekd.messages import one_line
 from rekd.store.files import Store
 from rekd.tasks.hub import RepoType, find, have_at_hand
-from rekd.tasks.task import Task, load_task
+from rekd.tasks.task import Task
 from rekd.trial import digest_of
 
 
@@ -57,20 +58,21 @@ def repositories(task: Task) -> list[Repository]:
     return list(dict.fromkeys([*models, *on_hub]))
 
 
-def fetch(spec: str, store: Store) -> list[str]:
+def fetch(task: Task, store: Store) -> list[str]:
     """Puts what a task reads from the hub into the store; the names, without those that were there.
 
     Raises ValueError where the hub, or the task, does not give it.
     """
-    missing = [each for each in repositories(load_task(spec)) if not store.exists(store.download_file(each.digest))]
+    missing = [each for each in repositories(task) if not store.exists(store.download_file(each.digest))]
     if not missing:
         return []
     with tempfile.TemporaryDirectory() as home:
         # A process of its own: the libraries look at HF_HOME once, when they are imported.
-        command = [sys.executable, "-m", __name__, spec]
-        done = subprocess.run(command, env=os.environ | {"HF_HOME": home}, capture_output=True, text=True)
+        command, environment = [sys.executable, "-m", __name__], os.environ | {"HF_HOME": home}
+        done = subprocess.run(command, env=environment, input=pickle.dumps(task), capture_output=True)
         if done.returncode:
-            raise ValueError(one_line(done.stderr.strip().splitlines()[-1] if done.stderr else "nothing could be read"))
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            raise ValueError(one_line(said[-1] if said else "nothing could be read"))
         present_names = json.loads(done.stdout)
         for each in missing:
             store.write(store.download_file(each.digest), _packed(Path(home), each, present_names[each.digest]))
@@ -130,7 +132,7 @@ def _read_all(task: Task) -> Iterator[tuple[str, str]]:
 
 if __name__ == "__main__":
     try:
-        names = dict(_read_all(load_task(sys.argv[1])))
+        names = dict(_read_all(pickle.load(sys.stdin.buffer)))
     except ValueError as error:
         sys.exit(one_line(error))
     print(json.dumps(names))

@@ -41,6 +41,8 @@ class Limits:
         A trial that takes `seconds`, and with which `gpu_seconds` would have been given out altogether, is told why it does
         not fit.
         """
+        if why := watch.no_more():
+            return f"there is no machine, and none will come. {why}."
         if (minutes := watch.minutes_without()) >= self.wait_minutes:
             return (
                 f"there was no machine for {minutes:.0f} min ({', '.join(watch.reasons()) or 'none was ordered'}). Ask for "

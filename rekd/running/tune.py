@@ -24,8 +24,10 @@ from rekd.cluster.connect import Cluster, this_machine, worker_logs
 from rekd.cluster.orders import Notes
 from rekd.cluster.waiting import Watch, look_at_ray
 from rekd.command_line import PlainConsole
+from rekd.messages import one_line
 from rekd.running.agenda import Agenda
 from rekd.running.conductor import Conductor
+from rekd.running.downloads import fetch
 from rekd.running.gpu_shares import Shares, measured_shares
 from rekd.running.limits import Limits
 from rekd.running.object_store import Shelf
@@ -102,6 +104,8 @@ def run_sweep(
         agenda, ledger, claims, progress=progress, is_supplied=lambda trial: shelf.supplies(by_name[trial.task], trial)
     )
     if agenda.queue:
+        if cluster.is_shared:
+            _stock({trial.task: by_name[trial.task] for trial in agenda.kinds()}.values(), store, progress)
         _check(agenda, by_name, shelf, progress)
         if gpus_per_trial == "auto":
             shares = measured_shares(by_name.values(), agenda.kinds())
@@ -116,7 +120,12 @@ def run_sweep(
             checkpoint_every=checkpoint_every,
         )
         with_resources = tune.with_resources(function_of_trial, _resources(shares, by_name))
-        watch = Watch(look_at_ray, needs="GPU" if shares.smallest else "CPU", notes=_why_none_is_ordered)
+        watch = Watch(
+            look_at_ray,
+            needs="GPU" if shares.smallest else "CPU",
+            notes=_why_none_is_ordered,
+            given_up=Notes().given_up,
+        )
         progress.reasons.append(watch.said)
         conductor.limit = partial(limits.reached, watch, time.monotonic())
         conductor.gpus_of = lambda trial: _share(shares, by_name, trial) or 1.0
@@ -129,6 +138,19 @@ def run_sweep(
     with contextlib.suppress(OSError):  # it makes reading faster; what has ended is in the ledger without it
         ledger.compact()
     return result
+
+
+def _stock(tasks: Iterable[Task], store: Store, progress: Progress) -> None:
+    """Puts what tasks name on the hub into the store, where workers look first: all of them would meet the hub's limits."""
+    for task in tasks:
+        try:
+            names = [] if task.is_embedded else fetch(task, store)
+        except (ValueError, OSError) as error:  # what is wrong with a name is said where it is looked at
+            why = escape(one_line(error))
+            progress.say(f"[yellow]Each machine looks for the weights and data of {escape(task.name)} itself:[/] {why}")
+            continue
+        if names:
+            progress.say(f"[dim]In the store for all machines: {escape(', '.join(names))}.[/]")
 
 
 def _check(agenda: Agenda, tasks: dict[str, Task], shelf: Shelf, progress: Progress) -> None:
@@ -182,7 +204,7 @@ def _fit(trainable: Any, conductor: Conductor, callbacks: Sequence[tune.Callback
 
 def _why_none_is_ordered() -> str | None:
     """What the head of a rented cluster, where a sweep runs there, has noted of its orders."""
-    return Notes().hold() or Notes().refused()
+    return Notes().given_up() or Notes().hold() or Notes().refused()
 
 
 def _keep_keys_out_of_logs() -> None:

@@ -41,6 +41,8 @@ BOOT = 2.0
 """Seconds from the order to SSH; on AWS it is most of a minute."""
 PACKAGES = Path(os.environ.get("REKD_WHEELS", "/var/tmp/rekd-wheels"))
 """The package index of these hosts: wheels of what constraints.txt pins, downloaded once, and uv's cache beside them."""
+OLD = 3 * 3600.0
+"""Seconds after which what a run has left was left by one that was killed."""
 
 OWN = ("tmp", "root", "run", "home", "opt")
 """Folders that a machine has for itself."""
@@ -114,6 +116,7 @@ class Cloud:
         """All that were ever on, by their id."""
         self._roles: dict[str, str] = {"AKIAUSER": "user"}  # by access key
         self._notices: dict[str, float] = {}  # when they are taken back, by id
+        self._erasings: list[subprocess.Popen[bytes]] = []
         self._closing = threading.Event()
 
     def __enter__(self) -> "Cloud":
@@ -132,8 +135,9 @@ class Cloud:
         self._keeper.join()
         for host in [*self.running(), self.laptop, self._frame]:
             host.cut_power()
-        for name in self.machines:
-            shutil.rmtree(PACKAGES / "disks" / name, ignore_errors=True)
+        self._erase(*self.machines)
+        for erasing in self._erasings:
+            erasing.wait()
         self._server.shutdown()
         self._server.server_close()
         self._listener.close()
@@ -176,6 +180,11 @@ class Cloud:
 
     def orders(self, since: float = 0) -> list[dict[str, Any]]:
         return [call for call in self.calls if call["action"] == "RunInstances" and call["at"] >= since]
+
+    def granted(self, since: float = 0) -> list[dict[str, str]]:
+        """What was ordered by the head and not refused."""
+        orders = [call for call in self.orders(since) if call["who"] == "rekd-head" and "code" not in call]
+        return [order["params"] for order in orders]
 
     def seconds_to_first_epoch(self) -> float:
         """From the first worker's order until an epoch of its trial was in the store."""
@@ -264,6 +273,12 @@ class Cloud:
                     self._switch_on(instance)
                 elif instance.state != "running" and machine is not None and machine.process is not None:
                     machine.cut_power()
+                    self._erase(machine.id)
+
+    def _erase(self, *names: str) -> None:
+        """Removes disks, beside all else: each has the tens of thousands of files of an environment."""
+        disks = [str(PACKAGES / "disks" / name) for name in names]
+        self._erasings.append(subprocess.Popen(["nice", "rm", "-rf", *disks]))
 
     def _switch_on(self, instance: Any) -> None:
         base = self.base / instance.id
@@ -389,6 +404,9 @@ def deployed(*, is_warm: bool = True) -> Iterator[Cloud]:
     for folder in ("uv", "disks"):
         (PACKAGES / folder).mkdir(exist_ok=True)
         (PACKAGES / folder).chmod(0o777)
+    for left in (*PACKAGES.parent.glob("rekd-aws-*"), *(PACKAGES / "disks").iterdir()):
+        if time.time() - left.stat().st_mtime > OLD:
+            shutil.rmtree(left, ignore_errors=True)
     with Cloud(is_warm=is_warm) as cloud:
         cloud.deploy()
         yield cloud

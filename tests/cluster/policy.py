@@ -26,7 +26,10 @@ def statements(role: str) -> list[dict[str, Any]]:
 
     backend = iam_backends[ACCOUNT]["aws"]
     found = backend.get_role(role)
-    texts = [*found.policies.values(), *(policy.document for policy in found.managed_policies.values())]
+    managed = [
+        version for policy in found.managed_policies.values() for version in policy.versions if version.is_default
+    ]
+    texts: list[Any] = [*found.policies.values(), *(version.document for version in managed)]
     return [
         statement for text in texts for statement in (text if isinstance(text, dict) else json.loads(text))["Statement"]
     ]

@@ -21,6 +21,7 @@ pytestmark = [
 SWEEP = ("python", "sweeps/alpha_sweep.py", "--task", "digits", "--teacher-seed", "2026", "--alphas", "0.3")
 ON_HEAD = "/home/ubuntu/.rekd"
 NO_ROLE, NO_QUOTA = "AuthFailure.ServiceLinkedRoleCreationNotPermitted", "VcpuLimitExceeded"
+FULL = "InsufficientInstanceCapacity"
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +57,8 @@ def note(cloud, name: str) -> str:
     return cloud.head.run("cat", f"{ON_HEAD}/{name}", check=False).stdout
 
 
-def is_spot(order: dict) -> bool:
-    return "InstanceMarketOptions.MarketType" in order["params"]
+def is_spot(order: dict[str, str]) -> bool:
+    return "InstanceMarketOptions.MarketType" in order
 
 
 def training(cloud, sweep: subprocess.Popen[str], since: float) -> list[aws.Machine]:
@@ -71,41 +72,65 @@ def training(cloud, sweep: subprocess.Popen[str], since: float) -> list[aws.Mach
 def test_what_is_refused_is_told_and_not_asked_for_again_and_again(cloud):
     """No role for spot machines, no quota for others; then the quota comes, and the sweep goes on by itself."""
     started = time.monotonic()
-    cloud.refuse = lambda order: NO_ROLE if "InstanceMarketOptions.MarketType" in order else NO_QUOTA
-    sweep = type_sweep(cloud, "--seeds", "2026", "--epochs", "2")
+    cloud.refuse = lambda order: NO_ROLE if is_spot(order) else NO_QUOTA
+    sweep = type_sweep(cloud, "--seeds", "2026", "--epochs", "2", "--max-concurrent", "2")
     wait_for(lambda: "No g6e.xlarge" in note(cloud, "refused"), 90, "a word on why there is no machine")
     assert note(cloud, "refused") == f"No g6e.xlarge: {NO_ROLE} (spot), {NO_QUOTA} (on demand)\n"
-    time.sleep(20)
+    time.sleep(10)
     assert 0 < len(cloud.orders(since=started)) <= MOST_REFUSALS
-    cloud.refuse = lambda order: NO_ROLE if "InstanceMarketOptions.MarketType" in order else None
+    cloud.refuse = lambda order: NO_ROLE if is_spot(order) else None
     output, _ = sweep.communicate(timeout=400)
     assert sweep.returncode == 0, output
     assert "REKD" in output
-    ordered = [order for order in cloud.orders(since=started) if "code" not in order]
+    ordered = cloud.granted(since=started)
     assert ordered
     assert not any(map(is_spot, ordered))
-    assert {order["params"]["InstanceType"] for order in ordered} == {"g6e.xlarge"}
+    assert {order["InstanceType"] for order in ordered} == {"g6e.xlarge"}
     assert len(cloud.workers()) > 1  # more trials than one machine holds
     assert note(cloud, "refused") == ""
     cloud.refuse = lambda order: None
 
 
-def test_machines_are_given_back_when_no_trial_waits(cloud):
-    wait_for(lambda: not cloud.workers(), 150, "the workers are gone")
+def test_three_machines_that_cannot_be_set_up_end_the_sweep_and_idle_ones_are_given_back(cloud):
+    """The trials need more GPUs than the machines have that the sweep before has left."""
+    assert cloud.workers()
+    cloud.spoil = True
+    sweep = type_sweep(cloud, "--seeds", "2026-2028", "--epochs", "1", "--gpus-per-trial", "3", "--max-concurrent", "3")
+    wait_for(lambda: "machines in a row could not be set up" in note(cloud, "given-up"), 300, "it is given up")
+    num_orders = len(cloud.orders())
+    output, _ = sweep.communicate(timeout=300)  # long before --wait-minutes
+    assert sweep.returncode == 1, output
+    (stopped,) = [line for line in output.splitlines() if line.startswith("Stopped: ")]
+    assert re.search(r"i-\w+ said last: .*sudo: a password is required", stopped)
+    assert "type `ray up` and then the same command again" in stopped
+    wait_for(lambda: not cloud.workers(), 150, "the workers are gone, those that worked as well")
+    assert len(cloud.orders()) == num_orders
     assert cloud.head
+    cloud.spoil = False
+
+
+def test_the_next_ray_up_lets_orders_go_on_and_hours_that_are_over_order_nothing(cloud):
+    assert note(cloud, "given-up")
+    up(cloud)
+    assert not note(cloud, "given-up")
+    started = time.monotonic()
+    output, _ = type_sweep(cloud, "--seeds", "2026", "--epochs", "1", "--max-hours", "0.0001").communicate(timeout=200)
+    assert "--max-hours 0.0001 is reached" in output
+    assert cloud.orders(since=started) == []
 
 
 def test_a_machine_that_is_taken_back_costs_no_trial(cloud):
+    """There is nothing on demand, and spot machines are announced to be taken, or taken without a word."""
     started = time.monotonic()
-    sweep = type_sweep(cloud, "--seeds", "2026,2027", "--epochs", "8")
+    cloud.refuse = lambda order: None if is_spot(order) else FULL
+    sweep = type_sweep(cloud, "--seeds", "2026,2027", "--epochs", "8", "--max-concurrent", "2")
     wait_for(lambda: training(cloud, sweep, started), 300, "a trial runs")
     announced = training(cloud, sweep, started)[0]
-    assert announced.is_spot
-    cloud.interrupt(announced, notice=30)
+    cloud.interrupt(announced, notice=25)
     log = "/tmp/ray/session_latest/logs/monitor.log"
     wait_for(
         lambda: "RAY_STOPPING" in cloud.head.run("cat", log).stdout or announced.process is None,
-        20,
+        30,
         "Ray knows of the announcement",
     )
     assert announced.process is not None  # before it was taken
@@ -115,12 +140,40 @@ def test_a_machine_that_is_taken_back_costs_no_trial(cloud):
     cloud.interrupt(training(cloud, sweep, gone)[0], notice=None)
     output, _ = sweep.communicate(timeout=500)
     assert sweep.returncode == 0, output
+    assert all(map(is_spot, cloud.granted(since=started)))
+    cloud.refuse = lambda order: None
+
+
+def test_a_sum_of_money_ends_the_sweep_and_autodown_the_cluster(cloud):
+    """On the machines that the sweep before has left; the sweep would need many minutes."""
+    started = time.monotonic()
+    limits = ("--max-cost", "0.04", "--autodown", "--max-concurrent", "1")
+    sweep = type_sweep(cloud, "--seeds", "2026-2045", "--epochs", "2", *limits)
+    output, _ = sweep.communicate(timeout=300)
+    assert sweep.returncode == 1, output
+    assert "The cluster ends itself afterwards (--autodown)." in output
+    assert "--max-cost 0.04 is reached: the machines have cost about 0.0" in output
+    assert int(re.search(r"trials have ended, (\d+) are left", output)[1]) > 0
+    rows = [call for call in cloud.calls if call["action"] == "PUT" and "/trials/" in call["params"]["path"]]
+    assert rows[-1]["at"] > started
+
+
+def test_a_machine_image_is_made_on_a_machine_that_goes_again(cloud):
+    made = cloud.laptop.run("python", "clusters/aws/make_image.py", timeout=300)
+    assert re.search(r"^      ImageId: ami-\w+ ", made.stdout, re.MULTILINE)
+    wait_for(lambda: not cloud.running(), 120, "the cluster has ended itself as well, the head too")
+    assert cloud.left() == []
+    assert "is down" in cloud.laptop.run("python", "-m", "rekd", "down").stdout  # the laptop forgets it
 
 
 def test_down_in_mid_sweep_leaves_nothing_that_is_paid_for(cloud):
+    """There is no spot machine."""
+    up(cloud)
     started = time.monotonic()
-    sweep = type_sweep(cloud, "--seeds", "2026", "--epochs", "20")
+    cloud.refuse = lambda order: FULL if is_spot(order) else None
+    sweep = type_sweep(cloud, "--seeds", "2026", "--epochs", "20", "--max-concurrent", "2")
     wait_for(lambda: training(cloud, sweep, started), 300, "a trial runs")
+    assert not any(map(is_spot, cloud.granted(since=started)))
     started = time.monotonic()
     done = cloud.laptop.run("python", "-m", "rekd", "down")
     print(f"\ndown: {time.monotonic() - started:.0f} s")
@@ -129,24 +182,6 @@ def test_down_in_mid_sweep_leaves_nothing_that_is_paid_for(cloud):
     assert cloud.left() == []
     sweep.kill()
     sweep.communicate()
-
-
-def test_a_setup_that_fails_three_times_orders_no_more_machines(cloud):
-    up(cloud)
-    cloud.spoil = True
-    sweep = type_sweep(cloud, "--seeds", "2026", "--epochs", "1")
-    wait_for(lambda: "setups in a row have failed" in note(cloud, "refused"), 200, "the setup is given up")
-    said = note(cloud, "refused")
-    assert "sudo: a password is required" in said
-    assert re.search(r"i-\w+ said last: ", said)
-    num_orders = len(cloud.orders())
-    wait_for(lambda: not cloud.workers(), 120, "the machines that cannot be set up are gone")
-    time.sleep(10)
-    assert len(cloud.orders()) == num_orders
-    sweep.kill()
-    sweep.communicate()
-    cloud.laptop.run("python", "-m", "rekd", "down")
-    assert cloud.left() == []
 
 
 def test_the_roles_allow_what_was_done_and_no_more(cloud):
@@ -169,12 +204,6 @@ def test_the_roles_allow_what_was_done_and_no_more(cloud):
     ):
         context = {"ec2:InstanceType": kind, "aws:RequestTag/ray-cluster-name": tag}
         assert policy.allows(rights, "ec2:RunInstances", f"{policy.EC2}instance/1", context) == is_allowed
-
-
-def test_a_machine_image_is_made_on_a_machine_that_goes_again(cloud):
-    made = cloud.laptop.run("python", "clusters/aws/make_image.py", timeout=300)
-    assert re.search(r"^      ImageId: ami-\w+ ", made.stdout, re.MULTILINE)
-    assert cloud.left() == []
 
 
 def test_a_file_that_nobody_filled_in_ends_in_one_line(cloud):
