@@ -4,10 +4,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 OF_NUMBERS := $(addprefix tests/test_,backbones.py evaluate.py fidelity.py method.py models.py parity.py streams.py teacher.py train.py views.py)
 
-.PHONY: demo test lint types tests elsewhere slow whole faults cluster-test cluster-smoke bench audit oldest
+.PHONY: demo docs test lint types tests elsewhere slow whole faults cluster-test cluster-smoke bench audit oldest
 
 demo: .venv/installed
 	$(BIN)/python sweeps/alpha_sweep.py --task digits
+
+# The site of docs/, into build/site: README, tutorial, reference and pages; a link that leads nowhere is an error.
+docs: .venv/installed
+	$(BIN)/python docs/site_sources.py build/site-sources
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs build/site-sources build/site
+	@echo "The site is build/site/index.html."
 
 test: lint types tests elsewhere
 
@@ -64,6 +70,7 @@ audit: .venv/installed
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.snapshots
 	$(BIN)/python -m benchmarks.sweep startup
 	$(BIN)/python -m benchmarks.sweep driver
 	$(BIN)/python -m benchmarks.sweep again

@@ -22,6 +22,7 @@ from analysis.settings import TUNED, percent, setting_columns, variants
 from analysis.statistics import Baselines, summarize
 from analysis.tables import OBJECTIVES, file_name
 from rekd.messages import number
+from rekd.schedule import SCHEDULED
 
 COLUMN_WIDTH = 3.25
 """Inches; a figure of this width is legible in a column of a paper and on a phone."""
@@ -245,8 +246,9 @@ def training_picture(stages: Stages, epochs: pd.DataFrame, task: str) -> Picture
                 colour, line = _colour(styles[series]), _line(styles[series])
                 for _, run in group.groupby("digest"):
                     upper.plot(run["epoch"], run["dev_loss"], color=colour, linewidth=0.4, alpha=0.5)
+                moving = _moving(group)
                 mean = group.groupby("epoch").agg(
-                    dev_loss=("dev_loss", "mean"), temperature=("temperature", "mean"), n=("digest", "nunique")
+                    n=("digest", "nunique"), **{name: (name, "mean") for name in ("dev_loss", "temperature", *moving)}
                 )
                 upper.plot(mean.index, mean["dev_loss"], color=colour, linestyle=line, linewidth=1.8, label=series)
                 gid = f"{name}-{column}-{slot}"
@@ -254,10 +256,15 @@ def training_picture(stages: Stages, epochs: pd.DataFrame, task: str) -> Picture
                 who = _comma(f"{group['objective'].iloc[0].upper()} {model}", group["variant"].iloc[0])
                 labels[gid] = [
                     f"{who}, epoch {epoch}: dev loss {row['dev_loss']:.4f}, "
-                    f"temperature {row['temperature']:.2f}, {_runs(row['n'])}"
+                    f"temperature {row['temperature']:.2f}, "
+                    + "".join(f"{weight.removeprefix('train_')} {row[weight]:.3g}, " for weight in moving)
+                    + _runs(row["n"])
                     for epoch, row in mean.iterrows()
                 ]
                 lower.plot(mean.index, mean["temperature"], color=colour, linestyle=line)
+                for weight in moving:  # beside the temperature, each as a share of its largest value
+                    shares = mean[weight] / mean[weight].max()
+                    _right(lower).plot(mean.index, shares, color=colour, linestyle=":", marker="|")
             upper.set_title(model)
             upper.tick_params(labelbottom=False)
             lower.set_xlabel("epoch")
@@ -270,6 +277,24 @@ def training_picture(stages: Stages, epochs: pd.DataFrame, task: str) -> Picture
         all_axes[len(models)].set_ylabel("temp.")
         _legend(figure)
     return Picture(name, task, "Training, and the temperature", figure, labels)
+
+
+def _moving(curves: pd.DataFrame) -> list[str]:
+    """The weights that a schedule moves in some of these runs."""
+    known = [f"train_{name}" for name in SCHEDULED if f"train_{name}" in curves]
+    runs = [run for _, run in curves.groupby("digest")]
+    return [name for name in known if any(run[name].min() < run[name].max() for run in runs)]
+
+
+def _right(axes: Axes) -> Axes:
+    """The axes on the right side of others, for weights that move; made when they are first asked for."""
+    beside = [other for other in axes.figure.axes if other is not axes and other.bbox.bounds == axes.bbox.bounds]
+    if beside:
+        return beside[0]
+    right = axes.twinx()
+    right.set(ylim=(0, 1.05), ylabel="weights, of max.")
+    right.grid(visible=False)
+    return right
 
 
 def all_pictures(stages: Stages, epochs: pd.DataFrame) -> list[Picture]:

@@ -206,14 +206,15 @@ def judged(rule: SelectionRule, trials: pd.DataFrame) -> pd.DataFrame:
     alike = runs[[name for name in names if name not in keys]].iloc[[0] * len(settings)].reset_index(drop=True)
     settings = _off_target(pd.concat([settings, alike], axis=1))
     settings["reason"] = _reasons(rule, settings)
-    if "seed" in runs and not rule.picks_a_run:
-        settings["reason"] = _left_behind(rule, settings, _scores(rule, runs, by), keys, by)
+    scores = _scores(rule, runs, by) if "seed" in runs and not rule.picks_a_run else None
+    if scores is not None:
+        settings["reason"] = _left_behind(rule, settings, scores, keys, by)
     settings["eligible"] = settings["reason"] == ""
     best = settings[settings["eligible"]].sort_values(rule.score, ascending=not rule.highest, kind="stable")
     settings["chosen"] = settings.index.isin(best.drop_duplicates(keys).index)
     settings = settings.assign(tied=False, tied_p=np.nan, tied_pairs=0)
-    if "seed" in runs and not rule.picks_a_run:
-        _mark_ties(settings, _scores(rule, runs, by), keys, by)
+    if scores is not None:
+        _mark_ties(settings, scores, keys, by)
     return settings[[*_leading(names), rule.chosen, *_verdict(rule), *_trailing(names)]]
 
 
@@ -366,7 +367,7 @@ def _left_behind(
 
     Means over other seeds do not compare: a setting that got no more seeds, because it was behind, may have had easy ones.
     """
-    reasons = settings["reason"].copy()
+    reasons, found = settings["reason"], {}
     if (settings["num_rows"] == settings["num_seeds_expected"]).all():
         return reasons
     sign = -1 if rule.highest else 1
@@ -376,8 +377,8 @@ def _left_behind(
                 behind_by = sign * (scores[_key(setting[by])] - scores[_key(other[by])]).dropna().to_numpy()
                 if chance_above_zero(behind_by, setting["num_seeds_expected"]) >= 1 - ERROR:
                     behind = f"behind {rule.named(other[rule.chosen])} on them"
-                    reasons.loc[index] = f"{setting['num_rows']} of {setting['num_seeds_expected']} seeds, {behind}"
-    return reasons
+                    found[index] = f"{setting['num_rows']} of {setting['num_seeds_expected']} seeds, {behind}"
+    return pd.Series(reasons.to_dict() | found, dtype=object)
 
 
 def _mark_ties(

@@ -1,6 +1,7 @@
 """Seeds by evidence on simulated sweeps: how often they lead to the choice of all seeds, and with how many trials.
 
-`python -m benchmarks.seeds_by_evidence [--sweeps 1000]`, a row a correlation.
+`python -m benchmarks.seeds_by_evidence [--sweeps 1000]`, a row a correlation; `--store STORE` replays the choices of a ledger,
+as if its seeds had come one after the other.
 
 A simulated sweep has the means of one model's row of Tables 4 to 7: the mean dev loss of each setting and, in Tables 4 and 5,
 its mean ratio. The paper prints how accuracies and ratios of ten seeds deviate (Tables 1 to 3) and not how dev losses do: a dev
@@ -12,15 +13,17 @@ that choice or a setting that is tied with it: eligible, and not told apart by S
 """
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
 
 import numpy as np
 import pandas as pd
 
-from analysis import published
+from analysis import load_trials, published
 from analysis.evidence import ERROR, race
-from analysis.selection import SIGNIFICANT
+from analysis.selection import SIGNIFICANT, alpha_rule, lambda_rule
+from analysis.settings import grouping_columns, with_settings
 from analysis.statistics import student
 
 NUM_SEEDS = len(published.SEEDS)
@@ -88,13 +91,35 @@ def choice(losses: np.ndarray, ratios: np.ndarray | None, asked: np.ndarray) -> 
 
 def is_reached(found: int | None, losses: np.ndarray, ratios: np.ndarray | None) -> bool:
     """Whether what was found is the choice of all seeds, or tied with it."""
-    everything = np.full(len(losses), NUM_SEEDS)
+    everything = np.full(len(losses), losses.shape[1])
     best = choice(losses, ratios, everything)
     if found is None or best is None or found == best:
         return found == best
     if choice(losses[[found]], None if ratios is None else ratios[[found]], everything[:1]) is None:
         return False  # not eligible
     return not student(losses[found] - losses[best]).p_value < SIGNIFICANT
+
+
+def of_ledger(store: str) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
+    """What was tried for each choice of a ledger that has four seeds or more of every value: losses, and ratios less target."""
+    trials = with_settings(load_trials(store))
+    for rule in (lambda_rule(), alpha_rule()):
+        runs = trials[(trials["objective"] == rule.objective) & (trials["status"] == "ok")]
+        keys = grouping_columns(runs, rule.group_columns(runs))
+        for _, group in runs.groupby(keys, dropna=False) if len(runs) else ():
+            table = group.pivot_table(index=rule.chosen, columns="seed", values=["dev_loss", "dev_rationale_ratio"])
+            table = table.dropna(axis=1)
+            if len(table) < 2 or len(table.columns) < 2 * 4:
+                continue
+            off = table["dev_rationale_ratio"].to_numpy() - group["p_target"].iloc[0]
+            name = f"{rule.chosen} of {group['model'].iloc[0]} on {group['task'].iloc[0]}"
+            yield name, table["dev_loss"].to_numpy(), off if rule.tolerance is not None else None
+
+
+def raced(losses: np.ndarray, ratios: np.ndarray | None, *, first: int = 3, error: float = ERROR) -> np.ndarray:
+    """The number of seeds that a race asks for, of each setting."""
+    beyond = None if ratios is None else np.stack([ratios - TOLERANCE, -ratios - TOLERANCE])
+    return race(losses, beyond, first=first, error=error).asked
 
 
 def measured(
@@ -105,12 +130,11 @@ def measured(
     reached, same, trials = [], [], []
     for row in islice(cycle(rows()), num_sweeps):
         losses, ratios = row.drawn(rng, correlation, spread)
-        beyond = None if ratios is None else np.stack([ratios - TOLERANCE, -ratios - TOLERANCE])
-        ended = race(losses, beyond, first=first, error=error)
-        found = choice(losses, ratios, ended.asked)
+        asked = raced(losses, ratios, first=first, error=error)
+        found = choice(losses, ratios, asked)
         reached.append(is_reached(found, losses, ratios))
         same.append(found == choice(losses, ratios, np.full(len(losses), NUM_SEEDS)))
-        trials.append(ended.asked.sum() / losses.size)
+        trials.append(asked.sum() / losses.size)
     return float(np.mean(reached)), float(np.mean(same)), float(np.mean(trials))
 
 
@@ -120,7 +144,14 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=3)
     parser.add_argument("--error", type=float, default=ERROR)
     parser.add_argument("--spread", type=float, default=1.0, help="times what the paper's tables give")
+    parser.add_argument("--store", help="a ledger whose choices are replayed")
     options = parser.parse_args()
+    for name, losses, ratios in of_ledger(options.store) if options.store else ():
+        asked = raced(losses, ratios, first=options.first, error=options.error)
+        verdict = "reached" if is_reached(choice(losses, ratios, asked), losses, ratios) else "NOT reached"
+        print(f"{name}: {verdict} with {asked.sum()} of {losses.size} trials (seeds: {', '.join(map(str, asked))})")
+    if options.store:
+        return
     how = {"first": options.first, "error": options.error, "spread": options.spread}
     for correlation in CORRELATIONS:
         reached, same, trials = measured(correlation, options.sweeps, **how)

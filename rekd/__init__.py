@@ -9,13 +9,14 @@ What a notebook needs is here, and is loaded when it is first used, so that `imp
 digits vit-student re p_target=0.25 lambda_select=0.003 seed=0
 
 `run_sweep(trials, tasks=[digits], store="results")` trains them on this machine and shows how far it is,
-`load_model("results", trials[0].digest)` goes from a row of the ledger to its model.
+`load_model("results", trials[0].digest)` goes from a row of the ledger to its model, `export_model` to a folder for others.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rekd.handover.export import export_model
     from rekd.method.explain import Explainer
     from rekd.method.models import load_model
     from rekd.running.one_trial import run_trial
@@ -31,6 +32,7 @@ _HOMES = {
     "Store": "rekd.store.files",
     "Task": "rekd.tasks.task",
     "Trial": "rekd.trial",
+    "export_model": "rekd.handover.export",
     "load_model": "rekd.method.models",
     "load_task": "rekd.tasks.task",
     "run_sweep": "rekd.running.tune",
@@ -38,7 +40,18 @@ _HOMES = {
 }
 """Where each public name lives."""
 
-__all__ = ["Explainer", "Ledger", "Store", "Task", "Trial", "load_model", "load_task", "run_sweep", "run_trial"]
+__all__ = [
+    "Explainer",
+    "Ledger",
+    "Store",
+    "Task",
+    "Trial",
+    "export_model",
+    "load_model",
+    "load_task",
+    "run_sweep",
+    "run_trial",
+]
 
 
 def __getattr__(name: str) -> Any:

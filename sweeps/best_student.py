@@ -1,4 +1,4 @@
-"""From a task file to its best student: lambda_select of every model, a teacher, alpha, and the final seeds.
+"""The way from a task file to its best student: lambda_select of every model, a teacher, alpha, and the final seeds.
 
 Each choice feeds the next, as in `reproduce`, but the grid of lambda_select is found on the way, and a task in which nothing
 keeps to the ratio goes on with what came nearest. Without `--seeds` they are by evidence.
@@ -123,7 +123,8 @@ class _Search:
     def _or_nearest(self, choice: Choice) -> Choice:
         if choice.is_made or choice.pending or choice.nearest is None:
             return choice
-        self.remarks.append(f"{choice.what}: {choice.why} It went on with what is nearest.")
+        why = choice.why.partition(" Not eligible:")[0]
+        self.remarks.append(f"The {choice.what}: {why} It went on with that.")
         return replace(choice, value=choice.nearest)
 
 

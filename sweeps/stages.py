@@ -12,8 +12,9 @@ from analysis.evidence import race
 from analysis.selection import SelectionRule, alpha_rule, choices, judged, lambda_rule, teacher_rule
 from analysis.settings import with_settings
 from rekd.running.plan import LaterTrials, Plan
+from rekd.schedule import CONSTANT, Move, Schedule
 from rekd.tasks.task import Task
-from rekd.trial import Objective, Trial
+from rekd.trial import Objective, Trial, taught_by
 from sweeps.options import Options, SeedsByEvidence
 from sweeps.typed import next_command
 
@@ -179,27 +180,41 @@ def choose_teacher(stage: Stage, candidates: list[Trial]) -> Choice:
     if not asked:
         seeds = ", ".join(str(trial.seed) for trial in candidates)
         raise ValueError(f"--teacher-seed {seed} is none of the teacher's seeds on {stage.task.name}: {seeds}.")
-    rows = rows_of(stage.results, asked)
+    return _once_ended(stage, asked[0], what, why="asked for by --teacher-seed")
+
+
+def _once_ended(stage: Stage, trial: Trial, what: str, *, why: str) -> Choice:
+    """The choice of a trial's digest, once it has a result."""
+    rows = rows_of(stage.results, [trial])
     if rows.empty:
-        return Choice(pending=True, what=what, why=f"The trial of seed {seed} has not ended")
+        return Choice(pending=True, what=what, why=f"The trial of seed {trial.seed} has not ended")
     if rows.iloc[0]["status"] == "ok":
-        return Choice(value=asked[0].digest, what=what, why="asked for by --teacher-seed")
-    return Choice(what=what, why=f"The trial of seed {seed} {rows.iloc[0]['status']}: {rows.iloc[0]['error']}.")
+        return Choice(value=trial.digest, what=what, why=why)
+    return Choice(what=what, why=f"The trial of seed {trial.seed} {rows.iloc[0]['status']}: {rows.iloc[0]['error']}.")
 
 
 def _by_rule(rule: SelectionRule, stage: Stage, candidates: list[Trial], model: str, what: str) -> Choice:
-    """What a rule chooses among trials of one setting but for what is chosen, once every one has ended."""
+    """What a rule chooses among trials that are alike but for what is chosen, once every one has ended."""
     rows = rows_of(stage.results, candidates)
     if len(rows) < len(candidates):
         return Choice(pending=True, what=what, why=f"{len(rows)} of {len(candidates)} trials have ended")
     rows = with_settings(rows, teachers=stage.results)  # each may have a teacher of its own seed
-    chosen = choices(rule, rows).iloc[0]
+    # Numbers that move over the run are groups of their own; the best of all is the choice.
+    chosen = choices(rule, rows).sort_values(rule.score, ascending=not rule.highest, kind="stable").iloc[0]
     value = chosen["digest" if rule.picks_a_run else rule.chosen]
     if pd.isna(value):
         advice = advise(rule, judged(rule, rows))
         told = f"{advice.why} Next: {next_command(stage.options, stage.task, model, advice)}"
         return Choice(what=what, why=str(chosen["why"]), next=told, advice=advice, nearest=_nearest(rule, rows, chosen))
-    return Choice(value=str(value) if rule.picks_a_run else float(value), what=what, why=str(chosen["why"]))
+    value = str(value) if rule.picks_a_run else _in_a_grid(chosen, rule.chosen)
+    return Choice(value=value, what=what, why=str(chosen["why"]))
+
+
+def _in_a_grid(chosen: pd.Series, name: str) -> float | str:
+    """The value of a field as a grid has it: a number, or the way of one that moves."""
+    schedule = chosen.get(f"{name}_schedule", CONSTANT)
+    moves = None if pd.isna(schedule) else Schedule.read(str(schedule), name)
+    return float(chosen[name]) if moves is None else str(Move(last=float(chosen[name]), schedule=moves))
 
 
 def _nearest(rule: SelectionRule, rows: pd.DataFrame, chosen: pd.Series) -> Any:
@@ -228,8 +243,11 @@ def add_teacher(stage: Stage, **overrides: Any) -> Choice:
     return choose_teacher(stage, candidates)
 
 
-def add_alphas(stage: Stage, teacher: Choice, student: str, alphas: Sequence[float], **overrides: Any) -> Choice:
-    """Adds REKD of a student over alpha, once its teacher is chosen, with the seeds that the choice needs; and chooses."""
+def add_alphas(stage: Stage, teacher: Choice, student: str, alphas: Sequence[float | str], **overrides: Any) -> Choice:
+    """Adds REKD of a student over alpha, once its teacher is chosen, with the seeds that the choice needs; and chooses.
+
+    By evidence the choice gets all seeds, which RE has too.
+    """
     if not teacher.is_made:
         for alpha in alphas:
             add_distilled(stage, teacher, student, alpha=alpha, **overrides)
@@ -238,7 +256,7 @@ def add_alphas(stage: Stage, teacher: Choice, student: str, alphas: Sequence[flo
     tuning = stage.needed(alpha_rule(), [stage.trials("rekd", student, alpha=alpha, **how) for alpha in alphas])
     stage.plan.trials += tuning
     chosen = choose_alpha(stage, tuning, model=student)
-    if chosen.is_made and isinstance(stage.options.seeds, SeedsByEvidence):  # it is compared with RE on all seeds
+    if chosen.is_made and isinstance(stage.options.seeds, SeedsByEvidence):
         stage.plan.trials += stage.trials("rekd", student, alpha=chosen.value, **how)
     return chosen
 
@@ -250,3 +268,31 @@ def add_distilled(stage: Stage, teacher: Choice, student: str, **overrides: Any)
         return stage.trials("rekd", student, teacher_digest=teacher_digest, **overrides)
 
     return stage.add(f"REKD of {student}", [teacher], trials, stand_ins=["not chosen yet"])
+
+
+def add_taught_by_own_seed(stage: Stage, student: str, **overrides: Any) -> None:
+    """Adds REKD of a student in which each seed learns from the teacher's trial of that seed, as the authors tried too."""
+    for teacher in stage.trials("re", stage.task.teacher):
+        what = f"teacher of {stage.task.name} of each seed"
+        choice = _once_ended(stage, teacher, what, why="of the same seed")
+        of_seed = {"seeds": [teacher.seed], **overrides}
+        stage.plan.trials += [] if teacher in stage.plan.trials else [teacher]
+        stage.add(
+            f"REKD of {student} by the teacher of its seed",
+            [choice],
+            lambda digest, how=of_seed: stage.trials("rekd", student, teacher_digest=digest, **how),
+            stand_ins=["not chosen yet"],
+        )
+
+
+def add_taught_by_all(stage: Stage, student: str, **overrides: Any) -> None:
+    """Adds REKD of a student that learns from the teacher's trials of all seeds, averaged."""
+    teachers = stage.trials("re", stage.task.teacher, seeds=stage.options.teacher_seeds_of(stage.task))
+    stage.plan.trials += [teacher for teacher in teachers if teacher not in stage.plan.trials]
+    what = f"teacher of {stage.task.name} of every seed"
+    stage.add(
+        f"REKD of {student} by all teachers",
+        [_once_ended(stage, teacher, what, why="one of several") for teacher in teachers],
+        lambda *digests: stage.trials("rekd", student, **taught_by(dict.fromkeys(digests, 1.0)), **overrides),
+        stand_ins=[f"not-ended-{teacher.seed}" for teacher in teachers],
+    )

@@ -186,7 +186,7 @@ class Files:
         return self._do(f"list {what.base_dir}", lambda: list(self._listed(what)))
 
     def open_input_file(self, path: str) -> Any:
-        return _Opened(lambda: self._do(f"read {path}", lambda: self._found(path)[0]))
+        return _Opened(lambda num_bytes=None: self._do(f"read {path}", lambda: self._found(path)[0][:num_bytes]))
 
     def open_output_stream(self, path: str) -> Any:
         return _Opened(write=lambda content: self._do(f"write {path}", lambda: self.schedule.write(path, content)))
@@ -236,7 +236,7 @@ class Files:
 class _Opened:
     """An open file."""
 
-    def __init__(self, read: Callable[[], bytes] | None = None, write: Callable[[bytes], None] | None = None) -> None:
+    def __init__(self, read: Callable[..., bytes] | None = None, write: Callable[[bytes], None] | None = None) -> None:
         self.read, self.write = read, write
 
     def __enter__(self) -> "_Opened":

@@ -203,3 +203,11 @@ def test_forms_are_compared_where_there_is_something_to_compare(tmp_path):
     assert first.milliseconds > 0
     logits, _ = torch_form(tmp_path)(samples.arrays)
     assert first.accuracy == pytest.approx((logits.argmax(1) == samples.labels).mean())
+
+
+def test_a_family_that_the_folder_s_code_does_not_build_is_refused(tmp_path, capsys):
+    model = handed.digits(tmp_path / "store")
+    handed.changed(model, backbone={"model_type": "resnet"})
+    said = exported(str(model), "--to", str(tmp_path / "out"), capsys=capsys, status=2)
+    assert "A model of the family 'resnet' cannot be exported" in said
+    assert not (tmp_path / "out").exists()

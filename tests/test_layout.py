@@ -155,7 +155,7 @@ def test_rekd_imports_neither_sweeps_nor_analysis():
 
 
 def test_analysis_imports_of_rekd_only_what_is_light():
-    allowed = {"trial", "messages", "command_line", "loopback", "store"}
+    allowed = {"trial", "messages", "schedule", "command_line", "loopback", "store"}
     for path, names in modules_of("analysis").items():
         assert {room(name) for name in of_package(names, "rekd")} - {""} <= allowed, path
         assert not of_package(names, "sweeps"), path

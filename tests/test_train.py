@@ -247,7 +247,8 @@ def test_a_record_is_a_row_of_epochs(objective, teachers):
     assert all(set(record) <= columns for record in run.records)
     missing = columns - set(run.records[0]) - {"digest"}
     distillation = {"train_rationale_distillation_loss", "train_prediction_distillation_loss"}
-    selection = {"train_selection_loss", "train_rationale_ratio", "dev_selection_loss"}
+    distillation |= {"train_alpha", "train_lambda_rationale"}
+    selection = {"train_selection_loss", "train_rationale_ratio", "dev_selection_loss", "train_lambda_select"}
     assert missing == {"cls": distillation | selection, "re": distillation, "rekd": set()}[objective]
     assert [record["epoch"] for record in run.records] == [1, 2, 3]
     assert [record["step"] for record in run.records] == [3, 6, 9]  # 96 samples, 32 a step
@@ -490,11 +491,11 @@ def test_a_schedule_moves_training_and_leaves_dev_at_the_last_value(image_teache
     moving = replace(constant, alpha_schedule="linear from 1", lambda_select_schedule="step from 0 at 0.9")
     one, other = (tiny.run(trial, teacher=image_teacher.for_training()) for trial in (constant, moving))
     assert not tiny.same_tensors(one.weights, other.weights)
-    alphas = [record["alpha"] for record in other.numbers]
+    alphas = [record["train_alpha"] for record in other.numbers]
     assert alphas == sorted(alphas, reverse=True)
     assert alphas[-1] == 0.3  # exactly, in the last step
-    assert [record["lambda_select"] for record in other.numbers] == [0, 0, 0.2]
-    assert {record["alpha"] for record in one.numbers} == {0.3}
+    assert [record["train_lambda_select"] for record in other.numbers] == [0, 0, 0.2]
+    assert {record["train_alpha"] for record in one.numbers} == {0.3}
     first = other.numbers[0]
     assert first["dev_loss"] == pytest.approx(first["dev_prediction_loss"] + 0.2 * first["dev_selection_loss"])
     assert first["train_loss"] != pytest.approx(first["train_prediction_loss"] + 0.2 * first["train_selection_loss"])

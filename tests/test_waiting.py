@@ -164,7 +164,7 @@ class OnceOneRuns(Limits):
 
     mark: Path
 
-    def reached(self, watch, started) -> str:
+    def reached(self, watch, started, **of_a_trial) -> str:
         return "one has begun" if self.mark.exists() else ""
 
 

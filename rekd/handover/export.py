@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rekd.handover.trained import Trained
+from rekd.handover.modeling_rekd import FAMILIES
+from rekd.handover.trained import Trained, find_trained
 from rekd.method.models import RationaleModel
 from rekd.store.saved_model import checksum_of
 
@@ -34,11 +35,31 @@ def new_folder(to: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def export_model(what: str | Path, to: str | Path, *, store: str = "results") -> Path:
+    """Writes the trained model of a folder, or of a trial of the store by its digest, as a new folder, which it returns.
+
+    It holds weights, configuration, what prepares an input, code to load it without this program, and a card filled from the
+    ledger. Raises ValueError where there is no such model, or the folder is there already.
+    """
+    from rekd.handover.card import card
+
+    trained = find_trained(str(what), store)
+    with new_folder(Path(to)) as folder:
+        write_export(trained, folder)
+        (folder / "README.md").write_text(card(trained), encoding="utf-8")
+    return Path(to)
+
+
 def write_export(trained: Trained, folder: Path) -> None:
     """Writes weights, configuration, what prepares an input, and the code to load them, into a new folder.
 
     Raises ValueError where the files are not those of a trained model.
     """
+    family = trained.config["backbone"]["model_type"]
+    if family not in FAMILIES:
+        raise ValueError(
+            f"A model of the family {family!r} cannot be exported: {MODELING} builds {', '.join(FAMILIES)}."
+        )
     kept = {name: content for name, content in trained.files.items() if name not in ("config.json", "README.md")}
     kept[MODELING] = Path(__file__).with_name(MODELING).read_bytes()
     for name, content in kept.items():

@@ -33,6 +33,10 @@ IMAGENET_SIZE = 224
 """Pixels a side of an image where a configuration does not say."""
 
 
+FAMILIES = ("vit", "deit", "dinov2", "bert", "albert", "roberta", "distilbert", "electra", "modernbert")
+"""Families that this file can build."""
+
+
 class RekdConfig(PretrainedConfig):
     """What the model is built from; `details` holds the trial that trained it and the shape of an input."""
 

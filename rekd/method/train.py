@@ -90,7 +90,7 @@ def train(
             "epoch": state.epoch,
             "step": state.step,
             "temperature": temperature,
-            **{name: value for name in SCHEDULED if (value := getattr(now, name)) is not None},
+            **{f"train_{name}": value for name in SCHEDULED if (value := getattr(now, name)) is not None},
             **{f"train_{name}": total.item() / num_batches for name, total in totals.items()},
             **{f"dev_{name}": value for name, value in dev.items()},
             "seconds": time.perf_counter() - started,

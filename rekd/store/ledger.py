@@ -134,7 +134,7 @@ EPOCHS_SCHEMA = pa.schema(
         ("dev_rationale_ratio", pa.float64()),
         ("dev_token_ratio", pa.float64()),
         ("seconds", pa.float64()),
-        *((name, pa.float64()) for name in SCHEDULED),
+        *((f"train_{name}", pa.float64()) for name in SCHEDULED),
     ]
 )
 """Columns of `epochs`. Train values are means over the epoch's steps; dev values are at its end; the temperature and what

@@ -111,6 +111,27 @@ def test_a_picture_has_a_line_a_setting_and_a_legend_that_names_them(store: str)
     assert losses == numbers_of("rekd")
 
 
+def test_the_figure_of_training_shows_the_weights_that_move(tmp_path: Path) -> None:
+    """Beside the temperature, for the settings that have a schedule."""
+    ledger, plain = Ledger(str(tmp_path)), made_up.trial()
+    ledger.write(plain, made_up.outcome(plain), [{"epoch": 1, "dev_loss": 1.0, "temperature": 5.0}])
+    for schedule, alphas in (("constant", (0.3, 0.3)), ("cosine from 0.9", (0.6, 0.3))):
+        made = made_up.trial(objective="rekd", alpha_schedule=schedule)
+        records = [
+            {"epoch": epoch, "dev_loss": 1.0 / epoch, "temperature": 5.0 / epoch, "train_alpha": alpha}
+            for epoch, alpha in enumerate(alphas, start=1)
+        ]
+        ledger.write(made, made_up.outcome(made), records)
+    pictures = all_pictures(split_stages(load_trials(str(tmp_path))), load_epochs(str(tmp_path)))
+    (picture,) = [one for one in pictures if one.name.startswith("training")]
+    said = [text for texts in picture.labels.values() for text in texts]
+    assert sum("alpha 0.6" in text for text in said) == 1
+    assert sum(", alpha 0.3, " in text for text in said) == 1  # of the setting that moves, in its last epoch
+    drawn = [line for axes in picture.figure.axes for line in axes.lines if line.get_linestyle() == ":"]
+    (curve,) = [line for line in drawn if line.get_marker() == "|"]
+    assert list(np.asarray(curve.get_ydata())) == pytest.approx([1.0, 0.5])
+
+
 def test_the_report_says_what_the_tables_say(store: str, tables: dict[str, pd.DataFrame]) -> None:
     page = report(store)
     for _, row in tables["comparison"].iterrows():

@@ -272,8 +272,9 @@ CASES = {
     ),
     # Models.
     "a model of no known family": Case(
-        "is of the family 'resnet', ... Families: albert, bert, deit, dinov2, distilbert, electra, modernbert, roberta, vit.",
-        prepare=spoil_json("vit-tiny/config.json", model_type="resnet"),
+        "is of the family 'swin', ... Families: albert, bert, convnext, deit, dinov2, distilbert, electra, modernbert, resnet, "
+        "roberta, vit.",
+        prepare=spoil_json("vit-tiny/config.json", model_type="swin"),
     ),
     "a finished trial for a pretrained model": Case(
         "vit-tiny is of a trial of ... whose predictor knows rationales alone. Give that of a cls trial",

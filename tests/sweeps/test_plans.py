@@ -1,5 +1,6 @@
 """What the sweeps ask for: the paper's grids, choices that wait for their results, branches that stop alone."""
 
+from collections import Counter
 from dataclasses import asdict
 
 import numpy as np
@@ -282,6 +283,14 @@ def test_by_evidence_the_paper_is_planned_to_its_end_with_fewer_trials(plan_of):
     assert len(plan.unique_trials()) < 0.8 * num_all
     finals = [trial.seed for trial in plan.unique_trials().values() if (trial.objective, trial.alpha) == ("rekd", 0.3)]
     assert sorted(finals) == list(load_task("digits").seeds)  # the choice has all
+
+
+def test_by_evidence_a_curriculum_may_be_the_choice_and_gets_all_seeds(plan_of):
+    options = Options(task=["digits"], seeds=parse_seeds("auto"))
+    function = plan_of("alpha", options, alphas=(0.1, "0.9->0.1:cosine"))
+    plan, _ = run_to_the_end(function, dev_loss=lambda t: 1.0 + (t.alpha_schedule == "constant") + noise(t))
+    counts = Counter(trial.alpha_schedule for trial in plan.unique_trials().values() if trial.objective == "rekd")
+    assert counts == {"constant": 3, "cosine from 0.9": 5}
 
 
 def test_seeds_by_evidence_are_the_tasks_and_those_that_follow():

@@ -1,6 +1,6 @@
 """What a trial's training waits for its checkpoints: written beside it, and one after the other as it was.
 
-`python -m benchmarks.checkpoints` gives an RE model of ViT-Small's size epochs of a minute (multiplications of matrices, on the
+`python -m benchmarks.snapshots` gives an RE model of ViT-Small's size epochs of a minute (multiplications of matrices, on the
 model's device) and a store that takes 200 MB a second; each epoch is better than the last, so that all is written. On two
 epochs and a last one this takes seven minutes.
 """
