@@ -21,8 +21,10 @@ from analysis.advice import advised
 from analysis.copies import encoded, harmless, ledger_files
 from analysis.experiment import Stages, split_stages
 from analysis.frames import load_epochs, load_trials
+from analysis.gallery import gallery
 from analysis.macros import to_macros
 from analysis.query import query as run_query
+from analysis.rationales import students_of
 from analysis.report import report as write_report
 from analysis.selection import (
     SelectionRule,
@@ -155,6 +157,9 @@ def figures_command(
     with bad_input():
         stages = _stages(store, tolerance, task)
         pictures = figures.all_pictures(stages, load_epochs(store, stages.finals["digest"].tolist()))
+        students = students_of(Store(store), stages)
+        drawn = (gallery(students, task) for task in sorted({student.task for student in students}))
+        pictures += [picture for picture in drawn if picture is not None]
         for picture in pictures:
             for drawing in format or [Drawing.pdf, Drawing.png]:
                 name, content = f"{picture.name}.{drawing.value}", picture.render(drawing.value)

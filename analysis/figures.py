@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.experiment import Stages
 from analysis.frames import narrow
 from analysis.selection import SelectionRule, alpha_rule, alpha_settings, lambda_rule, lambda_settings
-from analysis.settings import percent, setting_columns, variants
+from analysis.settings import TUNED, percent, setting_columns, variants
 from analysis.statistics import Baselines, summarize
 from analysis.tables import OBJECTIVES, file_name
 from rekd.messages import number
@@ -34,7 +34,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _LINES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
 _OBJECTIVE_STYLE = {"cls": 2, "re": 1, "rekd": 0}
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 8,
     "axes.titlesize": 8,
@@ -74,7 +74,7 @@ class Picture:
         """The picture as `svg`, `pdf` or `png` (300 dots an inch); the same bytes for the same data."""
         # Without a salt, ids in an SVG are random; without a date, a file says when it was made.
         metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
-        with mpl.rc_context({**_STYLE, "svg.hashsalt": self.name}), io.BytesIO() as buffer:
+        with mpl.rc_context({**STYLE, "svg.hashsalt": self.name}), io.BytesIO() as buffer:
             self.figure.savefig(buffer, format=kind, dpi=300, metadata=metadata)
             return buffer.getvalue()
 
@@ -99,7 +99,7 @@ def ratio_picture(stages: Stages, task: str) -> Picture | None:
         return None
     name, labels = file_name("ratio", task), {}
     figure, (axes,) = _figure(1, 2.4)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         _seed_points(axes, rows["test_rationale_ratio"] * 100, rows["test_accuracy"], "#888888")
         for index, (label, means) in enumerate(lines.items()):
             at = means["test_rationale_ratio"] * 100, means["test_accuracy"]
@@ -195,7 +195,7 @@ def alpha_picture(stages: Stages, task: str) -> Picture | None:
 
 def seeds_picture(stages: Stages, task: str) -> Picture | None:
     """Test accuracy of CLS, RE and REKD at the settings that were chosen: seeds as points, joined from RE to REKD of the
-    same setting.
+    same setting, or at RE's own learning rate and lambda_select.
 
     None where there are none.
     """
@@ -208,7 +208,7 @@ def seeds_picture(stages: Stages, task: str) -> Picture | None:
     slots = _slots(rows, models, styles)
     widest = max(len(of_model) for of_model in slots.values())
     figure, (axes,) = _figure(1, 2.2, width=max(COLUMN_WIDTH, 0.3 * sum(map(len, slots.values()))))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         places = {}
         for place, model in enumerate(models):
             for slot, series in enumerate(slots[model]):
@@ -237,7 +237,7 @@ def seeds_picture(stages: Stages, task: str) -> Picture | None:
 
 def _joined(rows: pd.DataFrame, places: dict[tuple[str, str], float]) -> Iterator[tuple[float, float, np.ndarray]]:
     """Yields from where to where lines go, and the pairs that they join: RE and REKD of one setting and seed."""
-    baselines = Baselines(rows, "re")
+    baselines = Baselines(rows, "re", free=TUNED)
     for (model, series), group in rows[rows["objective"] == "rekd"].groupby(["model", "series"]):
         plain, _ = baselines.of(group.iloc[0])
         if len(plain):
@@ -272,7 +272,7 @@ def training_picture(stages: Stages, epochs: pd.DataFrame, task: str) -> Picture
     name, labels = file_name("training", task), {}
     models = _by_size(curves)
     figure, all_axes = _figure(len(models), 2.6, heights=(3, 1), sharey="row")
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         for column, model in enumerate(models):
             upper, lower = all_axes[column], all_axes[len(models) + column]
             of_model = curves[curves["model"] == model]
@@ -375,7 +375,7 @@ class _Sweep:
         heights = (3, 2) if with_ratio else (1,)
         figure, all_axes = _figure(len(self.models), 2.9 if with_ratio else 2.0, heights=heights)
         values = [("dev_loss", "dev loss", 1.0), *([("dev_rationale_ratio", "ratio, %", 100.0)] if with_ratio else [])]
-        with mpl.rc_context(_STYLE):
+        with mpl.rc_context(STYLE):
             for column, model in enumerate(self.models):
                 rows = all_axes[column :: len(self.models)]
                 for axes, (value, label, scale) in zip(rows, values, strict=True):
@@ -427,7 +427,8 @@ class _Sweep:
 
     def draw_baseline(self, axes: Axes, model: str, runs: pd.DataFrame) -> None:
         """RE of the same settings as lines across."""
-        baselines = Baselines(_finished(runs, ["dev_loss"]), "re")
+        # A dev loss holds lambda_select: at another one it does not compare.
+        baselines = Baselines(_finished(runs, ["dev_loss"]), "re", free=["learning_rate"])
         of_model = self.settings[self.settings["model"] == model]
         found = [baselines.of(setting)[0] for _, setting in of_model.iterrows()]
         plain = pd.concat([runs.iloc[:0], *found])
@@ -456,7 +457,7 @@ def _figure(
 ) -> tuple[Figure, list[Axes]]:
     """A figure of `num_columns` by `len(heights)` axes, which come row by row."""
     width = width if num_columns == 1 else 1.95 * num_columns
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         grid = figure.subplots(
             len(heights), num_columns, squeeze=False, height_ratios=list(heights), sharex="col", sharey=sharey

@@ -18,7 +18,7 @@ from PIL import Image
 
 from analysis.experiment import Stages
 from analysis.frames import narrow
-from analysis.settings import setting_columns, variants
+from analysis.settings import TUNED, setting_columns, variants
 from analysis.statistics import Baselines
 from rekd.store.files import Store
 
@@ -102,7 +102,7 @@ def students_of(store: Store, stages: Stages) -> list[Student]:
     trials = stages.trials
     final = stages.finals[stages.finals["status"] == "ok"].sort_values("seed", kind="stable")
     final = final.assign(setting=variants(final))
-    plain = Baselines(trials[trials["status"] == "ok"], "re")
+    plain = Baselines(trials[trials["status"] == "ok"], "re", free=TUNED)
     students = []
     for (task, task_digest), of_task in final.groupby(["task", "task_digest"]):
         samples = _read(store, store.samples_file(str(task_digest)))

@@ -19,6 +19,9 @@ from rekd.trial import Trial, is_read, neutral_values
 LEADING = ("task", "objective", "model", "p_target", "lambda_select", "alpha")
 """What a table says first of a setting, and always; it says the other columns where they tell settings apart."""
 
+TUNED = ("learning_rate", "lambda_select")
+"""What may be searched for RE and for REKD apart: what is best for one is not for the other."""
+
 WITHIN = ("task", "objective", "model")
 """Settings of other tasks, objectives and models are told apart by these already."""
 

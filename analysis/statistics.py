@@ -190,8 +190,8 @@ def paired_differences(
     """How much better each setting of `treatment` is than `baseline`, seed by seed.
 
     The baseline of a setting are the runs that have the same value in every field that the baseline's objective reads.
-    In the fields of `free` it may differ, if it is one setting all the same: the one that does not differ, where there is
-    one. Where there is no such baseline there is no difference, and `note` says why.
+    In the fields of `free` it may differ, if it is one setting all the same: field by field, those that do not differ are
+    kept, where there are any. Where there is no such baseline there is no difference, and `note` says why.
 
     `trials` needs `objective`, `seed` and `value`; the fields of a trial count as far as the frame has them, and of a
     `status` only ok. A row is a setting of the treatment, sorted. Columns: those of the setting but `objective`, leading ones
@@ -284,13 +284,13 @@ class Baselines:
             return self._runs.iloc[:0], self._why_none(setting)
         if not self.free:
             return candidates, ""
-        groups = {_key(key): group for key, group in _groups(candidates, self.free)}
-        same = groups.get(_key([setting[name] for name in self.free]))
-        if same is not None:
-            return same, ""
-        if len(groups) == 1:
+        for name in self.free:
+            alike = candidates[candidates[name] == setting[name]]
+            candidates = candidates if alike.empty else alike
+        different = candidates[self.free].drop_duplicates()
+        if len(different) == 1:
             return candidates, ""
-        choices = described(candidates[self.free].drop_duplicates(), self.free)
+        choices = described(different, self.free)
         return self._runs.iloc[:0], f"{self.name} has {len(choices)} settings: {'; '.join(choices)}"
 
     def _why_none(self, setting: Mapping[str, Any] | pd.Series) -> str:

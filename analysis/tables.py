@@ -16,6 +16,7 @@ from analysis.frames import narrow
 from analysis.selection import alpha_settings, lambda_rule, lambda_settings, nearest_to_target
 from analysis.settings import (
     LEADING,
+    TUNED,
     WITHIN,
     columns_read,
     labels,
@@ -53,7 +54,8 @@ BEHAVIOUR = (
 
 
 BASELINES = ("same", "chosen")
-"""RE runs that REKD is compared with: those at the same setting, or those at RE's own choice of `lambda_select`."""
+"""RE runs that REKD is compared with: those at the same setting, or, where there are none, those that differ in `TUNED`
+alone; or those at RE's own choice of `lambda_select`."""
 
 INTERVALS = {
     "student": "Intervals and p are Student's, of the paired differences.",
@@ -63,7 +65,7 @@ INTERVALS = {
 """What is said of intervals, by the method of `analysis.statistics.METHODS`."""
 
 PAIRING = {
-    "same": "RE has the same value in every field that it reads.",
+    "same": "RE has the same value in every field that it reads, but where its own learning rate or lambda_select is named.",
     "chosen": "RE is at the lambda_select of its own choice by rule; all else is the same.",
 }
 """What is said of the comparison, by its baseline."""
@@ -147,7 +149,7 @@ def performance_table(stages: Stages) -> pd.DataFrame:
     table = _whole_input(summarize(final, ["test_accuracy", "test_rationale_ratio"]))
     teachers = final[final["digest"].isin(set(trials["teacher_digest"].dropna()))]
     table["is_teacher"] = table.index.isin(matching(table, teachers, keys).index)
-    changes = pd.concat([_changes(stages, "cls", "re", free=["epochs"]), _changes(stages, "re", "rekd")])
+    changes = pd.concat([_changes(stages, "cls", "re", free=["epochs"]), _changes(stages, "re", "rekd", free=TUNED)])
     table = table.merge(changes, on=keys, how="left")
     printed = pd.concat([published.performance(number) for number in (1, 2, 3)])
     table = _beside_paper(table, printed, list(WITHIN), ["test_accuracy", "test_rationale_ratio"])
@@ -159,12 +161,21 @@ def _changes(stages: Stages, baseline: str, treatment: str, *, free: Sequence[st
     """How far a treatment's final settings are from their baseline, as columns of `performance_table`."""
     pairs = paired_differences(_pool(stages, baseline, treatment), baseline=baseline, treatment=treatment, free=free)
     note = pairs["note"].where(pairs["num_pairs"] == 0, "")
-    for name in free:
-        apart = pairs[f"baseline_{name}"].notna() & (pairs[f"baseline_{name}"] != pairs[name])
+    for name in _baseline_names(pairs, free):
         words = f"{baseline.upper()} has {name} " + pairs[f"baseline_{name}"].map(number)
-        note = note.mask(apart & (note == ""), words)
+        note = note.mask(_is_apart(pairs, name) & (note == ""), words)
     pairs = pairs.assign(objective=treatment, change=pairs["difference"], change_note=note)
     return pairs[[*setting_columns(pairs), "change", "num_pairs", "change_note"]]
+
+
+def _baseline_names(pairs: pd.DataFrame, free: Sequence[str]) -> list[str]:
+    """Keeps of the fields in which a baseline may differ those that the trials have."""
+    return [name for name in free if f"baseline_{name}" in pairs]
+
+
+def _is_apart(pairs: pd.DataFrame, name: str) -> pd.Series:
+    """Whether the baseline of each row differs from it in a field."""
+    return pairs[f"baseline_{name}"].notna() & (pairs[f"baseline_{name}"] != pairs[name])
 
 
 def _pool(stages: Stages, baseline: str, treatment: str) -> pd.DataFrame:
@@ -212,13 +223,16 @@ def comparison_table(
 ) -> pd.DataFrame:
     """`paired_differences` of REKD, at the settings that were chosen, and RE of the same student; models by size.
 
-    `baseline` is `same` (RE at the same setting) or `chosen` (RE at the `lambda_select` of its own choice by rule, which is
-    in `baseline_lambda_select`; where nothing is eligible the nearest, which `note` says).
+    `baseline` is `same` (RE at the same setting; where there is none, at the one that differs in `TUNED` alone, which
+    is in `baseline_learning_rate` and `baseline_lambda_select`) or `chosen` (RE at the `lambda_select` of its own choice
+    by rule, which is in `baseline_lambda_select`; where nothing is eligible the nearest, which `note` says).
     """
     if baseline not in BASELINES:
         raise ValueError(f"baseline is one of {', '.join(BASELINES)}, got {baseline!r}.")
     if baseline == "same":
-        return _ordered(paired_differences(_pool(stages, "re", "rekd"), value=value, method=method), stages.trials)
+        table = paired_differences(_pool(stages, "re", "rekd"), value=value, method=method, free=TUNED)
+        alike = [name for name in _baseline_names(table, TUNED) if not _is_apart(table, name).any()]
+        return _ordered(table.drop(columns=[f"baseline_{name}" for name in alike]), stages.trials)
     pool, nearest = _chosen_re(stages)
     pool = pd.concat([narrow(stages.finals, objective="rekd"), pool])
     table = paired_differences(pool, value=value, method=method, free=["lambda_select"])
@@ -346,9 +360,9 @@ def comparison_sentence(row: pd.Series, *, interval: str = "95 % interval") -> s
     """One row of `comparison_table`, of accuracy, in words: the same in a terminal and in the report."""
     if not row["num_pairs"]:
         return f"REKD is not compared with RE: {row['note']}."
-    against = "" if pd.isna(row.get("baseline_lambda_select")) else (
-        f" (RE at lambda_select {number(row['baseline_lambda_select'])}, REKD at {number(row['lambda_select'])})"
-    )  # fmt: skip
+    apart = [name for name in TUNED if not pd.isna(row.get(f"baseline_{name}"))]
+    re, rekd = (", ".join(f"{name} {number(row[of + name])}" for name in apart) for of in ("baseline_", ""))
+    against = f" (RE at {re}; REKD at {rekd})" if apart else ""
     bounds = "" if pd.isna(row["low"]) else f"{interval} {_signed(row['low'])} to {_signed(row['high'])}, "
     note = f"; {row['note']}" if row["note"] else ""
     return (
@@ -446,6 +460,7 @@ _HEADERS: dict[str, tuple[str, Callable[..., str]]] = {
     "dev_rationale_ratio": ("dev ratio", _percent),
     "test_rationale_ratio": ("ratio", _percent),
     "p_target": ("p_target", percent),
+    "baseline_learning_rate": ("RE's learning_rate", number),
     "baseline_lambda_select": ("RE's lambda_select", number),
     "teacher": ("taught by", str),
     "test_accuracy_at_p_target": ("at p_target", _share),

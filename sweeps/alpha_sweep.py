@@ -1,6 +1,9 @@
 """Tables 6 and 7: the share alpha of L_RE in L_REKD that gives each student the lowest dev L_RE (Appendix C.2)."""
 
+from typing import Annotated
+
 import pandas as pd
+import typer
 
 from rekd.running.plan import Plan
 from sweeps.grids import ALPHA_TASKS, ALPHAS
@@ -9,8 +12,12 @@ from sweeps.show import show_alpha
 from sweeps.stages import Stage, add_alphas, add_teacher
 from sweeps.start import start
 
+Longer = Annotated[
+    int | None, typer.Option(min=2, help="RE with so many times the epochs, too: does it catch up, given time?")
+]
 
-def alpha_sweep(options: Options, alphas: Grid = ALPHAS) -> int:
+
+def alpha_sweep(options: Options, alphas: Grid = ALPHAS, re_longer: Longer = None) -> int:
     """Tables 6 and 7: REKD of every student over alpha, beside its RE, under a teacher chosen by rule."""
     tasks = options.tasks(ALPHA_TASKS)
 
@@ -20,7 +27,10 @@ def alpha_sweep(options: Options, alphas: Grid = ALPHAS) -> int:
             stage = Stage(task=task, options=options, results=results, plan=plan)
             teacher = add_teacher(stage)
             for student in options.students_of(task):
-                plan.trials += stage.trials("re", student)
+                plain = stage.trials("re", student)
+                plan.trials += plain
+                if re_longer is not None:
+                    plan.trials += stage.trials("re", student, epochs=re_longer * plain[0].epochs)
                 add_alphas(stage, teacher, student, alphas)
         return plan
 

@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from analysis import figures, tables
+from analysis import figures, load_epochs, tables
 from analysis.advice import advised
 from analysis.experiment import Stages, split_stages
+from analysis.gallery import gallery
+from analysis.rationales import students_of
 from analysis.report import report
 from analysis.selection import alpha_settings, lambda_rule, select_alpha, select_lambda_select
 from analysis.settings import (
@@ -54,11 +56,13 @@ def show_alpha(result: SweepResult, tasks: list[Task], store: Store, console: Co
             rows = runs[runs["model"] == student].fillna({"alpha": 1.0})
             chosen = choices[choices["model"] == student]
             print_table(console, _settings_table(f"{student} on {task.name}", rows, "alpha", chosen))
+            _say_steps(console, rows, store)
             _say_choices(console, chosen, "alpha")
         if len(rekd):
             stages = split_stages(runs, options.tolerance)
             _comparisons(console, stages)
             _draw(figures.alpha_picture, stages, task, store, console)
+            _draw(lambda stages, name: gallery(students_of(store, stages), name), stages, task, store, console)
 
 
 def show_lambda(result: SweepResult, tasks: list[Task], store: Store, console: Console, options: Options) -> None:
@@ -215,6 +219,17 @@ def _settings_table(title: str, rows: pd.DataFrame, by: str, chosen: pd.DataFram
             style="bold" if is_chosen else "",
         )
     return table
+
+
+def _say_steps(console: Console, rows: pd.DataFrame, store: Store) -> None:
+    """How many steps of training the epochs of a student are."""
+    trained = rows[rows["status"] == "ok"]
+    epochs = load_epochs(store, trained["digest"].tolist())
+    last = epochs.sort_values("step").drop_duplicates("digest", keep="last")
+    steps = last.merge(trained[["digest", "epochs"]], on="digest")[["epochs", "step"]].drop_duplicates()
+    told = [f"{row['epochs']} epochs are {row['step']:,}" for row in steps.sort_values("step").to_dict("records")]
+    if told:
+        console.print(f"Steps of training: {', '.join(told)}.", style="dim")
 
 
 def _say_choices(console: Console, choices: pd.DataFrame, name: str) -> None:

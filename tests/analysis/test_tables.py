@@ -128,11 +128,31 @@ def test_re_at_its_own_choice_is_a_baseline_that_is_asked_for(tmp_path: Path) ->
     plain = narrow(stages.trials, objective="re", model="vit-tiny", p_target=0.15, lambda_select=made_up.BEST_LAMBDA)
     assert chosen["re"] == pytest.approx(plain["test_accuracy"].mean())
     assert chosen["note"] == ""
-    assert "RE at lambda_select 0.01, REKD at 0.05" in comparison_sentence(chosen)
+    assert "RE at lambda_select 0.01; REKD at lambda_select 0.05" in comparison_sentence(chosen)
     # Where nothing is eligible it is the nearest, and that is said.
     strict = comparison_table(split_stages(load_trials(str(tmp_path)), tolerance=0.0), baseline="chosen")
     assert strict["note"].str.startswith("nothing of RE is eligible: its nearest").all()
     assert narrow(strict, model="vit-tiny")["num_pairs"].item() == 3
+
+
+def test_re_at_its_own_learning_rate_is_the_baseline_where_there_is_no_other(tmp_path: Path) -> None:
+    """RE and REKD are each at what a search found for them, and the sentence says so."""
+    made = [
+        replace(one, learning_rate=4e-5) if one.objective == "rekd" else one
+        for one in made_up.paper_trials()
+        if one.objective != "re" or one.lambda_select == made_up.BEST_LAMBDA
+    ]
+    stages = split_stages(load_trials(made_up.fill(str(tmp_path), made)))
+    row = narrow(comparison_table(stages), model="vit-tiny").iloc[0]
+    assert (row["learning_rate"], row["baseline_learning_rate"], row["num_pairs"]) == (4e-5, 1e-5, 3)
+    assert "baseline_lambda_select" not in row
+    assert "(RE at learning_rate 1e-05; REKD at learning_rate 4e-05)" in comparison_sentence(row)
+    # The one that does not differ is preferred, and then nothing is said.
+    same = [replace(one, learning_rate=4e-5) for one in made if one.objective == "re"]
+    both = split_stages(load_trials(made_up.fill(str(tmp_path / "both"), [*made, *same])))
+    row = narrow(comparison_table(both), model="vit-tiny").iloc[0]
+    assert row["num_pairs"] == 3
+    assert "baseline_learning_rate" not in row
 
 
 def test_change_is_what_the_comparison_says(stages: Stages) -> None:
