@@ -154,7 +154,7 @@ def budget_picture(stages: Stages, task: str) -> Picture | None:
     )
     name, labels = file_name("budgets", task), {}
     figure, (axes,) = _figure(1, 2.4)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         for index, (_, row) in enumerate(means.iterrows()):
             count = row["num_features"]
             ratios = {at: max(1, round(budget * count)) / count * 100 for at, budget in BUDGET_COLUMNS.items()}

@@ -282,7 +282,7 @@ def test_all_positions_may_be_selected_padding_too_and_the_ratio_over_real_token
     assert result["token_ratio"] == pytest.approx(mean_of(ratios, fidelity=fidelity), rel=1e-5)
 
     with torch.no_grad():  # made to select everything, it selects padding and the first token as well
-        last = [module for module in model.generator.head if isinstance(module, nn.Linear)][-1]
+        last = [module for module in model.generator.head.children() if isinstance(module, nn.Linear)][-1]
         last.bias[1] = 50
         everything = model.predict(samples.inputs, sampled_by=generator).mask
     assert (valid == 0).any()
@@ -352,7 +352,7 @@ def test_paper_heads_are_one_linear_map(family):
 @pytest.mark.parametrize("family", tiny.TEXT_FAMILIES)
 def test_authors_heads_of_a_text_generator_are_an_mlp_on_frozen_words(family):
     model = tiny.build(family, heads="authors")
-    layers = [type(layer) for layer in model.generator.head]
+    layers = [type(layer) for layer in model.generator.head.children()]
     assert layers == [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
     assert linear_shapes(model.generator.head) == [(16, 256), (256, 2)]
     assert linear_shapes(model.predictor.head) == [(16, 3)]
