@@ -207,7 +207,21 @@ def test_forms_are_compared_where_there_is_something_to_compare(tmp_path):
 
 def test_a_family_that_the_folder_s_code_does_not_build_is_refused(tmp_path, capsys):
     model = handed.digits(tmp_path / "store")
-    handed.changed(model, backbone={"model_type": "resnet"})
+    handed.changed(model, backbone={"model_type": "swin"})
     said = exported(str(model), "--to", str(tmp_path / "out"), capsys=capsys, status=2)
-    assert "A model of the family 'resnet' cannot be exported" in said
+    assert "A model of the family 'swin' cannot be exported" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": "cls"}, "a plain classifier (cls) selects nothing."),
+        ({"backbone": {"model_type": "resnet"}}, "and a resnet has none."),
+    ],
+)
+def test_where_nothing_can_be_left_out_drop_is_refused(tmp_path, capsys, changes, message):
+    model = handed.digits(tmp_path / "store")
+    handed.changed(model, **changes)
+    assert message in exported(str(model), "--to", str(tmp_path / "out"), "--drop", capsys=capsys, status=2)
     assert not (tmp_path / "out").exists()

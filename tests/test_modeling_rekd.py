@@ -36,6 +36,10 @@ def test_it_needs_torch_and_transformers_only():
     assert {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) == {"torch", "transformers"}
 
 
+def test_it_builds_every_family():
+    assert set(modeling_rekd.FAMILIES) == set(tiny.FAMILIES)
+
+
 @pytest.mark.parametrize("options", [{}, {"heads": "authors", "predictor_reads": "first_token"}, {"objective": "cls"}])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_it_answers_as_ours_on_every_family(family, options, tmp_path):

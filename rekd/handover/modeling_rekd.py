@@ -33,7 +33,7 @@ IMAGENET_SIZE = 224
 """Pixels a side of an image where a configuration does not say."""
 
 
-FAMILIES = ("vit", "deit", "dinov2", "bert", "albert", "roberta", "distilbert", "electra", "modernbert")
+FAMILIES = ("vit", "deit", "dinov2", *CONVOLUTIONAL, "bert", "albert", "roberta", "distilbert", "electra", "modernbert")
 """Families that this file can build."""
 
 
