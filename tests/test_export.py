@@ -164,10 +164,11 @@ def test_settings_that_do_not_compare_are_not_ranked(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(family, marks=pytest.mark.slow) for family in tiny.FAMILIES if family != "vit"] + ["vit"]
+    ("family", "budget"),
+    [pytest.param(family, None, marks=pytest.mark.slow) for family in tiny.FAMILIES] + [("vit", 0.3)],
 )
-def test_onnx_gives_the_masks_and_logits_of_the_model(family, tmp_path):
-    model = tiny.build(family)
+def test_onnx_gives_the_masks_and_logits_of_the_model(family, budget, tmp_path):
+    model = tiny.build(family, budget=budget)
     with torch.no_grad():  # what begins at zero would be divided by its own deviation, which is rounding
         for name, value in model.named_parameters():
             if name.endswith(("cls_token", "distillation_token", "position_embeddings")):

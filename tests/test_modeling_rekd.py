@@ -40,7 +40,15 @@ def test_it_builds_every_family():
     assert set(modeling_rekd.FAMILIES) == set(tiny.FAMILIES)
 
 
-@pytest.mark.parametrize("options", [{}, {"heads": "authors", "predictor_reads": "first_token"}, {"objective": "cls"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"heads": "authors", "predictor_reads": "first_token"},
+        {"objective": "cls"},
+        {"budget": 0.3, "encoder": "shared"},
+    ],
+)
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_it_answers_as_ours_on_every_family(family, options, tmp_path):
     ours, theirs = saved(family, tmp_path, **options)
