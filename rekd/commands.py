@@ -149,7 +149,7 @@ def audit(
     again: Annotated[bool, typer.Option("--again", help="Also those that were audited before.")] = False,
 ) -> None:
     """Asks of every model of a task: do its rationales follow the input, do they suffice, do they leak the label?"""
-    from rekd.running.auditor import audit_task
+    from rekd.running.auditor import audit_task, judge_remark
     from rekd.running.supplies import Supplies, default_device
 
     console = PlainConsole(highlight=False)
@@ -157,6 +157,8 @@ def audit(
         chosen, num_audited = load_task(task), 0
         chosen = pinned(chosen, [chosen.teacher])
         supplies = Supplies(_existing(store), device=default_device())
+        for remark in judge_remark(chosen, supplies):
+            console.print(remark, markup=False, soft_wrap=True)
         for trial, found in audit_task(chosen, supplies, again=again):
             num_audited += 1
             accuracy = f"judge {found.judge_rationale:.3f} of {found.judge_whole:.3f}"
@@ -176,19 +178,23 @@ def score(
     store: Annotated[str, typer.Option(metavar="URI", help="Where results are.")] = "results",
 ) -> None:
     """Scores explanations that somebody else made on a trained model, beside the model's own."""
+    from rekd.running.auditor import judge_remark
     from rekd.running.others import score_others
     from rekd.running.supplies import Supplies, default_device
 
+    console = PlainConsole(highlight=False)
     with bad_input():
         supplies = Supplies(_existing(store), device=default_device())
         chosen = pinned(load_task(task), [])
+        for remark in judge_remark(chosen, supplies):
+            console.print(remark, markup=False, soft_wrap=True)
         found = dict(score_others(chosen, supplies, digest, file, column))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", "the model's own", "those of the file"):
         table.add_column(name, justify="left" if not name else "right")
     for name, value in found["model"].items():
         table.add_row(name.replace("_", " "), f"{value:.3f}", f"{found['file'][name]:.3f}")
-    print_table(PlainConsole(highlight=False), table)
+    print_table(console, table)
 
 
 app.command()(explain)

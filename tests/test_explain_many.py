@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -66,6 +68,20 @@ def test_together_is_no_slower_than_one_by_one(models):
     for text in TEXTS:
         explainer([text])
     assert together < time.perf_counter() - start
+
+
+@pytest.mark.slow
+def test_a_thousand_in_a_call_are_twenty_times_as_fast_as_a_call_each(models, tmp_path):
+    def seconds(*texts: str) -> float:
+        (tmp_path / "texts.txt").write_text("".join(f"{text}\n" for text in texts))
+        start = time.perf_counter()
+        with (tmp_path / "texts.txt").open() as lines:
+            command = [sys.executable, "-m", "rekd", "explain", str(models[1]), "-", "--json"]
+            done = subprocess.run(command, stdin=lines, stdout=subprocess.PIPE, check=True)
+        assert len(done.stdout.splitlines()) == len(texts)
+        return time.perf_counter() - start
+
+    assert seconds(*(TEXTS * 9)[:1000]) < 1000 * seconds(TEXT) / 20
 
 
 def test_inputs_are_read_as_they_come(models):
