@@ -149,7 +149,7 @@ def audit(
     again: Annotated[bool, typer.Option("--again", help="Also those that were audited before.")] = False,
 ) -> None:
     """Asks of every model of a task: do its rationales follow the input, do they suffice, do they leak the label?"""
-    from rekd.running.auditor import audit_task, judge_remark
+    from rekd.running.auditor import audit_task
     from rekd.running.supplies import Supplies, default_device
 
     console = PlainConsole(highlight=False)
@@ -157,8 +157,6 @@ def audit(
         chosen, num_audited = load_task(task), 0
         chosen = pinned(chosen, [chosen.teacher])
         supplies = Supplies(_existing(store), device=default_device())
-        for remark in judge_remark(chosen, supplies):
-            console.print(remark, markup=False, soft_wrap=True)
         for trial, found in audit_task(chosen, supplies, again=again):
             num_audited += 1
             accuracy = f"judge {found.judge_rationale:.3f} of {found.judge_whole:.3f}"

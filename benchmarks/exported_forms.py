@@ -1,6 +1,6 @@
 """Size and time of the forms of an exported model, for one sample on one thread, at the paper's shapes.
 
-    python -m benchmarks.forms [MODEL...]
+    python -m benchmarks.exported_forms [MODEL...]
 
 Weights are random: masks, logits and accuracy say nothing. Exactly `RATIO` of the features are selected.
 """
