@@ -102,7 +102,8 @@ def collapsed(scores: ArrayLike, *, lower_is_better: bool = False) -> np.ndarray
     """Which seeds have collapsed: the worse of two groups, where the seeds fall into two.
 
     They do where their widest gap is more than `GAP` times as wide as the range of the larger group, which has three seeds
-    or more, and more than `LEAST` of the largest score: seeds that are nearly equal have not fallen apart. Such scores have no interval that holds: what there is at small n depends on how many of them collapsed.
+    or more, and more than `LEAST` of the largest score: seeds that are nearly equal have not fallen apart. Such scores have
+    no interval that holds: what there is at small n depends on how many of them collapsed.
     """
     values = np.asarray(scores, dtype=float)
     ordered = np.sort(-values if lower_is_better else values)

@@ -71,13 +71,13 @@ def test_a_slider_sets_how_much_is_read(reads):
     page = TryPage(reads)
     assert page.num_features == 32
     _, text, _ = asked(page.app(), "POST", "/explain?features=8", data=TEXT.encode())
-    assert text.count("from 25.0 % of the features") == 3
+    assert text.count("from 25.0&nbsp;% of the features") == 3
 
 
 def test_an_image_is_answered_with_its_contour(sees):
     status, text, _ = asked(TryPage(sees).app(), "POST", "/explain?features=3", data=png(60))
     assert status == 200
-    assert "from 8.3 % of the features" in text
+    assert "from 8.3&nbsp;% of the features" in text
     assert 'class="contour"' in text
 
 
