@@ -252,6 +252,7 @@ def test_images_on_a_page_are_small_and_bare(sees, tmp_path):
     file = handed.picture(tmp_path / "secret.png", side=2000)
     text = page(explain_all(named_explainers([sees]), [str(file)]), title="t")
     assert text.count("data:image/jpeg") == 2
+    assert text.count('<th scope="row">') == 10  # the probability of each class, five of them folded away
     assert len(text) < 700_000
     assert "contour" in text
     assert str(Path(file).name) in text

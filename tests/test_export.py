@@ -1,6 +1,9 @@
 """From a row of the ledger to a folder that others load: what is in it, and which trial it is."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import handed
@@ -13,6 +16,7 @@ from rekd import load_model
 from rekd.command_line import run_app
 from rekd.commands import app
 from rekd.handover.card import card, plain_cell
+from rekd.handover.export import export_model
 from rekd.handover.forms import as_given, compare, torch_form
 from rekd.handover.onnx_files import onnx_form, write_int8, write_onnx
 from rekd.handover.trained import best_trial, find_trained
@@ -67,6 +71,23 @@ def test_the_card_says_what_the_ledger_says(results):
     assert "It was not audited" in text
     assert "{" not in text.replace("{\n", "")
     assert "\n\n\n" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_what_the_card_says_loads_the_model_without_this_program(kind, results, tmp_path):
+    """Its code as it stands there, in a process that cannot import `rekd`, without a word of warning."""
+    model = results[1][2] if kind == "text" else handed.digits(tmp_path / "store")
+    folder = export_model(model, tmp_path / "out")
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    program = f"import sys\nsys.modules['rekd'] = None\n{code.replace('FOLDER', str(folder))}"
+    environment = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("tensor(") == 2
+    assert "[transformers]" not in done.stderr
 
 
 def test_an_audit_is_on_the_card(results):
