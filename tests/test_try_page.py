@@ -2,8 +2,6 @@
 
 import asyncio
 import io
-import threading
-from concurrent.futures import Future
 
 import aiohttp
 import handed
@@ -157,33 +155,6 @@ class TestPort:
 
     def __exit__(self, *_: object) -> None:
         self.socket.close()
-
-
-@pytest.fixture
-def served():
-    """Serves applications from a thread, and gives their addresses."""
-    ends: list[tuple[asyncio.AbstractEventLoop, asyncio.Event, threading.Thread]] = []
-
-    def start(application: web.Application) -> str:
-        address: Future[str] = Future()
-
-        async def run() -> None:
-            runner = web.AppRunner(application)
-            await runner.setup()
-            await web.TCPSite(runner, HOST, 0).start()
-            end = asyncio.Event()
-            ends.append((asyncio.get_running_loop(), end, threading.current_thread()))
-            address.set_result(f"http://{HOST}:{runner.addresses[0][1]}/")
-            await end.wait()
-            await runner.cleanup()
-
-        threading.Thread(target=asyncio.run, args=(run(),), daemon=True).start()
-        return address.result(timeout=30)
-
-    yield start
-    for loop, end, thread in ends:
-        loop.call_soon_threadsafe(end.set)
-        thread.join(30)
 
 
 def wait(browser: webdriver.Chrome, condition) -> None:
