@@ -170,7 +170,12 @@ def score(
     digest: Annotated[
         str, typer.Argument(metavar="DIGEST", help="The RE or REKD trial on whose model they are scored.")
     ],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A table with a row a test sample, in their order.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", exists=True, dir_okay=False, help="A table with a row a test sample, in their order."
+        ),
+    ],
     column: Annotated[str, typer.Option(help="Its column of masks or spans, as a task's rationale_column.")],
     task: Annotated[str, typer.Option(metavar="NAME|FILE.toml", help="The trial's task.")],
     store: Annotated[str, typer.Option(metavar="URI", help="Where results are.")] = "results",

@@ -159,6 +159,7 @@ def test_every_source_of_images_gives_them(sees, tmp_path):
     [
         ({"a": ["x"], "b": ["y"]}, None, "has 2 columns of texts (a, b). Name the one that is meant: --column."),
         ({"a": ["x"]}, "b", "has no column 'b'. It has a."),
+        ({"a": [1]}, None, "has no column of texts. It has a."),
         ({"a": ["x", None]}, None, "row 1, column 'a': None is no text"),
         ({"a": ["x", "  "]}, None, "row 1, column 'a': ' ' is no text"),
     ],

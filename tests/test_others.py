@@ -121,6 +121,8 @@ def test_the_command_shows_both_columns(supplies, planted, tmp_path):
     assert "judge rationale" in output
     refused = CliRunner().invoke(app, ["score", "0123", file, *more])
     assert (refused.exit_code, "has no finished RE or REKD trial 0123" in refused.output) == (2, True)
+    missing = CliRunner().invoke(app, ["score", digest(supplies), "no.parquet", *more])
+    assert (missing.exit_code, "does not exist" in missing.output) == (2, True)
 
 
 def test_a_judge_that_is_to_be_trained_is_announced(task, supplies, tmp_path):
