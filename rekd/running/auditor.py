@@ -62,6 +62,13 @@ def judge_name(task: Task) -> str:
     return digest_of({"cls": _as_classifier(task).digest, "patience": JUDGE_PATIENCE})
 
 
+def judge_remark(task: Task, supplies: Supplies) -> Iterator[str]:
+    """A sentence where the judge of a task is still to be trained."""
+    if not supplies.store.exists(supplies.store.judge_file(judge_name(task))):
+        times = f"{JUDGE_PATIENCE} times as long as a classifier of {task.teacher}"
+        yield f"The judge of {task.name} is trained first, once, {times}."
+
+
 def judge_of(task: Task, supplies: Supplies) -> RationaleModel:
     """The judge of a task, from the store, or trained now and stored: a classifier of the teacher's architecture."""
     trial, data, store = _as_classifier(task), supplies.data(task), supplies.store
