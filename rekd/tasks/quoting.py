@@ -26,6 +26,8 @@ def is_quoted(file: Path) -> bool:
     quoted, problem = _quoted_rows(text, delimiter)
     plain = _plain_rows(text, delimiter)
     if delimiter == ",":
+        if quoted is None and '\\"' in text:
+            raise ValueError(f"{problem}: it is marked by a backslash. {ADVICE}")
         # Marks that no writer would set are only words of a text, as long as they join no rows.
         if quoted is None and _lenient_rows(text) != len(_lines(text)):
             raise ValueError(f"{problem}. {ADVICE}")
