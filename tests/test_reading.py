@@ -1,6 +1,7 @@
 """What is read for which split, which class and which pixel, in the ways in which people and programs lay data out."""
 
 import json
+import zlib
 from contextlib import nullcontext
 from dataclasses import replace
 from io import BytesIO
@@ -646,3 +647,54 @@ def test_more_than_eight_bits_are_refused(tmp_path, dtype, suffix, mode):
     Image.fromarray(np.full((4, 4), 200, dtype=dtype)).save(file)
     with pytest.raises(ValueError, match=f"the image is of mode '{mode}', more than 8 bits a pixel"):
         pixels_of(opened(file), mode="RGB")
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    content = BytesIO()
+    image.save(content, format=kind, **options)
+    return content.getvalue()
+
+
+def deep_png(colours: int) -> bytes:
+    """A PNG of one pixel with 16 bits a colour, which Pillow reads and does not write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        crc = zlib.crc32(name + content)
+        return len(content).to_bytes(4, "big") + name + content + crc.to_bytes(4, "big")
+
+    header = (1).to_bytes(4, "big") * 2 + bytes((16, {2: 4, 3: 2, 4: 6}[colours], 0, 0, 0))
+    pixels = zlib.compress(b"\0" + b"\xff\xff" * colours)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+RED = Image.new("RGB", (1, 1), (250, 0, 0))
+IN_FRAMES = {"save_all": True, "append_images": [Image.new("RGB", (1, 1), (0, 250, 0))]}
+
+
+@pytest.mark.parametrize(
+    ("content", "remark"),
+    [
+        (encoded(RED, "GIF", **IN_FRAMES), "have several frames or pages, of which the first is read"),
+        (encoded(RED, "TIFF", **IN_FRAMES), "have several frames or pages, of which the first is read"),
+        (encoded(RED, "WEBP", **IN_FRAMES), "have several frames or pages, of which the first is read"),
+        (encoded(RED, "MPO", **IN_FRAMES), None),
+        (deep_png(3), "have 16 bits a colour, of which the upper 8 are read"),
+        (deep_png(2), "have 16 bits a colour, of which the upper 8 are read"),
+        (encoded(Image.new("RGBA", (1, 1), (250, 0, 0, 9)), "PNG"), "are transparent in places, and are read in the"),
+        (encoded(Image.new("L", (1, 1)), "PNG", transparency=0), "are transparent in places, and are read in the"),
+        (encoded(Image.new("RGBA", (1, 1), (250, 0, 0, 255)), "PNG"), None),
+        (encoded(Image.new("CMYK", (1, 1), (0, 255, 255, 0)), "TIFF"), None),
+    ],
+    ids=lambda value: "" if isinstance(value, bytes) else value and value[:20],
+)
+def test_what_of_an_image_is_not_read_is_said(pictures, content, remark):
+    for split in ("train", "test"):
+        for number in range(10):
+            file = Path(pictures.dataset) / split / f"class {number % 2}" / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+    remarks = load_data(pictures).remarks
+    if remark is None:
+        assert remarks == ()
+    else:
+        assert remarks[0].startswith(f"cifar10: 20 images of {pictures.dataset} {remark}")

@@ -240,10 +240,10 @@ def _read_tables(task: Task) -> _Read:
     listed = f"{task.name}: {len(not_read)} of what {task.dataset} holds is not read: {shortened(not_read)}."
     remarks = [listed] if not_read else []
     if task.kind == "image":
-        images = read_images(task, tables)
+        images, unread = read_images(task, tables)
         truth = read_truth(task, tables, images)
         splits = {role: Split(images[role], labels[role], truth.get(role)) for role in tables}
-        return _Read(splits=splits, class_names=class_names, remarks=remarks)
+        return _Read(splits=splits, class_names=class_names, remarks=[*remarks, *unread])
     tokenizer = load_tokenizer(task)
     tokens = read_texts(task, tables, tokenizer)
     truth = read_truth(task, tables, tokens, tokenizer)

@@ -39,7 +39,6 @@ def read_table(file: Path, *, texts: Collection[str] = (), label: str | None = N
 def _with_written(file: Path, table: "pa.Table", label: str | None) -> "pa.Table":
     """The table with its labels as they are written, where they cannot be told from what they were taken for."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     index = -1 if label is None else table.schema.get_field_index(label)
     if label is None or index < 0 or table[index].null_count:
@@ -47,10 +46,10 @@ def _with_written(file: Path, table: "pa.Table", label: str | None) -> "pa.Table
     is_whole = pa.types.is_integer(table[index].type)
     if not (is_whole or pa.types.is_temporal(table[index].type)):
         return table
-    written = pc.utf8_trim_whitespace(_read_csv(file, texts=[label], only=[label])[label])
-    if is_whole and pc.all(pc.equal(written, table[index].cast(pa.string()))).as_py():
+    written = [text.strip() for text in _read_csv(file, texts=[label], only=[label])[label].to_pylist()]
+    if is_whole and written == list(map(str, table[index].to_pylist())):
         return table
-    return table.set_column(index, label, written)
+    return table.set_column(index, label, pa.chunked_array([written]))
 
 
 def _read_csv(file: Path, *, texts: Collection[str], only: Collection[str] = ()) -> "pa.Table":
