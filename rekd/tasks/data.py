@@ -18,7 +18,7 @@ from rekd.tasks.labels import read_labels
 from rekd.tasks.spans import ReadText, Span, read_text, token_places
 from rekd.tasks.task import Task
 from rekd.tasks.task_file import Kind
-from rekd.tasks.texts import check_vocabularies, load_tokenizer, read_texts
+from rekd.tasks.texts import check_reading, check_vocabularies, load_tokenizer, read_texts
 from rekd.tasks.truth import Truth, read_truth
 from rekd.trial import Trial
 
@@ -252,7 +252,11 @@ def _read_tables(task: Task) -> _Read:
         class_names=class_names,
         texts={role: list(table[task.input_column]) for role, table in tables.items()},
         tokenizer=tokenizer,
-        remarks=[*remarks, *check_vocabularies(task, tokenizer, tokens)],
+        remarks=[
+            *remarks,
+            *check_reading(task, tables, tokenizer, tokens),
+            *check_vocabularies(task, tokenizer, tokens),
+        ],
     )
 
 
