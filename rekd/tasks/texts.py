@@ -100,7 +100,7 @@ def check_reading(
     """
     source = Path(task.tokenizer_source[0])
     ids = np.concatenate([of_role["input_ids"][of_role["valid"] == 1] for of_role in arrays.values()])
-    ids = ids[~np.isin(ids, list({*tokenizer.all_special_ids} - {tokenizer.unk_token_id}))]
+    ids = ids[~np.isin(ids, [number for number in tokenizer.all_special_ids if number != tokenizer.unk_token_id])]
     unknown = np.mean(ids == tokenizer.unk_token_id) if len(ids) else 1.0
     if unknown == 1:
         raise ValueError(
