@@ -283,11 +283,11 @@ def _of_hub(trials: pd.DataFrame) -> list[str]:
     for commits in trials.get("commits", pd.Series(dtype=object)).dropna():
         for name, commit in json.loads(commits).items():
             counts.setdefault(name, Counter())[commit] += 1
-    return [
-        f"The {name} was at commit {', '.join(f'{commit[:12]} ({num} of {of.total()} trials)' for commit, num in of.most_common())}"
-        + (": it has moved between them." if len(of) > 1 else ".")
-        for name, of in sorted(counts.items())
-    ]
+    notes = []
+    for name, of in sorted(counts.items()):
+        each = ", ".join(f"{commit[:12]} ({num} of {of.total()} trials)" for commit, num in of.most_common())
+        notes.append(f"The {name} was at commit {each}{': it has moved between them' if len(of) > 1 else ''}.")
+    return notes
 
 
 def _parts(sheets: list[tables.Table], pictures: list[figures.Picture]) -> list[dict[str, Any]]:

@@ -60,7 +60,7 @@ def write(file: str | Path, rows: list[tuple], folder: str | Path = "") -> Path:
 def paint(file: str, folder: str, shade: int = 0) -> None:
     path = Path(folder) / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (4, 4), (shade, 0, 0)).save(path, format="PNG")
+    Image.new("RGB", (4, 4), (shade, 200, 0)).save(path, format="PNG")
 
 
 def paint_classes(folder: str, split: str, classes: tuple[str, ...], *, count: int = 5, first: int = 0) -> None:
@@ -698,3 +698,13 @@ def test_what_of_an_image_is_not_read_is_said(pictures, content, remark):
         assert remarks == ()
     else:
         assert remarks[0].startswith(f"cifar10: 20 images of {pictures.dataset} {remark}")
+
+
+@pytest.mark.parametrize(("brightest", "is_said"), [(16, True), (200, False)])
+def test_numbers_that_are_hardly_pixels_of_8_bits_are_mentioned(pictures, brightest, is_said):
+    rows = [{"img": [[0, brightest], [1, 0]], "label": number % 2} for number in range(10)]
+    for name in ("train", "test"):
+        Path(pictures.dataset, f"{name}.json").write_text(json.dumps(rows))
+    remarks = load_data(pictures).remarks
+    said = f"cifar10: no pixel of {pictures.dataset} is above 16 of 255. Scale them to 0..255, if they end there."
+    assert remarks == ((said,) if is_said else ())

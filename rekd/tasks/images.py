@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import PIL.Image
 
 
+DARK = 32
+"""Where no pixel of a dataset is as bright, its numbers are probably no 8-bit pixels but of another range, such as 0..1."""
+
+
 def read_images(
     task: Task, tables: "dict[str, datasets.Dataset]"
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
@@ -35,6 +39,10 @@ def read_images(
             "Set image_size to the side that all are resized to."
         )
     remarks = [f"{task.name}: {count} images of {task.dataset} {what}." for what, count in unread.items()]
+    if (brightest := max(int(of_role["image"].max(initial=0)) for of_role in arrays.values())) < DARK:
+        remarks.append(
+            f"{task.name}: no pixel of {task.dataset} is above {brightest} of 255. Scale them to 0..255, if they end there."
+        )
     return arrays, remarks
 
 
