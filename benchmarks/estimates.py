@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -68,7 +69,7 @@ def estimated(task_name: str, objective: Objective, model: str, epochs: int, sto
     task = load_task(task_name)
     name = f"{objective} {model} on {task_name}, {epochs} epochs"
     supplies = Supplies(store, device=torch.device("cpu"))
-    more: dict[str, object] = {}
+    more: dict[str, Any] = {}
     if objective == "rekd":
         teacher = task.trial("re", task.teacher, seed=1, epochs=1)
         list(run_trial(teacher, task=task, store=store, supplies=supplies))
