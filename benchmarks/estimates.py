@@ -97,10 +97,10 @@ def _seconds(trial: Trial, task: Task, store: Store, supplies: Supplies) -> floa
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sweeps", type=int, nargs="*", default=range(len(SWEEPS)), help="Numbers from 0; all of them.")
     found: list[Estimated] = []
-    for sweep in SWEEPS:
+    for sweep in (SWEEPS[number] for number in parser.parse_args().sweeps):
         with tempfile.TemporaryDirectory() as folder:
             for one in estimated(*sweep, store=Store(Path(folder))):
                 print(one, flush=True)
