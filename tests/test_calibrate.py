@@ -93,7 +93,7 @@ def test_the_papers_dataset_under_another_name_has_the_papers_size(tmp_path):
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "tsv", "jsonl", "json", "saved"])
 def test_local_samples_are_counted_not_guessed(text_task, suffix, tmp_path):
     task = load_task(text_task)
-    rows = pd.DataFrame({"text": [f"text {number}" for number in range(50)], "label": [0, 1] * 25})
+    rows = pd.DataFrame({"text": [f"text\n{number}" for number in range(50)], "label": [0, 1] * 25})
     if suffix == "saved":
         datasets.DatasetDict({"train": datasets.Dataset.from_pandas(rows)}).save_to_disk(tmp_path)
     else:
