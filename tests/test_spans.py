@@ -302,6 +302,15 @@ def test_a_tokenizer_that_knows_no_word_is_refused_and_one_that_knows_few_is_men
     assert remark.startswith("imdb: 90% of the tokens of")
 
 
+def test_texts_of_no_token_are_counted(text_task, tmp_path):
+    rows = [{"text": f"film {chr(97 + number)}", "label": number % 2} for number in range(20)]
+    rows[3]["text"] = rows[4]["text"] = "\u200b"  # a space of no width, which the tokenizer leaves out
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows if name == "train" else rows[5:]))
+    remarks = load_data(replace(load_task(text_task), dataset=str(tmp_path))).remarks
+    assert remarks == (f"imdb: 2 texts of {tmp_path} have no token: there is nothing to select from.",)
+
+
 @pytest.mark.parametrize("own", ["moved", "unknown", "broken", "none"])
 def test_a_model_that_was_made_with_another_tokenizer_is_refused(text_task, tmp_path, own):
     folder = shutil.copytree(text_task.parent, tmp_path / "task")

@@ -99,9 +99,10 @@ def check_reading(
     Raises ValueError where it knows none, and where the folder's config.json makes it another one than its own files do.
     """
     source = Path(task.tokenizer_source[0])
-    ids = np.concatenate([of_role["input_ids"][of_role["valid"] == 1] for of_role in arrays.values()])
-    ids = ids[~np.isin(ids, [number for number in tokenizer.all_special_ids if number != tokenizer.unk_token_id])]
-    unknown = np.mean(ids == tokenizer.unk_token_id) if len(ids) else 1.0
+    ids = np.concatenate([of_role["input_ids"] for of_role in arrays.values()])
+    special = [number for number in tokenizer.all_special_ids if number != tokenizer.unk_token_id]
+    is_word = np.concatenate([of_role["valid"] for of_role in arrays.values()]).astype(bool) & ~np.isin(ids, special)
+    unknown = np.mean(ids[is_word] == tokenizer.unk_token_id) if is_word.any() else 1.0
     if unknown == 1:
         raise ValueError(
             f"{task.name}: the tokenizer {source}, read as {type(tokenizer).__name__}, knows no word of {task.dataset}. "
@@ -114,6 +115,8 @@ def check_reading(
             f"{task.name}: {unknown:.0%} of the tokens of {task.dataset} are unknown to the tokenizer {source}: its "
             "vocabulary is that of other texts."
         )
+    if num_empty := int((~is_word.any(axis=1)).sum()):
+        yield f"{task.name}: {num_empty} texts of {task.dataset} have no token: there is nothing to select from."
 
 
 def _check_class(task: Task, folder: Path, tokenizer: "transformers.PreTrainedTokenizerBase", texts: list[str]) -> None:
