@@ -99,24 +99,31 @@ def check_reading(
     Raises ValueError where it knows none, and where the folder's config.json makes it another one than its own files do.
     """
     source = Path(task.tokenizer_source[0])
-    ids = np.concatenate([of_role["input_ids"] for of_role in arrays.values()])
-    special = [number for number in tokenizer.all_special_ids if number != tokenizer.unk_token_id]
-    is_word = np.concatenate([of_role["valid"] for of_role in arrays.values()]).astype(bool) & ~np.isin(ids, special)
-    unknown = np.mean(ids[is_word] == tokenizer.unk_token_id) if is_word.any() else 1.0
-    if unknown == 1:
+    num_words, num_unknown, num_empty = np.sum([_counted(tokenizer, **of_role) for of_role in arrays.values()], axis=0)
+    if num_unknown == num_words:
         raise ValueError(
             f"{task.name}: the tokenizer {source}, read as {type(tokenizer).__name__}, knows no word of {task.dataset}. "
             "Write it anew with tokenizer.save_pretrained(folder), by the class that it is of."
         )
-    if (source / "config.json").is_file():
+    if source.is_absolute() and (source / "config.json").is_file():
         _check_class(task, source, tokenizer, list(tables["train"][:NUM_COMPARED][task.input_column]))
-    if unknown >= MANY:
+    if num_unknown >= MANY * num_words:
         yield (
-            f"{task.name}: {unknown:.0%} of the tokens of {task.dataset} are unknown to the tokenizer {source}: its "
-            "vocabulary is that of other texts."
+            f"{task.name}: {num_unknown / num_words:.0%} of the tokens of {task.dataset} are unknown to the tokenizer "
+            f"{source}: its vocabulary is that of other texts."
         )
-    if num_empty := int((~is_word.any(axis=1)).sum()):
+    if num_empty:
         yield f"{task.name}: {num_empty} texts of {task.dataset} have no token: there is nothing to select from."
+
+
+def _counted(
+    tokenizer: "transformers.PreTrainedTokenizerBase", *, input_ids: np.ndarray, valid: np.ndarray
+) -> tuple[int, int, int]:
+    """Tokens that are neither special nor padding, those of them that the tokenizer does not know, and texts without any."""
+    special = [number for number in tokenizer.all_special_ids if number != tokenizer.unk_token_id]
+    is_word = valid.astype(bool) & ~np.isin(input_ids, special)
+    is_unknown = is_word & np.isin(input_ids, [number for number in [tokenizer.unk_token_id] if number is not None])
+    return int(is_word.sum()), int(is_unknown.sum()), int((~is_word.any(axis=1)).sum())
 
 
 def _check_class(task: Task, folder: Path, tokenizer: "transformers.PreTrainedTokenizerBase", texts: list[str]) -> None:
