@@ -257,6 +257,15 @@ def test_a_csv_whose_marks_follow_a_backslash_is_refused(task):
         load_data(task)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_a_table_of_two_bytes_a_letter_is_called_so(task, suffix):
+    for name in ("train", "test"):
+        file = write(f"{name}.{suffix}", rows_from(0), task.dataset)
+        file.write_text(file.read_text(), encoding="utf-16")
+    with pytest.raises(ValueError, match=rf"train.{suffix} cannot be read: it is UTF-16, as .* Write it as UTF-8"):
+        load_data(task)
+
+
 def test_the_reading_of_a_tsv_is_part_of_its_identity_where_it_changed(task):
     folder = Path(task.dataset)
     for name in ("train", "test"):

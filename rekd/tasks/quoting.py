@@ -50,6 +50,8 @@ def _content(file: Path) -> tuple[str, str]:
     """A file's characters and what is between its fields."""
     # What matters here is ASCII; the encoding is checked by who reads the texts.
     text = file.read_bytes().decode("latin-1").removeprefix("\xef\xbb\xbf")
+    if text.startswith(("\xff\xfe", "\xfe\xff")):
+        raise ValueError("it is UTF-16, as spreadsheets export it. Write it as UTF-8.")
     return text, "\t" if file.suffix.lower() == ".tsv" else ","
 
 
