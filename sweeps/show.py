@@ -299,14 +299,19 @@ def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
     print_table(console, table)
 
 
-def show_search(path: Path, studies: Callable[[], Sequence[Any]]) -> Callable[..., None]:
-    """Shows the best settings of the studies of a search, those within the tolerance first."""
+def show_search(path: Path, studies: Callable[[], Sequence[tuple[Any, str]]]) -> Callable[..., None]:
+    """Shows the best settings of the studies of a search, those within the tolerance first.
+
+    With each study comes a word on why none may be within it.
+    """
 
     def show(result: SweepResult, tasks: list[Task], store: Store, console: Console, options: Options) -> None:
-        for study in studies():
+        for study, why_none in studies():
             ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
             console.print(f"{escape(study.study_name)}, best of {len(ended)}", soft_wrap=True)
             print_table(console, _best_table(ended))
+            if ended and not any(map(_is_feasible, ended)):
+                console.print(f"No setting is {lambda_rule(options.tolerance).within}.{why_none}", soft_wrap=True)
         if path.exists():
             console.print(
                 f"Studies: {escape(str(path))} (`optuna-dashboard {escape(address_of(path))}`)", soft_wrap=True
@@ -323,14 +328,18 @@ def address_of(path: Path) -> str:
     return address.replace("{", "%7B").replace("}", "%7D")  # Optuna fills in templates
 
 
+def _is_feasible(trial: Any) -> bool:
+    return all(value <= 0 for value in trial.constraints.values())
+
+
 def _best_table(ended: Sequence[Any], most: int = 10) -> Table:
     table = Table()
     names = sorted({name for trial in ended for name in trial.params})
     for name in ("", *names, "seeds", "dev loss", "dev ratio"):
         table.add_column(name, justify="right", no_wrap=True)
-    order = sorted(ended, key=lambda trial: (any(value > 0 for value in trial.constraints.values()), trial.value))
+    order = sorted(ended, key=lambda trial: (not _is_feasible(trial), trial.value))
     for rank, trial in enumerate(order[:most]):
-        feasible = all(value <= 0 for value in trial.constraints.values())
+        feasible = _is_feasible(trial)
         ratio = trial.user_attrs.get("dev_rationale_ratio", float("nan"))
         table.add_row(
             "→" if rank == 0 and feasible else "" if feasible else "off",
