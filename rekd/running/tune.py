@@ -290,6 +290,12 @@ class _InTurn(FIFOScheduler):
                     trial.storage.trial_dir_name = trial.storage.trial_dir_name or trial.trial_id
                     tune_controller.stop_trial(trial)
 
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Looks at why; the searcher is told only that there was an error. A trial's own errors are rows, not raised."""
+        cause = getattr(trial.get_pickled_error(), "cause", None)
+        if isinstance(cause, PermissionError):
+            self.searcher.conductor.refused(one_line(cause))
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """A trial that another sweep has taken over ends here."""
         return TrialScheduler.STOP if self.searcher.conductor.is_taken_over(trial.trial_id) else TrialScheduler.CONTINUE
