@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
@@ -244,7 +245,8 @@ class Conductor:
             f"its process ended {MAX_FAILURES + 1} times without an epoch in between: a lost node, or too little memory; "
             "try fewer trials at once (--max-concurrent) or a smaller batch_size"
         )
-        self.ledger.write(trial, Outcome(status="failed", error=reason))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self.ledger.write(trial, Outcome(status="failed", error=reason, finished_at=now))
         row = self.ledger.failure(trial.digest)
         assert row is not None
         return row
