@@ -6,11 +6,15 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 
 PREFIX = "own"
 """What their names begin with. Each is held by its process (`flock`), and let go when that is gone, however it went."""
+
+TRIES = 20
+"""How often a folder is removed, with a tenth of a second in between: processes of Ray's that are just ending write there."""
 
 
 class OwnFolder:
@@ -30,7 +34,11 @@ class OwnFolder:
 
     def remove(self) -> None:
         """Removes the folder with all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        for _ in range(TRIES):
+            shutil.rmtree(self.path, ignore_errors=True)
+            if not self.path.exists():
+                break
+            time.sleep(0.1)
         os.close(self._held)
 
     def __enter__(self) -> Path:
