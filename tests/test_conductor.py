@@ -323,6 +323,30 @@ def test_what_would_not_have_ended_in_time_is_not_started(ledger):
     assert conductor.is_over
 
 
+def test_students_of_a_teacher_that_does_not_fit_do_not_wait_for_ever(ledger):
+    """Its model is gone, and there is no time to train it again."""
+    ledger.write(TEACHER, replace(OK, train_seconds=3600.0))
+    conductor = limited(conductor_of(ledger, [TEACHER, STUDENT]), budget_hours=0.5)
+    assert drained(conductor) == []
+    assert conductor.is_over
+    assert conductor.held.startswith("--budget 0.5h is spent")
+
+
+def test_what_a_result_may_bring_is_asked_for_before_nothing_fits(ledger):
+    """A large plan is not asked at once."""
+    ledger.write(replace(SHORT, seed=9), replace(OK, train_seconds=3600.0))  # so long take two epochs
+
+    def plan(results: pd.DataFrame) -> Plan:
+        return Plan(trials=[SHORT, LONG, *([OTHER] if SHORT.digest in set(results["digest"]) else [])])
+
+    conductor = limited(conductor_of(ledger, plan, slots=1), budget_hours=2.5)
+    conductor.agenda._plan_seconds = 1000.0
+    assert conductor.next_trial("1") == SHORT  # and what is left takes four hours and a half
+    ledger.write(SHORT, replace(OK, train_seconds=3600.0))
+    conductor.ended("1")
+    assert conductor.next_trial("2") == OTHER
+
+
 def test_a_budget_waits_for_what_another_sweep_runs(ledger):
     ledger.write(replace(SHORT, seed=9), replace(OK, train_seconds=3600.0))
     with Claims(ledger.store) as other:

@@ -198,7 +198,11 @@ class Conductor:
                     self._take_in(trial, row)
         self._ahead = round(AHEAD * self.slots) if time.monotonic() - started > SLOW else 0
         # As long as something runs, its end may tell that others take less than was thought, or bring shorter ones.
-        if refused and not (self.live or self._ready) and len(refused) == len(self.agenda.queue):
+        if refused and not (self.live or self._ready) and self._none_fits(refused):
+            if self.agenda.is_stale:  # results that the plan has not seen may bring shorter ones too
+                self.agenda.replan()
+                self._expect()
+                return self._claim_more()
             self._hold(next(iter(refused.values())))
         return bool(self._ready)
 
@@ -217,6 +221,12 @@ class Conductor:
             elif self.is_supplied(trial):
                 given_out = with_it
                 yield trial
+
+    def _none_fits(self, refused: dict[str, str]) -> bool:
+        """Whether every trial of the queue is refused, or waits for a teacher that is."""
+        return all(
+            trial.digest in refused or not refused.keys().isdisjoint(trial.teachers) for trial in self.agenda.queue
+        )
 
     def _gpu_seconds(self, trial: Trial) -> float:
         return self.agenda.seconds(trial) * self.gpus_of(trial)
