@@ -523,7 +523,7 @@ SECTIONS = (
     measure_variants,
     measure_sharing,
 )
-"""In the order of their worth."""
+"""They stand in the order of their worth."""
 
 
 if __name__ == "__main__":

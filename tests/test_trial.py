@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rekd.schedule import SCHEDULED
-from rekd.trial import FIDELITY, PRESETS, RE_FIELDS, REKD_FIELDS, Trial, canonical_json, digest_of, taught_by
+from rekd.trial import (
+    FIDELITY,
+    PRESETS,
+    RE_FIELDS,
+    REKD_FIELDS,
+    Trial,
+    canonical_json,
+    digest_of,
+    neutral_values,
+    taught_by,
+)
 
 BASE = {"task": "toy", "task_digest": "a", "model": "vit", "model_digest": "b", "seed": 2026, "epochs": 3}
 RE = {
@@ -207,7 +217,9 @@ def test_the_ends_of_a_closed_range_are_in_it(field, value):
 
 @pytest.mark.parametrize("name", RE_FIELDS + REKD_FIELDS)
 def test_a_field_is_needed_by_the_objectives_that_use_it_and_refused_by_the_others(name):
-    value = {**REKD, "distils": "rationale", "further_teachers": "d:2.0"}.get(name, "cosine from 0.9")
+    neutral = neutral_values(Trial).get(name)
+    other = neutral + 1 if isinstance(neutral, float) else "cosine from 0.9"
+    value = {**REKD, "distils": "rationale", "further_teachers": "d:2.0"}.get(name, other)
     with pytest.raises(ValueError, match=f"{name} is not used by objective 'cls', got {value!r}. Leave it None."):
         replace(CLS_TRIAL, **{name: value})
     if name in REKD:
