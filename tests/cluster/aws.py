@@ -186,13 +186,17 @@ class Cloud:
         orders = [call for call in self.orders(since) if call["who"] == "rekd-head" and "code" not in call]
         return [order["params"] for order in orders]
 
-    def seconds_to_first_epoch(self) -> float:
-        """From the first worker's order until an epoch of its trial was in the store."""
-        ordered = next(call["at"] for call in self.orders() if call["who"] == "rekd-head" and "code" not in call)
-        epochs = (
-            call["at"] for call in self.calls if call["action"] == "PUT" and "/running/" in call["params"]["path"]
-        )
-        return next(epochs) - ordered
+    def seconds_to(self) -> dict[str, float]:
+        """From the first worker's order to each state that Ray notes in its tags, and to an epoch of its trial in the store."""
+        ordered = next(order["at"] for order in self.orders() if order["who"] == "rekd-head" and "code" not in order)
+        reached: dict[str, float] = {}
+        for call in self.calls:
+            params = call["params"]
+            if params.get("Tag.1.Key") == "ray-node-status" and call["who"] == "rekd-head":
+                reached.setdefault(params["Tag.1.Value"], call["at"] - ordered)
+            elif call["action"] == "PUT" and "/running/" in params["path"]:
+                reached.setdefault("an epoch", call["at"] - ordered)
+        return reached
 
     def interrupt(self, machine: Machine, *, notice: float | None) -> None:
         """Takes a spot machine back, `notice` seconds after it was announced; at once, without a word, where None."""
