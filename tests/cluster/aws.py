@@ -194,7 +194,7 @@ class Cloud:
             params = call["params"]
             if params.get("Tag.1.Key") == "ray-node-status" and call["who"] == "rekd-head":
                 reached.setdefault(params["Tag.1.Value"], call["at"] - ordered)
-            elif call["action"] == "PUT" and "/running/" in params["path"]:
+            elif call["action"] == "PUT" and "/epoch-" in params["path"]:
                 reached.setdefault("an epoch", call["at"] - ordered)
         return reached
 

@@ -66,7 +66,7 @@ def is_spot(order: dict[str, str]) -> bool:
 def training(cloud, sweep: subprocess.Popen[str], since: float) -> list[aws.Machine]:
     """Machines on which a trial of the sweep runs, once epochs have come into the store."""
     assert sweep.poll() is None, sweep.communicate()[0]
-    if not any("/running/" in call["params"].get("path", "") for call in cloud.calls if call["at"] > since):
+    if not any("/epoch-" in call["params"].get("path", "") for call in cloud.calls if call["at"] > since):
         return []
     return [m for m in cloud.workers() if any("ray::ImplicitFunc" in line for line in m.processes())]
 
