@@ -203,6 +203,9 @@ class Cloud:
                 reached.setdefault("an epoch", call["at"] - ordered)
         return reached
 
+    def told_seconds(self) -> str:
+        return ", ".join(f"{what} {seconds:.0f} s" for what, seconds in self.seconds_to().items())
+
     def interrupt(self, machine: Machine, *, notice: float | None) -> None:
         """Takes a spot machine back, `notice` seconds after it was announced; at once, without a word, where None."""
         if notice is None:

@@ -88,6 +88,7 @@ def test_what_is_refused_is_told_and_not_asked_for_again_and_again(cloud):
     output, _ = sweep.communicate(timeout=400)
     assert sweep.returncode == 0, output
     assert "REKD" in output
+    print(f"\nfrom the order to {cloud.told_seconds()}")
     assert not any(map(is_spot, cloud.granted(since=started)))
     refused, again, *_ = [order["at"] for order in cloud.orders(since=started) if not is_spot(order["params"])]
     assert again - refused > REST - 1
