@@ -11,17 +11,21 @@ import pytest
 from rekd.cluster.own_folder import OwnFolder, private_folder
 
 CONNECT = """
-import os
+import os, time
 from pathlib import Path
 import ray
+from ray._private.utils import publish_error_to_driver
 from rekd.cluster.connect import connect, disconnect
 print(connect(local=True, num_cpus=1).num_cpus, ray.get(ray.remote(lambda: 7).remote()))
 print(len([*Path(os.environ["RAY_TMPDIR"]).glob("rekd-*/own*/session_2*")]))
+publish_error_to_driver("node_died", "a paragraph on a lost machine", ray._private.worker.global_worker.gcs_client)
+time.sleep(1)
 disconnect()
 """
 
 
 def test_a_local_run_leaves_no_token_and_its_files_are_ones_own(tmp_path):
+    """Nor does Ray print what it has to say of its machines: the sweep's own line says it."""
     home, folder = tmp_path / "home", Path("/tmp") / f"rekd-test-{os.getpid()}"  # short: sockets lie in it
     home.mkdir()
     folder.mkdir()

@@ -81,6 +81,7 @@ def connect(address: str | None = None, *, local: bool = False, num_cpus: int | 
                 raise ValueError(
                     f"The Ray cluster at {address} cannot be used: {one_line(error).rstrip('.')}. Name another, or use --local."
                 ) from error
+    _silence_raylets()
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that is lost is told by the ledger and goes on
     there = ray.cluster_resources()
@@ -92,6 +93,13 @@ def connect(address: str | None = None, *, local: bool = False, num_cpus: int | 
         num_gpus=gpus,
         is_shared=address is not None,
     )
+
+
+def _silence_raylets() -> None:
+    """Ray prints a paragraph on every machine that is lost, whatever `log_to_driver` says. A sweep says so in its own line."""
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda data, ignore_prefix: None
 
 
 _folders: list[OwnFolder] = []
