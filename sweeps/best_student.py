@@ -41,7 +41,7 @@ def best_student(
     audit: Annotated[bool, AUDIT] = True,
     to: Annotated[Path, TO] = Path("exported"),
 ) -> int:
-    """From a task to its best student: tunes lambda_select and alpha, compares with RE, audits, exports."""
+    """Finds the best student of a task: tunes lambda_select and alpha, compares with RE, audits, exports."""
     if not options.task:
         raise ValueError("best_student needs a task: --task mine.toml, or --task digits to try it.")
     options = replace(options, seeds=options.seeds or SeedsByEvidence())
