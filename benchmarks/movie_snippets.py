@@ -33,20 +33,21 @@ seeds = "2026-2030"
 [defaults]
 epochs = 6
 cls.epochs = 3
-learning_rate = 1e-3
-p_target = 0.1
+learning_rate = 2e-3 # from nothing: the paper's 1e-5 is for fine-tuning
+p_target = 0.3       # at 10 % a predictor of this size learns nothing of the first, random rationales
 lambda_select = 0.01
-dropout = 0.3
-weight_decay = 1e-2
+dropout = 0.1
 
 [models.bert-teacher.config]
 model_type = "bert"
 vocab_size = {vocabulary}
 max_position_embeddings = 32
-hidden_size = 48
+hidden_size = 32
 num_hidden_layers = 1
 num_attention_heads = 2
-intermediate_size = 96
+intermediate_size = 64
+hidden_dropout_prob = 0.0
+attention_probs_dropout_prob = 0.0
 
 [models.bert-student.config]
 model_type = "bert"
@@ -56,6 +57,8 @@ hidden_size = 12
 num_hidden_layers = 1
 num_attention_heads = 2
 intermediate_size = 24
+hidden_dropout_prob = 0.0
+attention_probs_dropout_prob = 0.0
 """
 
 
