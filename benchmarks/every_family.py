@@ -28,6 +28,9 @@ NUMBERS = ("test_accuracy", "test_rationale_ratio", "test_rationale_f1", "train_
 
 VERDICTS = ("follows", "is_sufficient", "leaks")
 
+WAYS = (*ESTIMATORS, "FR", "saliency")
+"""Rows of the paper's estimator first, a family each."""
+
 HEAD = "| | encoder | seeds | accuracy | ratio | F1 with the truth | follows | suffices | leaks | s |"
 
 

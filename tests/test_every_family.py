@@ -23,9 +23,9 @@ def test_a_row_is_a_way_and_an_encoder_and_counts_what_audits_found():
     numbers = {"test_accuracy": 0.9, "test_rationale_f1": 0.75, "train_seconds": 4.4}
     trials = pd.DataFrame(
         [
+            known | numbers | {"digest": "c", "estimator": "gumbel", "encoder": "shared"},
             known | numbers | {"digest": "a", "estimator": "top_k"},
             known | numbers | {"digest": "b", "estimator": "top_k", "test_accuracy": 0.8},
-            known | numbers | {"digest": "c", "estimator": "gumbel", "encoder": "shared"},
             known | numbers | {"digest": "d", "estimator": None, "objective": "cls"},
             known | numbers | {"digest": "e", "estimator": "gumbel", "status": "diverged"},
         ]
