@@ -64,13 +64,12 @@ def show(result: SweepResult, tasks: list[Task], store: Store, console: Console,
 
 
 def table(trials: pd.DataFrame, audits: pd.DataFrame) -> list[str]:
-    """The lines of a task's table: a row a way to a rationale and encoder, in the order of the trials."""
+    """The lines of a task's table: a row a way to a rationale and encoder, by `WAYS` and the encoder's name."""
     selecting = trials[(trials["objective"] == "re") & (trials["status"] == "ok")]
-    known = selecting.merge(audits[["digest", *VERDICTS]], on="digest", how="left").assign(
-        way=ways(selecting).to_list()
-    )
+    known = selecting.assign(way=pd.Categorical(ways(selecting), WAYS)).sort_values(["way", "model"])
+    known = known.merge(audits[["digest", *VERDICTS]], on="digest", how="left")
     lines = [HEAD, "|---" * HEAD.count(" |") + "|"]
-    for (way, model), rows in known.groupby(["way", "model"], sort=False):
+    for (way, model), rows in known.groupby(["way", "model"], sort=False, observed=True):
         numbers = [cell(rows[name], percent=name == "test_rationale_ratio") for name in NUMBERS[:-1]]
         found = ["-" if rows[name].isna().all() else f"{int(rows[name].sum())} of {len(rows)}" for name in VERDICTS]
         cells = [way, model, len(rows), *numbers, *found, f"{rows['train_seconds'].mean():.0f}"]
