@@ -38,6 +38,9 @@ p_target = 0.3       # at 10 % a predictor of this size learns nothing of the fi
 lambda_select = 0.01
 dropout = 0.1
 
+[models.bert-teacher]
+defaults.learning_rate = 5e-4
+
 [models.bert-teacher.config]
 model_type = "bert"
 vocab_size = {vocabulary}
