@@ -206,11 +206,22 @@ def _shape(task: Task, model: Model) -> tuple[int, int, int]:
     """Layers, width and features of a sample, as far as they can be told without a download."""
     config = settings_at_hand(model)
     own = _whole(config, 4, "num_hidden_layers", "n_layers"), _whole(config, 256, "hidden_size", "dim")
+    cell = _whole(config, 16, "patch_size")
+    stages = _listed(config, "hidden_sizes")
+    if stages:  # of a convolutional network, each of which halves the grid of the one before
+        own = max(1, sum(_listed(config, "depths"))), stages[-1]
+        cell = _whole(config, 4, "patch_size") * 2 ** (len(stages) - 1)
     layers, width = SHAPES.get(model.source or "", own)
     features = task.max_length or NUM_FEATURES[task.kind]
     if task.kind == "image" and "image_size" in config:
-        features = (_whole(config, 224, "image_size") // _whole(config, 16, "patch_size")) ** 2
+        features = max(1, _whole(config, 224, "image_size") // cell) ** 2
     return layers, width, features
+
+
+def _listed(config: Mapping[str, Any], name: str) -> list[int]:
+    """The numbers above 0 of a setting that lists some."""
+    found = config.get(name)
+    return [each for each in found if isinstance(each, int) and each > 0] if isinstance(found, list) else []
 
 
 def _whole(config: Mapping[str, Any], otherwise: int, *names: str) -> int:
