@@ -1,9 +1,10 @@
 """What a GPU does with the paper's models, in minutes: step times, memory, sharing, exactness, and the paper's hours.
 
-`python -m benchmarks.gpu [--minutes 8] [--models vit-tiny bert-mini] [--to FOLDER]` from a bare checkout, without Ray and
-without datasets. It prints Markdown and JSON, and with `--to` writes both after each section, so that what was measured is
-there if the machine goes. What does not fit the minutes is left out and said; what fails is said, and the rest goes on. On a
-CPU the same command runs small models for a few seconds, so that it can be tested.
+`python -m benchmarks.gpu [--minutes 8] [--models vit-tiny bert-mini] [--to FOLDER]` from a bare checkout, with what training
+needs and no more: torch, transformers, safetensors, pyarrow and jaxtyping; no network. It prints Markdown and JSON, and with
+`--to` writes both after each section, so that what was measured is there if the machine goes. What does not fit the minutes is
+left out and said; what fails is said, and the rest goes on. On a CPU the same command runs small models for a few seconds, so
+that it can be tested.
 """
 
 import argparse

@@ -76,7 +76,7 @@ def test_versions_are_those_of_the_constraints():
     for file in FILES:
         assert read(file)["file_mounts"]["~/.rekd/package/constraints.txt"] == "constraints.txt"
     assert "pip install --quiet -c ~/.rekd/package/constraints.txt" in str(read(FILES[1])["setup_commands"])
-    assert "bash ~/.rekd/aws/setup.sh" in read("cluster.yaml")["setup_commands"]
+    assert read("cluster.yaml")["setup_commands"] == ["timeout 900 bash ~/.rekd/aws/setup.sh"]
     assert "-c package/constraints.txt" in (ROOT / "clusters/aws/setup.sh").read_text()
     assert "uv" in pinned()
 

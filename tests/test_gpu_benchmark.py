@@ -18,8 +18,11 @@ from rekd.running.plan import to_run
 from rekd.store.ledger import TRIALS_SCHEMA
 
 ROOT = Path(__file__).parents[1]
-NOT_THERE = ("ray", "datasets", "optuna", "duckdb")
-"""What a bare machine with a GPU lacks."""
+NOT_THERE = (
+    *("ray", "datasets", "optuna", "sqlalchemy", "duckdb", "pandas", "scipy", "sklearn", "PIL", "matplotlib", "typer"),
+    *("aiohttp", "jinja2", "markupsafe", "boto3"),
+)
+"""What a bare machine with a GPU lacks: all that training does not need."""
 
 BARE = f"""
 import importlib.metadata, sys

@@ -190,6 +190,13 @@ def test_three_machines_in_a_row_that_cannot_be_set_up_stop_all_orders_with_the_
     assert rent._notes.given_up() is None
 
 
+def test_a_setup_that_asks_something_fails_where_it_could_wait_for_ever(rent):
+    rent.tag_cache["i-1"] = dict(WORKER)
+    runner = rent.get_command_runner("", "i-1", {"ssh_user": "me"}, "rekd", None, True).process_runner
+    assert runner.check_call(["sh", "-c", 'test "$(readlink /proc/self/fd/0)" = /dev/null']) == 0
+    assert "sudo -n " in (ROOT / "clusters/aws/setup.sh").read_text()
+
+
 def test_a_machine_that_was_taken_back_in_its_setup_is_no_failure(rent, monkeypatch):
     monkeypatch.setattr(AWSNodeProvider, "is_terminated", lambda self, node: True)
     for node in ("i-1", "i-2", "i-3"):

@@ -8,8 +8,8 @@ bash aws/check_gpu.sh
 
 # Where the machine image mounts the NVMe of the instance, which is faster than the network's disk and goes with the machine.
 nvme=/opt/dlami/nvme
-if [ -d "$nvme" ] && [ ! -e disk ]; then
-  sudo install -d -m 700 -o "$(id -u)" -g "$(id -g)" "$nvme/rekd"
+if [ -d "$nvme" ] && [ ! -e disk ]; then # -n: Ray gives commands a terminal, at which sudo would wait for a password for ever
+  sudo -n install -d -m 700 -o "$(id -u)" -g "$(id -g)" "$nvme/rekd"
   ln -s "$nvme/rekd" disk
 fi
 mkdir -p disk

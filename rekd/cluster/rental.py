@@ -173,15 +173,15 @@ class RentalProvider(AWSNodeProvider):
 
 
 class _Noting:
-    """The module `subprocess`, as far as Ray's commands go, writing their output to a file."""
+    """The module `subprocess`, as far as Ray's commands go, writing their output to a file. Nothing they ask is answered."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
 
-    def check_call(self, command: list[str], stdin: Any = None, **streams: Any) -> int:
+    def check_call(self, command: list[str], **streams: Any) -> int:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
-            return subprocess.check_call(command, stdin=stdin, stdout=log, stderr=subprocess.STDOUT)
+            return subprocess.check_call(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(subprocess, name)

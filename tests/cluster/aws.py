@@ -47,6 +47,7 @@ OLD = 3 * 3600.0
 OWN = ("tmp", "root", "run", "home", "opt")
 """Folders that a machine has for itself."""
 SETTING = {
+    **hosts.AWAKE,
     "AWS_ENDPOINT_URL": URL,
     "OMP_NUM_THREADS": "1",
     "PIP_NO_INDEX": "1",
@@ -110,6 +111,7 @@ class Cloud:
         self.calls: list[dict[str, Any]] = []
         """What was asked of the API: who, action, params, status and, where refused, code."""
         self.refuse: Refuse = lambda order: None
+        """Asked of each order of the head's."""
         self.spoil = False
         """Whether machines come on which nobody may become root, so that they cannot be set up."""
         self.machines: dict[str, Machine] = {}
@@ -186,13 +188,23 @@ class Cloud:
         orders = [call for call in self.orders(since) if call["who"] == "rekd-head" and "code" not in call]
         return [order["params"] for order in orders]
 
-    def seconds_to_first_epoch(self) -> float:
-        """From the first worker's order until an epoch of its trial was in the store."""
-        ordered = next(call["at"] for call in self.orders() if call["who"] == "rekd-head" and "code" not in call)
-        epochs = (
-            call["at"] for call in self.calls if call["action"] == "PUT" and "/running/" in call["params"]["path"]
-        )
-        return next(epochs) - ordered
+    def refused_at(self) -> list[float]:
+        return [order["at"] for order in self.orders() if "code" in order]
+
+    def seconds_to(self) -> dict[str, float]:
+        """From the first worker's order to each state that Ray notes in its tags, and to an epoch of its trial in the store."""
+        ordered = next(order["at"] for order in self.orders() if order["who"] == "rekd-head" and "code" not in order)
+        reached: dict[str, float] = {}
+        for call in self.calls:
+            params = call["params"]
+            if params.get("Tag.1.Key") == "ray-node-status" and call["who"] == "rekd-head":
+                reached.setdefault(params["Tag.1.Value"], call["at"] - ordered)
+            elif call["action"] == "PUT" and "/epoch-" in params["path"]:
+                reached.setdefault("an epoch", call["at"] - ordered)
+        return reached
+
+    def told_seconds(self) -> str:
+        return ", ".join(f"{what} {seconds:.0f} s" for what, seconds in self.seconds_to().items())
 
     def interrupt(self, machine: Machine, *, notice: float | None) -> None:
         """Takes a spot machine back, `notice` seconds after it was announced; at once, without a word, where None."""
@@ -246,7 +258,7 @@ class Cloud:
             action, params = environ["REQUEST_METHOD"], {"path": environ["PATH_INFO"], "query": query}
         call = {"at": time.monotonic(), "who": who, "service": service, "action": action, "params": params}
         self.calls.append(call)
-        if action == "RunInstances" and (code := self.refuse(params)):
+        if action == "RunInstances" and who == "rekd-head" and (code := self.refuse(params)):
             call |= {"status": "400 Refused", "code": code}
             start(call["status"], [("Content-Type", "text/xml")])
             error = f"<Code>{code}</Code><Message>The test refuses this order.</Message>"
@@ -307,8 +319,7 @@ class Cloud:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", machine.base / "host_key"], check=True)
         setting = SETTING | ({"UV_CACHE_DIR": "/srv/packages/uv"} if self.is_warm else {})
         text = hosts.SSHD.format(base=machine.base).replace(f"{machine.base}/authorized_keys", ".ssh/authorized_keys")
-        text += f"SetEnv {' '.join(f'{name}={value}' for name, value in setting.items())}\n"
-        (machine.base / "sshd_config").write_text(text)
+        (machine.base / "sshd_config").write_text(text + hosts.set_env(setting))
 
     def _write_pages(self, machine: Machine) -> None:
         """What its metadata service says: who it is, and its role's keys."""

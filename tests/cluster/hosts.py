@@ -22,6 +22,9 @@ FILE = "clusters/on_premises.yaml"
 SHARED = "/srv/rekd"
 """Where the three hosts see the one folder that they share."""
 
+AWAKE = {"RAY_worker_niceness": "0"}
+"""Ray gives way to all else on a machine; of this one's two cores that may be most."""
+
 TOOLS = ("ip", "unshare", "nsenter", "setpriv", "rsync", "ssh", "ssh-keygen", "sshd", "mount")
 
 # Everything is mounted inside the host's own mount namespace and goes with it. $keep is what it sees of this machine's
@@ -280,11 +283,16 @@ def _prepare(host: Host, key: Path) -> None:
         return
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(host.base / "host_key")], check=True)
     shutil.copy(key.with_suffix(".pub"), host.base / "authorized_keys")
-    (host.base / "sshd_config").write_text(SSHD.format(base=host.base))
+    (host.base / "sshd_config").write_text(SSHD.format(base=host.base) + set_env(AWAKE))
     # The environment is there already: these hosts cannot reach a package index.
     (home / ".rekd").mkdir()
     (home / ".rekd" / "venv").symlink_to(VENV)
     shutil.copy(ROOT / "constraints.txt", home / ".rekd" / "installed")
+
+
+def set_env(variables: dict[str, str]) -> str:
+    """The line of an SSH server that gives its sessions these variables."""
+    return f"SetEnv {' '.join(f'{name}={value}' for name, value in variables.items())}\n"
 
 
 def _fill_in(file: Path) -> None:

@@ -11,7 +11,7 @@ import aws
 import policy
 import pytest
 
-from rekd.cluster.orders import MOST_REFUSALS
+from rekd.cluster.orders import MOST_REFUSALS, REST, WINDOW
 
 pytestmark = [
     pytest.mark.slow,
@@ -36,6 +36,8 @@ def up(cloud) -> None:
     done = cloud.laptop.run("ray", "up", "-y", aws.FILE, timeout=300)
     print(f"\nray up: {time.monotonic() - started:.0f} s")
     assert "Traceback" not in done.stdout + done.stderr
+    warnings = [line for line in done.stderr.splitlines() if "WARNING" in line]
+    assert all("Dropping the empty legacy field" in line for line in warnings), warnings  # Ray's own: docs/upstream.md
 
 
 def type_sweep(cloud, *arguments: str) -> subprocess.Popen[str]:
@@ -64,28 +66,33 @@ def is_spot(order: dict[str, str]) -> bool:
 def training(cloud, sweep: subprocess.Popen[str], since: float) -> list[aws.Machine]:
     """Machines on which a trial of the sweep runs, once epochs have come into the store."""
     assert sweep.poll() is None, sweep.communicate()[0]
-    if not any("/running/" in call["params"].get("path", "") for call in cloud.calls if call["at"] > since):
+    if not any("/epoch-" in call["params"].get("path", "") for call in cloud.calls if call["at"] > since):
         return []
     return [m for m in cloud.workers() if any("ray::ImplicitFunc" in line for line in m.processes())]
 
 
 def test_what_is_refused_is_told_and_not_asked_for_again_and_again(cloud):
-    """No role for spot machines, no quota for others; then the quota comes, and the sweep goes on by itself."""
+    """No role for spot machines, no quota for others; then the quota comes, and the sweep goes on by itself.
+
+    A sweep whose hours are over, beside it, orders nothing of what it would need.
+    """
     started = time.monotonic()
     cloud.refuse = lambda order: NO_ROLE if is_spot(order) else NO_QUOTA
-    sweep = type_sweep(cloud, "--seeds", "2026", "--epochs", "2", "--max-concurrent", "2")
+    sweep = type_sweep(cloud, "--seeds", "2026", "--epochs", "1", "--max-concurrent", "2")
     wait_for(lambda: "No g6e.xlarge" in note(cloud, "refused"), 90, "a word on why there is no machine")
     assert note(cloud, "refused") == f"No g6e.xlarge: {NO_ROLE} (spot), {NO_QUOTA} (on demand)\n"
-    time.sleep(10)
-    assert 0 < len(cloud.orders(since=started)) <= MOST_REFUSALS
     cloud.refuse = lambda order: NO_ROLE if is_spot(order) else None
+    over = type_sweep(cloud, "--seeds", "2026", "--epochs", "2", "--gpus-per-trial", "8", "--max-hours", "0.0001")
+    output, _ = over.communicate(timeout=200)
+    assert "--max-hours 0.0001 is reached" in output
     output, _ = sweep.communicate(timeout=400)
     assert sweep.returncode == 0, output
     assert "REKD" in output
-    ordered = cloud.granted(since=started)
-    assert ordered
-    assert not any(map(is_spot, ordered))
-    assert {order["InstanceType"] for order in ordered} == {"g6e.xlarge"}
+    print(f"\nfrom the order to {cloud.told_seconds()}")
+    assert not any(map(is_spot, cloud.granted(since=started)))
+    refused, again, *_ = [order["at"] for order in cloud.orders(since=started) if not is_spot(order["params"])]
+    assert again - refused > REST - 1
+    assert {order["params"]["InstanceType"] for order in cloud.orders(since=started)} == {"g6e.xlarge"}
     assert len(cloud.workers()) > 1  # more trials than one machine holds
     assert note(cloud, "refused") == ""
     cloud.refuse = lambda order: None
@@ -109,21 +116,17 @@ def test_three_machines_that_cannot_be_set_up_end_the_sweep_and_idle_ones_are_gi
     cloud.spoil = False
 
 
-def test_the_next_ray_up_lets_orders_go_on_and_hours_that_are_over_order_nothing(cloud):
+def test_the_next_ray_up_lets_orders_go_on(cloud):
     assert note(cloud, "given-up")
     up(cloud)
     assert not note(cloud, "given-up")
-    started = time.monotonic()
-    output, _ = type_sweep(cloud, "--seeds", "2026", "--epochs", "1", "--max-hours", "0.0001").communicate(timeout=200)
-    assert "--max-hours 0.0001 is reached" in output
-    assert cloud.orders(since=started) == []
 
 
 def test_a_machine_that_is_taken_back_costs_no_trial(cloud):
     """There is nothing on demand, and spot machines are announced to be taken, or taken without a word."""
     started = time.monotonic()
     cloud.refuse = lambda order: None if is_spot(order) else FULL
-    sweep = type_sweep(cloud, "--seeds", "2026,2027", "--epochs", "8", "--max-concurrent", "2")
+    sweep = type_sweep(cloud, "--seeds", "2026", "--epochs", "12", "--max-concurrent", "2")
     wait_for(lambda: training(cloud, sweep, started), 300, "a trial runs")
     announced = training(cloud, sweep, started)[0]
     cloud.interrupt(announced, notice=25)
@@ -140,6 +143,8 @@ def test_a_machine_that_is_taken_back_costs_no_trial(cloud):
     cloud.interrupt(training(cloud, sweep, gone)[0], notice=None)
     output, _ = sweep.communicate(timeout=500)
     assert sweep.returncode == 0, output
+    assert "raylet" not in output  # Ray's own words on a lost machine
+    assert re.search(r"; lost 172\.31\.", output)
     assert all(map(is_spot, cloud.granted(since=started)))
     cloud.refuse = lambda order: None
 
@@ -147,12 +152,12 @@ def test_a_machine_that_is_taken_back_costs_no_trial(cloud):
 def test_a_sum_of_money_ends_the_sweep_and_autodown_the_cluster(cloud):
     """On the machines that the sweep before has left; the sweep would need many minutes."""
     started = time.monotonic()
-    limits = ("--max-cost", "0.04", "--autodown", "--max-concurrent", "1")
+    limits = ("--max-cost", "0.02", "--autodown", "--max-concurrent", "1")
     sweep = type_sweep(cloud, "--seeds", "2026-2045", "--epochs", "2", *limits)
     output, _ = sweep.communicate(timeout=300)
     assert sweep.returncode == 1, output
     assert "The cluster ends itself afterwards (--autodown)." in output
-    assert "--max-cost 0.04 is reached: the machines have cost about 0.0" in output
+    assert "--max-cost 0.02 is reached: the machines have cost about 0.0" in output
     assert int(re.search(r"trials have ended, (\d+) are left", output)[1]) > 0
     rows = [call for call in cloud.calls if call["action"] == "PUT" and "/trials/" in call["params"]["path"]]
     assert rows[-1]["at"] > started
@@ -182,6 +187,13 @@ def test_down_in_mid_sweep_leaves_nothing_that_is_paid_for(cloud):
     assert cloud.left() == []
     sweep.kill()
     sweep.communicate()
+
+
+def test_never_was_more_than_a_handful_refused_in_a_minute(cloud):
+    """In all the tests before this one."""
+    at = cloud.refused_at()
+    assert at
+    assert all(sum(start <= each < start + WINDOW for each in at) <= MOST_REFUSALS for start in at)
 
 
 def test_the_roles_allow_what_was_done_and_no_more(cloud):

@@ -17,6 +17,7 @@ def test_up_one_trial_and_down():
         done = cloud.laptop.run(*SWEEP, "--seeds", "2026", "--epochs", "1", timeout=500)
         assert "1 trial to run" in done.stdout, done.stdout
         assert len(cloud.workers()) == 1
-        print(f"\nfrom the order to the end of the first epoch: {cloud.seconds_to_first_epoch():.0f} s")
+        print(f"\nfrom the order to {cloud.told_seconds()}")
+        assert list(cloud.seconds_to()) == ["waiting-for-ssh", "syncing-files", "setting-up", "up-to-date", "an epoch"]
         cloud.laptop.run("python", "-m", "rekd", "down")
         assert cloud.left() == []
