@@ -16,7 +16,17 @@ from rich.table import Table
 
 from rekd.command_line import print_error, run_app
 
-SWEEPS = ("best-student", "alpha-sweep", "lambda-sweep", "p-target-sweep", "seed-sweep", "search", "reproduce")
+SWEEPS = (
+    "best-student",
+    "alpha-sweep",
+    "lambda-sweep",
+    "p-target-sweep",
+    "seed-sweep",
+    "search",
+    "reproduce",
+    "teacher-sweep",
+    "estimator-sweep",
+)
 """Commands that are modules of `sweeps`."""
 
 OTHERS = ("rekd.commands", "analysis.cli")

@@ -215,7 +215,7 @@ def _say(sentence: str, what: str) -> None:
 @app.command("export-ledger")
 def export_ledger_command(
     store: StoreArgument,
-    to: Annotated[Copy, typer.Option(help="The format of the files.")] = Copy.csv,
+    to: Annotated[Copy, typer.Option(help="The format of the files; for trackio see docs/handover.md.")] = Copy.csv,
     out: Annotated[Path, typer.Option(help="Folder for a file a table: trials, epochs, audits.")] = Path("ledger"),
 ) -> None:
     """Writes the ledger for other programs: all trials, epochs and audits, as CSV or Parquet."""

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from analysis.experiment import Stages
 from analysis.frames import narrow
@@ -308,6 +308,9 @@ def training_picture(stages: Stages, epochs: pd.DataFrame, task: str) -> Picture
         low, high = curves["dev_loss"].min(), curves["dev_loss"].max()
         if low > 0 and high / low > 30:
             all_axes[0].set_yscale("log")
+            for upper in all_axes[: len(models)]:  # math is not parsed
+                upper.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
+                upper.yaxis.set_minor_formatter(NullFormatter())
         all_axes[0].set_ylabel("dev loss")
         all_axes[len(models)].set_ylabel("temp.")
         _legend(figure)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import importlib.resources
 import json
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -193,6 +194,7 @@ def _notes(stages: Stages) -> list[str]:
     if unknown := sorted(serving - set(stages.trials["digest"])):
         notes.append(f"Teachers that are not in this store: {', '.join(unknown)}.")
     notes += [*_warnings(stages.finals), *_shared_samples(stages.finals)]
+    notes += [*_said_by_trials(stages.trials), *_of_hub(stages.trials)]
     for task, rows in stages.lambdas.groupby("task"):
         targets = ", ".join(percent(target) for target in sorted(rows["p_target"].unique()))
         notes.append(f"{task}: the table of lambda_select is about p_target {targets}.")
@@ -253,6 +255,38 @@ def _shared_samples(finals: pd.DataFrame) -> list[str]:
                 shown.append(f"{counts.max():.0f} samples of {name}")
         if shown:
             notes.append(f"{task}: {' and '.join(shown)} stand in train too, with the same content.")
+    return notes
+
+
+MOST_SETTINGS = 10
+"""Settings of whose trials a page repeats what they said."""
+
+
+def _said_by_trials(trials: pd.DataFrame) -> list[str]:
+    """The warnings that rows hold, by setting: how many have one, and the first."""
+    if "warning" not in trials or not trials["warning"].notna().any():
+        return []
+    named = trials.assign(label=labels(trials))
+    notes = []
+    for (task, label), rows in named.groupby(["task", "label"], sort=False):
+        said = rows["warning"].dropna()
+        if len(said):
+            how_many = f"{len(said)} of {len(rows)} trials {'has' if len(said) == 1 else 'have'}"
+            notes.append(f"{task}, {label}: {how_many} a warning. {said.iloc[0]}")
+    num_left = len(notes) - MOST_SETTINGS
+    return [*notes[:MOST_SETTINGS], *([f"So have trials of {num_left} more settings."] if num_left > 0 else [])]
+
+
+def _of_hub(trials: pd.DataFrame) -> list[str]:
+    """The commits of what the trials took from the hub, most trials first; more than one where a name moved meanwhile."""
+    counts: dict[str, Counter[str]] = {}
+    for commits in trials.get("commits", pd.Series(dtype=object)).dropna():
+        for name, commit in json.loads(commits).items():
+            counts.setdefault(name, Counter())[commit] += 1
+    notes = []
+    for name, of in sorted(counts.items()):
+        each = ", ".join(f"{commit[:12]} ({num} of {of.total()} trials)" for commit, num in of.most_common())
+        notes.append(f"The {name} was at commit {each}{': it has moved between them' if len(of) > 1 else ''}.")
     return notes
 
 

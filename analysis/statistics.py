@@ -30,6 +30,9 @@ GAP = 5.0
 """Seeds have collapsed that lie beyond a gap so many times as wide as all the other seeds take (see `collapsed`). Of five
 scores that are normal, 3 in 100 sets look so by chance; of ten, none in 1,000."""
 
+LEAST = 0.05
+"""The gap is at least this share of the largest score."""
+
 
 class Inference(NamedTuple):
     """About a mean difference. Numbers that the data cannot give are NaN."""
@@ -99,7 +102,8 @@ def collapsed(scores: ArrayLike, *, lower_is_better: bool = False) -> np.ndarray
     """Which seeds have collapsed: the worse of two groups, where the seeds fall into two.
 
     They do where their widest gap is more than `GAP` times as wide as the range of the larger group, which has three seeds
-    or more. Such scores have no interval that holds: what there is at small n depends on how many of them collapsed.
+    or more, and more than `LEAST` of the largest score: seeds that are nearly equal have not fallen apart. Such scores have
+    no interval that holds: what there is at small n depends on how many of them collapsed.
     """
     values = np.asarray(scores, dtype=float)
     ordered = np.sort(-values if lower_is_better else values)
@@ -108,7 +112,7 @@ def collapsed(scores: ArrayLike, *, lower_is_better: bool = False) -> np.ndarray
         return np.zeros(len(values), dtype=bool)
     split = int(gaps.argmax()) + 1
     larger = max(ordered[:split], ordered[split:], key=len)
-    if len(larger) < MIN_PAIRS or gaps.max() <= GAP * np.ptp(larger) or gaps.max() <= 1e-9 * np.abs(ordered).max():
+    if len(larger) < MIN_PAIRS or gaps.max() <= GAP * np.ptp(larger) or gaps.max() <= LEAST * np.abs(ordered).max():
         return np.zeros(len(values), dtype=bool)
     return (-values if lower_is_better else values) < ordered[split]
 

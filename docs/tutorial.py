@@ -33,9 +33,35 @@ print(Path("reviews/train.csv").read_text(encoding="utf-8")[:200])
 # %% [markdown]
 # ## 2. The task
 #
-# A few lines of TOML say what the columns are and which models there are. Here both models begin from nothing, so that
-# nothing is downloaded; with pretrained ones a model is one line, `source = "distilbert-base-uncased"`, and the tokenizer is
-# the teacher's own.
+# A few lines of TOML say what the columns are and which models there are. With pretrained models they would be
+#
+# ```toml
+# kind = "text"
+# dataset = "reviews"                 # a folder beside this file, with train.csv and test.csv
+# input_column = "review"
+# label_column = "verdict"
+# num_classes = 2
+# max_length = 128
+# teacher = "large"
+# students = ["small"]
+#
+# [defaults]
+# p_target = 0.10
+# lambda_select = 1e-4
+#
+# [models.large]
+# source = "bert-base-uncased"
+#
+# [models.small]
+# source = "distilbert-base-uncased"
+# ```
+#
+# and the tokenizer is the teacher's own. `dataset` may also be a name of the hub, a parquet file, an image folder or what
+# `save_to_disk` wrote. A folder that is named for a split decides what a file belongs to, else the file's name; a split is one
+# table, or numbered parts of one. What is not read is said. Where one of the paper's tasks only lies elsewhere, two lines do:
+# `extends = "cifar10"` and `dataset = "/data/cifar10"`.
+#
+# Here both models begin from nothing, so that nothing is downloaded.
 
 # %%
 shutil.copytree(str(files("rekd.tasks") / "task_files" / "planted-reviews"), "tokenizer", dirs_exist_ok=True)

@@ -170,25 +170,34 @@ def score(
     digest: Annotated[
         str, typer.Argument(metavar="DIGEST", help="The RE or REKD trial on whose model they are scored.")
     ],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A table with a row a test sample, in their order.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", exists=True, dir_okay=False, help="A table with a row a test sample, in their order."
+        ),
+    ],
     column: Annotated[str, typer.Option(help="Its column of masks or spans, as a task's rationale_column.")],
     task: Annotated[str, typer.Option(metavar="NAME|FILE.toml", help="The trial's task.")],
     store: Annotated[str, typer.Option(metavar="URI", help="Where results are.")] = "results",
 ) -> None:
     """Scores explanations that somebody else made on a trained model, beside the model's own."""
+    from rekd.running.auditor import judge_remark
     from rekd.running.others import score_others
     from rekd.running.supplies import Supplies, default_device
 
+    console = PlainConsole(highlight=False)
     with bad_input():
         supplies = Supplies(_existing(store), device=default_device())
         chosen = pinned(load_task(task), [])
+        for remark in judge_remark(chosen, supplies):
+            console.print(remark, markup=False, soft_wrap=True)
         found = dict(score_others(chosen, supplies, digest, file, column))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", "the model's own", "those of the file"):
         table.add_column(name, justify="left" if not name else "right")
     for name, value in found["model"].items():
         table.add_row(name.replace("_", " "), f"{value:.3f}", f"{found['file'][name]:.3f}")
-    print_table(PlainConsole(highlight=False), table)
+    print_table(console, table)
 
 
 app.command()(explain)

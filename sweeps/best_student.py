@@ -1,4 +1,4 @@
-"""The way from a task file to its best student: lambda_select of every model, a teacher, alpha, and the final seeds.
+"""The way from a task file to its best student: lambda_select of every model, a teacher, alpha, the final seeds, an export.
 
 Each choice feeds the next, as in `reproduce`, but the grid of lambda_select is found on the way, and a task in which nothing
 keeps to the ratio goes on with what came nearest. Without `--seeds` they are by evidence.
@@ -7,8 +7,11 @@ keeps to the ratio goes on with what came nearest. Without `--seeds` they are by
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
+import typer
 from rich.console import Console
 
 from rekd.running.plan import Plan, SweepResult
@@ -28,8 +31,17 @@ MOST = 8
 """Values of lambda_select that a model is tried with at most."""
 
 
-def best_student(options: Options, alphas: Grid = ALPHAS) -> int:
-    """Tunes lambda_select of every model of a task, chooses a teacher, tunes alpha, and compares the students with their RE."""
+AUDIT = typer.Option(help="Audit the final runs; not where they ran on GPUs and this machine has none.")
+TO = typer.Option(metavar="FOLDER", help="Where a folder with the best student's model is written.")
+
+
+def best_student(
+    options: Options,
+    alphas: Grid = ALPHAS,
+    audit: Annotated[bool, AUDIT] = True,
+    to: Annotated[Path, TO] = Path("exported"),
+) -> int:
+    """Finds the best student of a task: tunes lambda_select and alpha, compares with RE, audits, exports."""
     if not options.task:
         raise ValueError("best_student needs a task: --task mine.toml, or --task digits to try it.")
     options = replace(options, seeds=options.seeds or SeedsByEvidence())
@@ -45,7 +57,7 @@ def best_student(options: Options, alphas: Grid = ALPHAS) -> int:
         for task in tasks:
             search = _Search(Stage(task=task, options=options, results=result.rows), alphas)
             search.add()
-            show_best(result, task, store, console, options, lambdas=search.chosen)
+            show_best(result, task, store, console, options, lambdas=search.chosen, audited=audit, to=to)
             for remark in search.remarks:
                 console.print(remark, soft_wrap=True)
 

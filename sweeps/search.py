@@ -64,8 +64,8 @@ def search(
                 studies.setdefault(study.name_for(stage, teacher), study).add_to(stage, teacher)
         return plan
 
-    def found() -> list[optuna.Study]:
-        return [study.study for study in studies.values() if study.study is not None]
+    def found() -> list[tuple[optuna.Study, str]]:
+        return [(study.study, study.too_short) for study in studies.values() if study.study is not None]
 
     return start(plan, tasks, options, show=show_search(storage_of(store), found))
 
@@ -92,6 +92,7 @@ class _Study:
 
     def __post_init__(self) -> None:
         self.study: optuna.Study | None = None
+        self.too_short = ""
 
     def name_for(self, stage: Stage, teacher: Choice) -> str:
         """What is searched, in words, and a digest of all else: settings rank together that differ in nothing more.
@@ -115,9 +116,11 @@ class _Study:
                 postponed = LaterTrials(what=what, num_trials=count, needs=needs, like=example[0])
                 stage.plan.postponed.append(postponed)
             else:
-                stage.plan.stopped.append(f"{what}: no teacher. {teacher.why} {teacher.next}".rstrip())
+                told = f"{teacher.why}{stage.too_short()} {teacher.next}"
+                stage.plan.stopped.append(f"{what}: no teacher. {told}".rstrip())
             return
         study = self._open(stage, teacher)
+        self.too_short = stage.too_short()
         while (
             True
         ):  # a setting that is asked for may be in the ledger already: then it is told at once, and another asked

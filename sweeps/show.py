@@ -140,8 +140,13 @@ def show_best(
     options: Options,
     *,
     lambdas: Mapping[str, float],
+    audited: bool,
+    to: Path,
 ) -> None:
-    """What was tuned, the students beside their RE at the chosen `lambdas`, what audits found, and where the best model is."""
+    """What was tuned, the students beside their RE at the chosen `lambdas`, what audits find, and where the best model is.
+
+    With `audited` the final runs are audited now; the best model is exported into a folder under `to`.
+    """
     runs = result.rows[result.rows["task"] == task.name]
     re = runs["objective"] == "re"
     show_lambda(replace(result, rows=runs[re]), [task], store, console, options)
@@ -151,7 +156,9 @@ def show_best(
     show_alpha(replace(result, rows=finals), [task], store, console, options)
     if not (finals["objective"] == "rekd").any():
         return
-    best = _best_runs(with_settings(finals), task)
+    candidates = _candidates(with_settings(finals), task)
+    if audited:
+        _audit(task, pd.concat([candidates, runs[served]]), store, console)
     found = audit_table(finals, load_audits(store))
     for _, row in found.iterrows():
         console.print(f"{row['label']}: {audit_sentence(row)}", soft_wrap=True)
@@ -159,32 +166,71 @@ def show_best(
         named = next((name for name in options.task or () if load_task(name).name == task.name), task.name)
         command = shlex.join(["python", "-m", "rekd", "audit", "--task", named, "--store", str(store)])
         console.print(f"Not audited. Next: `{escape(command)}`", soft_wrap=True)
+    best = _best_runs(candidates)
     for _, row in best.iterrows():
         console.print(
             f"Best of {row['model']}: {OBJECTIVES[str(row['objective'])]}, seed {row['seed']}, dev accuracy "
             f"{row['dev_accuracy']:.3f}, test accuracy {row['test_accuracy']:.3f}: {escape(store.model_folder(row['digest']))}",
             soft_wrap=True,
         )
+    folder = _export(best.iloc[0], to, store, console)
     console.print(
-        f"[bold]Best student:[/] {best.iloc[0]['model']}. `python -m rekd explain "
-        f"{escape(store.model_folder(best.iloc[0]['digest']))} INPUT` shows what it selects.",
+        f"[bold]Best student:[/] {best.iloc[0]['model']}. `python -m rekd explain {escape(folder)} INPUT` shows what it "
+        "selects.",
         soft_wrap=True,
     )
 
 
-def _best_runs(finals: pd.DataFrame, task: Task) -> pd.DataFrame:
+def _audit(task: Task, rows: pd.DataFrame, store: Store, console: Console) -> None:
+    """Audits these trials, unless they ran on GPUs and this machine has none: its judge would take too long."""
+    from rekd.running.auditor import audit_task
+    from rekd.running.supplies import Supplies, default_device
+
+    device = default_device()
+    if device.type == "cpu" and not rows["device"].isin(["cpu", ""]).all():
+        return
+    try:
+        num_audited = sum(1 for _ in audit_task(task, Supplies(store, device=device), only=set(rows["digest"])))
+    except (ValueError, OSError) as error:  # what is trained and chosen is told anyhow
+        console.print(f"The audit ended early: {escape(one_line(error))}", soft_wrap=True)
+    else:
+        console.print(f"{num_audited} trials audited now.", style="dim")
+
+
+def _export(row: pd.Series, to: Path, store: Store, console: Console) -> str:
+    """Exports the model of a row into a folder of its own, which it returns; that of the trial where it cannot be."""
+    from rekd.handover.export import export_model
+
+    folder = to / f"{row['task']}-{row['model']}-{row['digest']}"
+    try:
+        if not folder.exists():
+            export_model(row["digest"], folder, store=str(store))
+    except (ValueError, OSError) as error:
+        console.print(f"Not exported: {escape(one_line(error))}", soft_wrap=True)
+        return store.model_folder(row["digest"])
+    console.print(
+        f"Exported to {escape(str(folder))}; its card is {escape(str(folder / 'README.md'))}.", soft_wrap=True
+    )
+    return str(folder)
+
+
+def _candidates(finals: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """The students' runs of RE and of the chosen alpha, those that have ended well."""
+    rekd = finals[finals["objective"] == "rekd"]
+    at_alpha = matching(rekd, select_alpha(rekd).dropna(subset="alpha"), ["model", "alpha"])
+    both = pd.concat([finals[(finals["objective"] == "re") & (finals["model"] != task.teacher)], at_alpha])
+    return both[both["status"] == "ok"]
+
+
+def _best_runs(candidates: pd.DataFrame) -> pd.DataFrame:
     """A run for each student: of its best setting, RE's or that of the chosen alpha, the one of the lowest dev loss; the best
     student, by dev accuracy over seeds, first.
 
     Dev losses compare within a student, whose settings have one lambda_select, and accuracies everywhere.
     """
-    rekd = finals[finals["objective"] == "rekd"]
-    at_alpha = matching(rekd, select_alpha(rekd).dropna(subset="alpha"), ["model", "alpha"])
-    ok = pd.concat([finals[(finals["objective"] == "re") & (finals["model"] != task.teacher)], at_alpha])
-    ok = ok[ok["status"] == "ok"]
-    means = ok.groupby(["model", "objective"])[["dev_loss", "dev_accuracy"]].mean().reset_index()
+    means = candidates.groupby(["model", "objective"])[["dev_loss", "dev_accuracy"]].mean().reset_index()
     best = means.sort_values("dev_loss").drop_duplicates("model").sort_values("dev_accuracy", ascending=False)
-    runs = ok.sort_values("dev_loss").drop_duplicates(["model", "objective"])
+    runs = candidates.sort_values("dev_loss").drop_duplicates(["model", "objective"])
     return best[["model", "objective"]].merge(runs, on=["model", "objective"])
 
 
@@ -299,14 +345,19 @@ def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
     print_table(console, table)
 
 
-def show_search(path: Path, studies: Callable[[], Sequence[Any]]) -> Callable[..., None]:
-    """Shows the best settings of the studies of a search, those within the tolerance first."""
+def show_search(path: Path, studies: Callable[[], Sequence[tuple[Any, str]]]) -> Callable[..., None]:
+    """Shows the best settings of the studies of a search, those within the tolerance first.
+
+    With each study comes a word on why none may be within it.
+    """
 
     def show(result: SweepResult, tasks: list[Task], store: Store, console: Console, options: Options) -> None:
-        for study in studies():
+        for study, why_none in studies():
             ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
             console.print(f"{escape(study.study_name)}, best of {len(ended)}", soft_wrap=True)
             print_table(console, _best_table(ended))
+            if ended and not any(map(_is_feasible, ended)):
+                console.print(f"No setting is {lambda_rule(options.tolerance).within}.{why_none}", soft_wrap=True)
         if path.exists():
             console.print(
                 f"Studies: {escape(str(path))} (`optuna-dashboard {escape(address_of(path))}`)", soft_wrap=True
@@ -323,14 +374,18 @@ def address_of(path: Path) -> str:
     return address.replace("{", "%7B").replace("}", "%7D")  # Optuna fills in templates
 
 
+def _is_feasible(trial: Any) -> bool:
+    return all(value <= 0 for value in trial.constraints.values())
+
+
 def _best_table(ended: Sequence[Any], most: int = 10) -> Table:
     table = Table()
     names = sorted({name for trial in ended for name in trial.params})
     for name in ("", *names, "seeds", "dev loss", "dev ratio"):
         table.add_column(name, justify="right", no_wrap=True)
-    order = sorted(ended, key=lambda trial: (any(value > 0 for value in trial.constraints.values()), trial.value))
+    order = sorted(ended, key=lambda trial: (not _is_feasible(trial), trial.value))
     for rank, trial in enumerate(order[:most]):
-        feasible = all(value <= 0 for value in trial.constraints.values())
+        feasible = _is_feasible(trial)
         ratio = trial.user_attrs.get("dev_rationale_ratio", float("nan"))
         table.add_row(
             "→" if rank == 0 and feasible else "" if feasible else "off",

@@ -82,7 +82,7 @@ class Stage:
         refused = [choice for choice in choices if not choice.is_made and not choice.pending]
         pending = [choice for choice in choices if choice.pending]
         if refused:
-            told = f"{refused[0].why}{self._too_short()} {refused[0].next}".rstrip()
+            told = f"{refused[0].why}{self.too_short()} {refused[0].next}".rstrip()
             reason = f"{what} on {self.task.name}: no {refused[0].what}. {told}"
             if reason not in self.plan.stopped:
                 self.plan.stopped.append(reason)
@@ -129,7 +129,7 @@ class Stage:
             self.plan.postponed.append(LaterTrials(what=what, num_trials=num_left, needs=needs, like=like))
         return [trial for setting, number in zip(settings, found.asked, strict=True) for trial in setting[:number]]
 
-    def _too_short(self) -> str:
+    def too_short(self) -> str:
         """A word where the reason that nothing can be chosen may be that the trials were too short."""
         own = self.task.trial("re", self.task.teacher, seed=0, fidelity=self.options.fidelity).epochs
         if self.options.epochs is None or self.options.epochs >= own:

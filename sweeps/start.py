@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from types import FrameType
 
 import pandas as pd
 from rich.console import Console
@@ -175,7 +176,7 @@ def _run(sweep: Sweep, outlook: Outlook) -> SweepResult:
         callbacks = make_loggers(options.log, sweep.store)
     cluster = connect(options.address, local=options.local)
     # Ray would end at once. Slurm, say, sends it before it takes the machine away.
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _as_ctrl_c)
     try:
         afterwards = " The cluster ends itself afterwards (--autodown)." if options.autodown else ""
         console.print(f"Running on {cluster.description}. Results go to {escape(str(sweep.store))}.{afterwards}")
@@ -194,6 +195,13 @@ def _run(sweep: Sweep, outlook: Outlook) -> SweepResult:
         )
     finally:
         disconnect()
+
+
+def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
+    """Does what Ctrl-C does, also where that is ignored: as in a command that a script has put into the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 def _print_number(console: Console, outlook: Outlook) -> None:

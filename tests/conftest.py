@@ -41,6 +41,15 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture
+def served():
+    """Serves applications for a browser, and gives their addresses."""
+    import in_chromium
+
+    with in_chromium.serving() as start:
+        yield start
+
+
+@pytest.fixture
 def store(tmp_path):
     """An empty results folder."""
     from rekd.store.files import Store

@@ -10,14 +10,20 @@ import torch
 from PIL import Image
 
 from rekd.method.models import RationaleModel
+from rekd.running.auditor import judge_name
 from rekd.store.files import Store
 from rekd.store.ledger import Ledger, Outcome
+from rekd.store.packed import pack
 from rekd.tasks.task import Task, load_task
 from rekd.tasks.texts import load_tokenizer
 from rekd.trial import Trial
 
 TEXT = "the scene was terrible and the music superb"
-SHAPES = {"planted-reviews": {"input_ids": [32], "valid": [32]}, "hidden-digits": {"image": [1, 48, 48]}}
+SHAPES = {
+    "planted-reviews": {"input_ids": [32], "valid": [32]},
+    "hidden-digits": {"image": [1, 48, 48]},
+    "digits": {"image": [1, 8, 8]},
+}
 
 
 def drawn(task: Task, model: str, objective: str, *, seed: int = 0, num_classes: int | None = None) -> RationaleModel:
@@ -45,6 +51,12 @@ def kept(store: Store, task: Task, trial: Trial, *, seed: int = 0) -> Path:
     return folder
 
 
+def judged(store: Store, task: Task) -> None:
+    """Puts a judge of a task in its place that nobody had to train."""
+    judge = drawn(task, task.teacher, "cls", seed=5)
+    store.write(store.judge_file(judge_name(task)), pack(judge.state_dict(), {"judge": judge_name(task)}))
+
+
 def row(**numbers: Any) -> Outcome:
     """What a trial came to; numbers that are not given are as good as any."""
     values = {"dev_loss": 0.5, "dev_accuracy": 0.9, "dev_rationale_ratio": 0.09, "test_accuracy": 0.8}
@@ -53,12 +65,19 @@ def row(**numbers: Any) -> Outcome:
 
 
 def ended(
-    store: Store, task: Task, losses: Sequence[float], *, model: str, objective: str = "re", **fields: Any
+    store: Store,
+    task: Task,
+    losses: Sequence[float],
+    *,
+    model: str,
+    objective: str = "re",
+    ratio: float = 0.09,
+    **fields: Any,
 ) -> list[Trial]:
     """Trials that ended with these dev losses, a seed each."""
     trials = [task.trial(objective, model, seed=2026 + number, **fields) for number in range(len(losses))]
     for trial, loss in zip(trials, losses, strict=True):
-        Ledger(store).write(trial, row(dev_loss=loss), [])
+        Ledger(store).write(trial, row(dev_loss=loss, dev_rationale_ratio=ratio), [])
     return trials
 
 

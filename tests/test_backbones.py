@@ -417,6 +417,26 @@ def test_damaged_weights_are_refused_with_a_reason(tmp_path):
         load_backbone(str(tmp_path))
 
 
+def test_weights_that_are_not_all_numbers_are_refused(tmp_path):
+    encoder = backbone_of("vit").encoder
+    with torch.no_grad():
+        encoder.layernorm.weight[0] = torch.nan
+    encoder.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"not all numbers, such as layernorm.weight\. Fetch or save"):
+        load_backbone(str(tmp_path))
+
+
+def test_weights_in_parts_and_of_half_precision_are_read_and_two_sets_of_them_are_refused(tmp_path):
+    encoder = backbone_of("bert").encoder.half()
+    encoder.save_pretrained(tmp_path, max_shard_size="5KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    assert tiny.same_tensors(load_backbone(str(tmp_path)).encoder.state_dict(), encoder.float().state_dict())
+    encoder.save_pretrained(tmp_path / "whole")
+    (tmp_path / "whole/model.safetensors").rename(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"holds weights twice: model.safetensors, and the files of .*\. Keep one"):
+        load_backbone(str(tmp_path))
+
+
 # --- Models of strangers --------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from rekd.running.calibrate import calibrate
-from rekd.running.estimate import COLUMNS, EVALUATION, Estimator, kind_of, settings_at_hand
+from rekd.running.estimate import COLUMNS, ENDING, EVALUATION, QUICK, SLOW, Estimator, kind_of, settings_at_hand
 from rekd.tasks.counting import num_train_samples
 from rekd.tasks.task import load_task
 
@@ -52,6 +52,17 @@ def test_a_measured_run_corrects_the_arithmetic_of_other_models():
     assert corrected.basis([student]) == "arithmetic"
 
 
+def test_the_range_of_what_was_measured_leaves_room_for_other_trials_and_for_a_trials_end():
+    """Of one run nobody knows how far others are from it; and its seconds of training are not all that a trial takes."""
+    task = load_task("digits")
+    trial = task.trial("re", "vit-student", seed=0, epochs=10)
+    row = measured_row(replace(trial, epochs=1), 2.0)
+    said = Estimator(pd.DataFrame([row]), [task], device="cpu").seconds(trial)
+    assert said.expected == pytest.approx(20)
+    assert said.low == pytest.approx(20 * QUICK)
+    assert said.high == pytest.approx((20 + 2) * SLOW + ENDING)
+
+
 def measured_row(trial, seconds, device="cpu") -> dict:
     return dict(zip(COLUMNS, (*kind_of(trial), trial.objective, 1, "ok", seconds, device, 1000), strict=True))
 
@@ -82,7 +93,7 @@ def test_the_papers_dataset_under_another_name_has_the_papers_size(tmp_path):
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "tsv", "jsonl", "json", "saved"])
 def test_local_samples_are_counted_not_guessed(text_task, suffix, tmp_path):
     task = load_task(text_task)
-    rows = pd.DataFrame({"text": [f"text {number}" for number in range(50)], "label": [0, 1] * 25})
+    rows = pd.DataFrame({"text": [f"text\n{number}" for number in range(50)], "label": [0, 1] * 25})
     if suffix == "saved":
         datasets.DatasetDict({"train": datasets.Dataset.from_pandas(rows)}).save_to_disk(tmp_path)
     else:

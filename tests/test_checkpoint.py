@@ -155,6 +155,15 @@ def test_a_process_that_goes_on_does_not_write_the_best_version_again(store, mon
     assert [Path(path).name for path in paths] == ["epoch-00002.safetensors"]
 
 
+def test_the_best_version_of_a_checkpoint_that_does_not_fit_is_not_taken_for_the_new_runs(store):
+    """Where the new run's first checkpoint comes late (`--checkpoint-every`), its best epoch may be the same."""
+    saved(Checkpoints(store, "digest"), 3, best=2)
+    checkpoints = Checkpoints(store, "digest")
+    assert checkpoints.latest(lambda tensors, state: "another shape") is None
+    checkpoints.save(3, {}, {"epoch": 3}, Best(2, {"weights": torch.tensor([7.0])}))
+    assert checkpoints.latest()[0]["best.weights"].tolist() == [7.0]
+
+
 @pytest.mark.parametrize("damage", ["gone", "another", *DAMAGES])
 def test_a_checkpoint_whose_best_version_is_not_what_was_written_is_set_aside(damage, store, caplog):
     checkpoints = Checkpoints(store, "digest")

@@ -240,6 +240,33 @@ def test_at_a_limit_nothing_more_starts_what_runs_ends_and_what_had_not_started_
     assert not len(result.failed)
 
 
+def test_what_fails_of_itself_after_a_limit_is_a_failure_and_not_left(ledger):
+    conductor = conductor_of(ledger, [SHORT, LONG], slots=1)
+    assert conductor.next_trial("0") == LONG
+    conductor.begun("0", lambda: "here")
+    conductor.limit = lambda **asked: "enough"
+    assert conductor.next_trial("1") is None
+    ledger.write(LONG, Outcome(status="failed", error="why"))
+    conductor.ended("0")
+    assert conductor.result().failed["error"].tolist() == ["why"]
+    assert conductor.result().missing == [SHORT]
+
+
+def test_where_the_store_refuses_a_machine_nothing_more_starts_and_what_runs_ends(ledger):
+    conductor = conductor_of(ledger, [SHORT, LONG, OTHER], slots=2)
+    assert drained(conductor) == [LONG, SHORT]
+    conductor.refused("AWS Error ACCESS_DENIED during PutObject")
+    conductor.ended("0", error=True)
+    assert not conductor.is_over
+    ledger.write(SHORT, OK)
+    conductor.ended("1")
+    assert conductor.is_over
+    result = conductor.result()
+    assert result.held.startswith("a machine may not use the store: AWS Error ACCESS_DENIED during PutObject. Give it")
+    assert {trial.digest for trial in result.missing} == {LONG.digest, OTHER.digest}
+    assert not len(result.failed)
+
+
 def look_at_none() -> Machines:
     return Machines(up={}, setting_up={}, ordered={}, refused=(), lost={})
 
@@ -273,6 +300,16 @@ def test_a_trial_takes_of_the_budget_what_it_takes_of_gpus(ledger):
     assert drained(conductor) == [SHORT, OTHER]
 
 
+def test_what_fails_at_once_takes_next_to_nothing_of_the_budget(ledger):
+    ledger.write(replace(SHORT, seed=9), replace(OK, train_seconds=3600.0))
+    conductor = limited(conductor_of(ledger, [SHORT, OTHER], slots=1), budget_hours=1.5)
+    assert conductor.next_trial("1") == SHORT
+    conductor.begun("1", lambda: "here")
+    ledger.write(SHORT, Outcome(status="failed", error="why"))
+    conductor.ended("1")
+    assert conductor.next_trial("2") == OTHER
+
+
 def test_what_would_not_have_ended_in_time_is_not_started(ledger):
     ledger.write(replace(SHORT, seed=9), replace(OK, train_seconds=3600.0))
     until = datetime.now().astimezone() + timedelta(hours=2)
@@ -284,6 +321,30 @@ def test_what_would_not_have_ended_in_time_is_not_started(ledger):
     assert drained(conductor) == []
     assert conductor.held.startswith(f"--until {until:%H:%M}")
     assert conductor.is_over
+
+
+def test_students_of_a_teacher_that_does_not_fit_do_not_wait_for_ever(ledger):
+    """Its model is gone, and there is no time to train it again."""
+    ledger.write(TEACHER, replace(OK, train_seconds=3600.0))
+    conductor = limited(conductor_of(ledger, [TEACHER, STUDENT]), budget_hours=0.5)
+    assert drained(conductor) == []
+    assert conductor.is_over
+    assert conductor.held.startswith("--budget 0.5h is spent")
+
+
+def test_what_a_result_may_bring_is_asked_for_before_nothing_fits(ledger):
+    """A large plan is not asked at once."""
+    ledger.write(replace(SHORT, seed=9), replace(OK, train_seconds=3600.0))  # so long take two epochs
+
+    def plan(results: pd.DataFrame) -> Plan:
+        return Plan(trials=[SHORT, LONG, *([OTHER] if SHORT.digest in set(results["digest"]) else [])])
+
+    conductor = limited(conductor_of(ledger, plan, slots=1), budget_hours=2.5)
+    conductor.agenda._plan_seconds = 1000.0
+    assert conductor.next_trial("1") == SHORT  # and what is left takes four hours and a half
+    ledger.write(SHORT, replace(OK, train_seconds=3600.0))
+    conductor.ended("1")
+    assert conductor.next_trial("2") == OTHER
 
 
 def test_a_budget_waits_for_what_another_sweep_runs(ledger):

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -66,6 +68,20 @@ def test_together_is_no_slower_than_one_by_one(models):
     for text in TEXTS:
         explainer([text])
     assert together < time.perf_counter() - start
+
+
+@pytest.mark.slow
+def test_a_thousand_in_a_call_are_twenty_times_as_fast_as_a_call_each(models, tmp_path):
+    def seconds(*texts: str) -> float:
+        (tmp_path / "texts.txt").write_text("".join(f"{text}\n" for text in texts))
+        start = time.perf_counter()
+        with (tmp_path / "texts.txt").open() as lines:
+            command = [sys.executable, "-m", "rekd", "explain", str(models[1]), "-", "--json"]
+            done = subprocess.run(command, stdin=lines, stdout=subprocess.PIPE, check=True)
+        assert len(done.stdout.splitlines()) == len(texts)
+        return time.perf_counter() - start
+
+    assert seconds(*(TEXTS * 9)[:1000]) < 1000 * seconds(TEXT) / 20
 
 
 def test_inputs_are_read_as_they_come(models):
@@ -143,6 +159,7 @@ def test_every_source_of_images_gives_them(sees, tmp_path):
     [
         ({"a": ["x"], "b": ["y"]}, None, "has 2 columns of texts (a, b). Name the one that is meant: --column."),
         ({"a": ["x"]}, "b", "has no column 'b'. It has a."),
+        ({"a": [1]}, None, "has no column of texts. It has a."),
         ({"a": ["x", None]}, None, "row 1, column 'a': None is no text"),
         ({"a": ["x", "  "]}, None, "row 1, column 'a': ' ' is no text"),
     ],
@@ -236,6 +253,7 @@ def test_images_on_a_page_are_small_and_bare(sees, tmp_path):
     file = handed.picture(tmp_path / "secret.png", side=2000)
     text = page(explain_all(named_explainers([sees]), [str(file)]), title="t")
     assert text.count("data:image/jpeg") == 2
+    assert text.count('<th scope="row">') == 10  # the probability of each class, five of them folded away
     assert len(text) < 700_000
     assert "contour" in text
     assert str(Path(file).name) in text

@@ -1,6 +1,9 @@
 """From a row of the ledger to a folder that others load: what is in it, and which trial it is."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import handed
@@ -13,6 +16,7 @@ from rekd import load_model
 from rekd.command_line import run_app
 from rekd.commands import app
 from rekd.handover.card import card, plain_cell
+from rekd.handover.export import export_model
 from rekd.handover.forms import as_given, compare, torch_form
 from rekd.handover.onnx_files import onnx_form, write_int8, write_onnx
 from rekd.handover.trained import best_trial, find_trained
@@ -67,6 +71,23 @@ def test_the_card_says_what_the_ledger_says(results):
     assert "It was not audited" in text
     assert "{" not in text.replace("{\n", "")
     assert "\n\n\n" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_what_the_card_says_loads_the_model_without_this_program(kind, results, tmp_path):
+    """Its code as it stands there, in a process that cannot import `rekd`, without a word of warning."""
+    model = results[1][2] if kind == "text" else handed.digits(tmp_path / "store")
+    folder = export_model(model, tmp_path / "out")
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    program = f"import sys\nsys.modules['rekd'] = None\n{code.replace('FOLDER', str(folder))}"
+    environment = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("tensor(") == 2
+    assert "[transformers]" not in done.stderr
 
 
 def test_an_audit_is_on_the_card(results):
@@ -164,10 +185,11 @@ def test_settings_that_do_not_compare_are_not_ranked(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(family, marks=pytest.mark.slow) for family in tiny.FAMILIES if family != "vit"] + ["vit"]
+    ("family", "budget"),
+    [pytest.param(family, None, marks=pytest.mark.slow) for family in tiny.FAMILIES] + [("vit", 0.3)],
 )
-def test_onnx_gives_the_masks_and_logits_of_the_model(family, tmp_path):
-    model = tiny.build(family)
+def test_onnx_gives_the_masks_and_logits_of_the_model(family, budget, tmp_path):
+    model = tiny.build(family, budget=budget)
     with torch.no_grad():  # what begins at zero would be divided by its own deviation, which is rounding
         for name, value in model.named_parameters():
             if name.endswith(("cls_token", "distillation_token", "position_embeddings")):
@@ -207,7 +229,21 @@ def test_forms_are_compared_where_there_is_something_to_compare(tmp_path):
 
 def test_a_family_that_the_folder_s_code_does_not_build_is_refused(tmp_path, capsys):
     model = handed.digits(tmp_path / "store")
-    handed.changed(model, backbone={"model_type": "resnet"})
+    handed.changed(model, backbone={"model_type": "swin"})
     said = exported(str(model), "--to", str(tmp_path / "out"), capsys=capsys, status=2)
-    assert "A model of the family 'resnet' cannot be exported" in said
+    assert "A model of the family 'swin' cannot be exported" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": "cls"}, "a plain classifier (cls) selects nothing."),
+        ({"backbone": {"model_type": "resnet"}}, "and a resnet has none."),
+    ],
+)
+def test_where_nothing_can_be_left_out_drop_is_refused(tmp_path, capsys, changes, message):
+    model = handed.digits(tmp_path / "store")
+    handed.changed(model, **changes)
+    assert message in exported(str(model), "--to", str(tmp_path / "out"), "--drop", capsys=capsys, status=2)
     assert not (tmp_path / "out").exists()

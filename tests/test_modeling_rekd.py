@@ -36,7 +36,19 @@ def test_it_needs_torch_and_transformers_only():
     assert {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) == {"torch", "transformers"}
 
 
-@pytest.mark.parametrize("options", [{}, {"heads": "authors", "predictor_reads": "first_token"}, {"objective": "cls"}])
+def test_it_builds_every_family():
+    assert set(modeling_rekd.FAMILIES) == set(tiny.FAMILIES)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"heads": "authors", "predictor_reads": "first_token"},
+        {"objective": "cls"},
+        {"budget": 0.3, "encoder": "shared"},
+    ],
+)
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_it_answers_as_ours_on_every_family(family, options, tmp_path):
     ours, theirs = saved(family, tmp_path, **options)

@@ -95,6 +95,7 @@ def test_what_a_family_was_pretrained_with_is_used_where_nothing_is_said():
         (b'{"image_mean": NaN}', "image_mean is a number, or one for each channel, got nan"),
         ({"rescale_factor": 0}, "rescale_factor is a number above 0, got 0"),
         ({"do_flip_channel_order": True}, "asks for do_flip_channel_order, which is not done here"),
+        ({"rescale_offset": True}, "asks for rescale_offset, which is not done here"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_in_one_line(processor, message):

@@ -16,10 +16,10 @@ from rekd.commands import app
 from rekd.method.evaluate import faithfulness
 from rekd.method.models import load_model
 from rekd.method.samples import DeviceSamples
-from rekd.running.auditor import judge_name
+from rekd.running.auditor import judge_remark
 from rekd.running.others import by_model, read_masks, score_others
 from rekd.running.supplies import Supplies
-from rekd.store.packed import pack
+from rekd.store.files import Store
 from rekd.tasks.planted_reviews import make
 from rekd.tasks.task import load_task
 
@@ -33,8 +33,7 @@ def task():
 def supplies(tmp_path_factory, task):
     """A store with drawn models, and a judge that nobody had to train."""
     store, _ = handed.reviews(tmp_path_factory.mktemp("others"))
-    judge = handed.drawn(task, task.teacher, "cls", seed=5)
-    store.write(store.judge_file(judge_name(task)), pack(judge.state_dict(), {"judge": judge_name(task)}))
+    handed.judged(store, task)
     return Supplies(store, device=tiny.CPU)
 
 
@@ -122,3 +121,13 @@ def test_the_command_shows_both_columns(supplies, planted, tmp_path):
     assert "judge rationale" in output
     refused = CliRunner().invoke(app, ["score", "0123", file, *more])
     assert (refused.exit_code, "has no finished RE or REKD trial 0123" in refused.output) == (2, True)
+    missing = CliRunner().invoke(app, ["score", digest(supplies), "no.parquet", *more])
+    assert (missing.exit_code, "does not exist" in missing.output) == (2, True)
+
+
+def test_a_judge_that_is_to_be_trained_is_announced(task, supplies, tmp_path):
+    assert list(judge_remark(task, supplies)) == []
+    (said,) = judge_remark(task, Supplies(Store(tmp_path), device=tiny.CPU))
+    assert said == (
+        "The judge of planted-reviews is trained first, once, 4 times as long as a classifier of bert-teacher."
+    )

@@ -118,6 +118,14 @@ def test_a_measured_run_takes_the_place_of_a_guess(ledger):
     assert measured.basis([trial, TASK.trial("re", TASK.students[0], seed=0)]) == "arithmetic"
 
 
+def test_a_convolutional_network_is_guessed_by_its_stages(ledger):
+    task = load_task("hidden-digits-students")
+    estimator = Estimator(results(ledger), [task], device="cpu")
+    resnet, vit = (task.trial("re", model, seed=0) for model in ("resnet", "vit-teacher"))
+    assert estimator.seconds(resnet).expected < 4 * estimator.seconds(vit).expected
+    assert estimator.num_parameters(resnet) < 10 * 2 * 5272  # it has 5,272 an encoder
+
+
 def test_a_classifier_is_half_of_an_re_model(ledger):
     estimator = Estimator(results(ledger), [TASK], device="cpu")
     re, cls = (estimator.seconds(TASK.trial(each, TASK.teacher, seed=0, epochs=5)) for each in ("re", "cls"))

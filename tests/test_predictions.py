@@ -129,6 +129,7 @@ def test_an_audit_needs_no_training_but_the_judges_and_what_is_missing_comes_fro
     before = StoredPredictions.load(store, trials["re"].digest)
     store.remove_file(store.predictions_file(trials["re"].digest))  # as of a trial of 0.1.0
     supplies = Supplies(store, device=tiny.CPU)
+    assert list(audit_task(task, supplies, only=[trials["cls"].digest])) == []
     ((trial, found),) = audit_task(task, supplies)  # cls has no rationale
     assert trial == trials["re"]
     assert np.array_equal(StoredPredictions.load(store, trial.digest).mask, before.mask)

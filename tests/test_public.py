@@ -86,3 +86,12 @@ def test_the_command_lists_what_it_can_do(typed):
     assert error.startswith("Error: No such command 'alpha_sweep'. It is one of train, ")
     assert typed("explain", "--help")[1].startswith("Usage: rekd explain ")
     assert typed("search", "--help")[1].startswith("Usage: rekd search ")
+
+
+def test_every_sweep_is_a_command():
+    scripts = (
+        file
+        for file in Path(rekd_command.__file__).with_name("sweeps").glob("*.py")
+        if "__main__" in file.read_text(encoding="utf-8")
+    )
+    assert {file.stem.replace("_", "-") for file in scripts} == set(rekd_command.SWEEPS)

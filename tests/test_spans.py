@@ -233,6 +233,84 @@ def test_every_file_that_a_tokenizer_may_read_is_part_of_the_identity(text_task,
     assert replace(task, tokenizer=str(tmp_path / "slow")).digest != before
 
 
+def vocabulary_of(task) -> str:
+    vocabulary = json.loads((Path(task.tokenizer_source[0]) / "tokenizer.json").read_text())["model"]["vocab"]
+    return "\n".join(sorted(vocabulary, key=vocabulary.get)) + "\n"
+
+
+def with_tokenizer(task, folder: Path, **files):
+    """The task with models that have no tokenizer of their own, and one of these files: texts, or tables of settings."""
+    folder.mkdir()
+    for name, content in files.items():
+        file = folder / name.replace("_json", ".json").replace("_txt", ".txt")
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+    models = {name: replace(model, source=None, config=tiny.CONFIGS["bert"]) for name, model in task.models.items()}
+    models = {name: replace(one, config={**one.config, "vocab_size": 100}) for name, one in models.items()}
+    for one in models.values():
+        one.config["max_position_embeddings"] = 64
+    return replace(task, tokenizer=str(folder), models=models)
+
+
+def test_the_class_that_a_configuration_makes_of_a_vocabulary_is_part_of_the_identity(text_task, tmp_path):
+    """Where it is not what such a vocabulary usually is, for then it changes tokens; and nothing else there does."""
+    task = load_task(text_task)
+    configs = {
+        "alone": {},
+        "usual": {"config_json": {"model_type": "bert", "tokenizer_class": "BertTokenizerFast"}},
+        "like": {"config_json": {"model_type": "distilbert"}},
+        "other": {"config_json": {"model_type": "bert", "tokenizer_class": "BertJapaneseTokenizer"}},
+    }
+    tasks = {
+        name: with_tokenizer(task, tmp_path / name, vocab_txt=vocabulary_of(task), **files)
+        for name, files in configs.items()
+    }
+    digests = {name: one.digest for name, one in tasks.items()}
+    assert digests["alone"] == digests["usual"] == digests["like"] != digests["other"]
+    tokens = {name: load_data(tasks[name]).fingerprint for name in ("usual", "like", "other")}
+    assert tokens["usual"] == tokens["like"] != tokens["other"]
+    bertweet(tmp_path / "tweets")
+    tweets = replace(task, tokenizer=str(tmp_path / "tweets"))
+    before = tweets.digest
+    (tmp_path / "tweets/config.json").write_text('{"model_type": "roberta", "tokenizer_class": "BertweetTokenizer"}')
+    assert replace(tweets).digest == before
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
+def test_a_configuration_that_makes_a_tokenizer_another_one_is_refused(text_task, tmp_path, family):
+    """Its own files tell lower letters from capitals or say that they do not, and the library would not listen to them."""
+    task = load_task(text_task)
+    source = Path(task.tokenizer_source[0])
+    files = {"tokenizer_json": json.loads((source / "tokenizer.json").read_text())}
+    files["tokenizer_json"]["normalizer"]["lowercase"] = False
+    if family == "modernbert":  # whose tokenizers are what their tokenizer.json says
+        files["tokenizer_config_json"] = json.loads((source / "tokenizer_config.json").read_text())
+    odd = with_tokenizer(task, tmp_path / "odd", **files, config_json={"model_type": family})
+    with pytest.raises(
+        ValueError, match=r"odd/config.json makes the tokenizer there a .*, which cuts '.*' otherwise than"
+    ):
+        load_data(odd)
+
+
+def test_a_tokenizer_that_knows_no_word_is_refused_and_one_that_knows_few_is_mentioned(text_task, tmp_path):
+    task = load_task(text_task)
+    # transformers takes it for one of RoBERTa's without a word, and every text for no token.
+    as_roberta = {"vocab_txt": vocabulary_of(task), "config_json": {"model_type": "roberta"}}
+    with pytest.raises(ValueError, match="read as RobertaTokenizer, knows no word of"):
+        load_data(with_tokenizer(task, tmp_path / "no", **as_roberta))
+    few = {"vocab_txt": "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\na\n", "config_json": {"model_type": "bert"}}
+    remark = load_data(with_tokenizer(task, tmp_path / "few", **few)).remarks[-1]
+    assert remark.startswith("imdb: 90% of the tokens of")
+
+
+def test_texts_of_no_token_are_counted(text_task, tmp_path):
+    rows = [{"text": f"film {chr(97 + number)}", "label": number % 2} for number in range(20)]
+    rows[3]["text"] = rows[4]["text"] = "\u200b"  # a space of no width, which the tokenizer leaves out
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows if name == "train" else rows[5:]))
+    remarks = load_data(replace(load_task(text_task), dataset=str(tmp_path))).remarks
+    assert remarks == (f"imdb: 2 texts of {tmp_path} have no token: there is nothing to select from.",)
+
+
 @pytest.mark.parametrize("own", ["moved", "unknown", "broken", "none"])
 def test_a_model_that_was_made_with_another_tokenizer_is_refused(text_task, tmp_path, own):
     folder = shutil.copytree(text_task.parent, tmp_path / "task")

@@ -4,6 +4,7 @@ import errno
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -195,6 +196,16 @@ def test_a_store_that_refuses_for_long_is_unavailable(store, monkeypatch):
     Refusing(monkeypatch, 1000, OSError(errno.ENOSPC, "No space left on device"))
     with pytest.raises(StoreUnavailableError, match="No space left"):
         store.write(store.trial_file("a"), b"content")
+
+
+def test_a_process_that_was_stopped_during_a_call_asks_again(store, monkeypatch):
+    """For longer than its patience, and the call then fails."""
+    refusing = Refusing(monkeypatch, 1, OSError(errno.ENOTCONN, "Connection lost"))
+    now = iter(range(0, 10_000, 400))
+    monkeypatch.setattr(store_module, "PATIENCE", 300.0)
+    monkeypatch.setattr(store_module, "time", SimpleNamespace(monotonic=lambda: next(now), sleep=lambda seconds: None))
+    store.write(store.trial_file("a"), b"content")
+    assert refusing.asked == 2
 
 
 def test_what_waiting_does_not_mend_comes_at_once(store, monkeypatch):

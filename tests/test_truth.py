@@ -1,5 +1,6 @@
 """The truth of a rationale: read from a column in any of its forms, and how a mask agrees with it."""
 
+import io
 import json
 
 import datasets
@@ -10,7 +11,7 @@ from sklearn.metrics import average_precision_score, f1_score, jaccard_score, pr
 
 from rekd.tasks.data import load_data
 from rekd.tasks.task import load_task
-from rekd.tasks.truth import Truth, agreement, auprc
+from rekd.tasks.truth import Truth, agreement, auprc, marks_of
 
 RNG = np.random.default_rng(0)
 MASK, TRUTH = RNG.random((50, 12)) < 0.3, RNG.random((50, 12)) < 0.4
@@ -44,6 +45,22 @@ def test_a_patch_is_marked_where_any_of_its_pixels_is_whatever_the_sizes():
     assert truth.of_features(96, (8, 12))[0].sum() == 4  # patches finer than pixels
     with pytest.raises(ValueError, match="marks 12 features, the model has 16"):
         Truth(TRUTH, np.ones(50, dtype=bool)).of_features(16, (4, 4))
+
+
+@pytest.mark.parametrize(
+    ("mode", "marked"),
+    [("1", 1), ("L", 1), ("I;16", 1), ("I", 1), ("F", 0.5), ("P", 1), ("RGB", (0, 0, 1)), ("RGBA", (0, 1, 0, 255))],
+)
+def test_every_pixel_of_a_mask_that_is_not_black_is_marked(mode, marked):
+    image = Image.new(mode, (2, 1))
+    if mode == "P":
+        image.putpalette([0, 0, 0, 0, 0, 1])
+    image.putpixel((1, 0), marked)
+    content = io.BytesIO()
+    image.save(content, format="TIFF")
+    values = [{"bytes": content.getvalue(), "path": None}]
+    truth = marks_of(load_task("digits"), values, None, (1, 2), None, where="here", column="why")
+    assert truth.marks.tolist() == [[[False, True]]]
 
 
 @pytest.mark.parametrize("form", ["pixels", "features", "file"])

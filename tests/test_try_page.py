@@ -2,8 +2,6 @@
 
 import asyncio
 import io
-import threading
-from concurrent.futures import Future
 
 import aiohttp
 import handed
@@ -71,13 +69,13 @@ def test_a_slider_sets_how_much_is_read(reads):
     page = TryPage(reads)
     assert page.num_features == 32
     _, text, _ = asked(page.app(), "POST", "/explain?features=8", data=TEXT.encode())
-    assert text.count("from 25.0 % of the features") == 3
+    assert text.count("from 25.0&nbsp;% of the features") == 3
 
 
 def test_an_image_is_answered_with_its_contour(sees):
     status, text, _ = asked(TryPage(sees).app(), "POST", "/explain?features=3", data=png(60))
     assert status == 200
-    assert "from 8.3 % of the features" in text
+    assert "from 8.3&nbsp;% of the features" in text
     assert 'class="contour"' in text
 
 
@@ -157,33 +155,6 @@ class TestPort:
 
     def __exit__(self, *_: object) -> None:
         self.socket.close()
-
-
-@pytest.fixture
-def served():
-    """Serves applications from a thread, and gives their addresses."""
-    ends: list[tuple[asyncio.AbstractEventLoop, asyncio.Event, threading.Thread]] = []
-
-    def start(application: web.Application) -> str:
-        address: Future[str] = Future()
-
-        async def run() -> None:
-            runner = web.AppRunner(application)
-            await runner.setup()
-            await web.TCPSite(runner, HOST, 0).start()
-            end = asyncio.Event()
-            ends.append((asyncio.get_running_loop(), end, threading.current_thread()))
-            address.set_result(f"http://{HOST}:{runner.addresses[0][1]}/")
-            await end.wait()
-            await runner.cleanup()
-
-        threading.Thread(target=asyncio.run, args=(run(),), daemon=True).start()
-        return address.result(timeout=30)
-
-    yield start
-    for loop, end, thread in ends:
-        loop.call_soon_threadsafe(end.set)
-        thread.join(30)
 
 
 def wait(browser: webdriver.Chrome, condition) -> None:

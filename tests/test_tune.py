@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from ray.exceptions import RayTaskError
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -12,6 +13,7 @@ import rekd.running.tune as tune_module
 from benchmarks.sweep import DURATION, measured, ours, trials
 from rekd.running.object_store import _check_models
 from rekd.running.tune import _check, _GivenOut, _InTurn, _Reporter
+from rekd.store.files import StoreRefusedError
 from rekd.tasks.commits import as_text
 from rekd.tasks.data import load_data
 from rekd.tasks.task import load_task
@@ -28,6 +30,18 @@ def test_every_slot_works_though_trials_are_shorter_than_the_start_of_a_process(
 def test_a_trial_that_another_sweep_has_taken_over_ends_at_its_next_epoch(taken_over, decision):
     conductor = SimpleNamespace(is_taken_over=lambda key: key == "1" and taken_over)
     assert _InTurn(_GivenOut(conductor)).on_trial_result(None, SimpleNamespace(trial_id="1"), {"epoch": 3}) == decision
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_told"),
+    [(StoreRefusedError("The store refuses reading x: 403"), True), (OSError(28, "No space"), False), (None, False)],
+)
+def test_why_a_worker_may_not_use_the_store_is_told(cause, is_told):
+    told = []
+    error = None if cause is None else RayTaskError("train", "", cause)
+    trial = SimpleNamespace(trial_id="1", get_pickled_error=lambda: error)
+    _InTurn(_GivenOut(SimpleNamespace(refused=told.append))).on_trial_error(None, trial)
+    assert told == ["The store refuses reading x: 403"] * is_told
 
 
 def test_what_is_to_be_known_of_the_data_is_said_before_a_trial_starts(text_task, tmp_path):

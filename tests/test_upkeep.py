@@ -5,6 +5,7 @@ import os
 import time
 import uuid
 from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,17 @@ def test_tidy_says_what_it_removes_and_removes_it(store, trials):
     assert Ledger(store).done() == {trials["ok"].digest}
     assert run("tidy", store) == "There is nothing to remove.\n"
     assert store.names_in(store.owners_folder) == []
+
+
+def test_tidy_leaves_a_failed_trial_that_has_begun_again_and_was_interrupted(store, trials):
+    """Its row is of the try before; the folder says when a try began."""
+    now = datetime.now(UTC)
+    for seconds, left in ((60, set()), (-60, {"failed"})):
+        finished_at = (now + timedelta(seconds=seconds)).isoformat(timespec="seconds")
+        leave_checkpoints(store, trials["failed"])
+        Ledger(store).write(trials["failed"], Outcome(status="failed", error="why", finished_at=finished_at))
+        run("tidy", store)
+        assert with_checkpoints(store, trials) == {"unfinished"} | left
 
 
 def test_tidy_leaves_what_a_running_trial_needs(store, trials):

@@ -4,14 +4,12 @@ import contextlib
 import logging
 import os
 import secrets
-import shutil
 import socket
-import stat
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from rekd.cluster.own_folder import OwnFolder
 from rekd.messages import one_line
 
 QUIET = {
@@ -61,8 +59,8 @@ def connect(address: str | None = None, *, local: bool = False, num_cpus: int | 
         elif address is None:
             _keep_out_others()
             with _on_loopback():
-                ray.init("local", num_cpus=num_cpus, _temp_dir=f"{_private_folder()}/ray", **arguments)
-            _sessions.append(_session_folder())
+                _folders.append(OwnFolder())
+                ray.init("local", num_cpus=num_cpus, _temp_dir=str(_folders[-1].path), **arguments)
         else:
             arguments.pop("include_dashboard")
             try:
@@ -104,16 +102,8 @@ def _silence_raylets() -> None:
     worker.print_to_stdstream = lambda data, ignore_prefix: None
 
 
-_sessions: list[Path] = []
-"""Folders of the Ray that this process has started; empty where it has met one."""
-
-
-def _session_folder() -> Path:
-    """Where the Ray of this process keeps its logs and sockets."""
-    from ray._private.worker import global_worker
-
-    assert global_worker.node is not None
-    return Path(global_worker.node.get_session_dir_path())
+_folders: list[OwnFolder] = []
+"""Where the Ray that this process has started keeps its logs and sockets; empty where it has met one."""
 
 
 @contextlib.contextmanager
@@ -134,21 +124,6 @@ def _keep_out_others() -> None:
     """A token for this run, in this process and those that it starts alone. Ray asks for one, and would leave it in a file."""
     if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-
-
-def _private_folder() -> str:
-    """A folder for Ray's, which it opens to everybody. Its path is short: those of sockets may have 107 characters.
-
-    Raises ValueError where it is there and belongs to somebody else.
-    """
-    folder = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / f"rekd-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
-        raise ValueError(f"{folder} belongs to somebody else. Remove it, or set RAY_TMPDIR to a folder of your own.")
-    folder.chmod(0o700)
-    return str(folder)
 
 
 def _knock(address: str) -> None:
@@ -174,8 +149,8 @@ def this_machine() -> Iterator[Cluster]:
 
 def worker_logs() -> Iterator[tuple[str, bytes]]:
     """What the trials' processes have printed, by file: of a Ray that this process has started, whose folder goes with it."""
-    for session in _sessions:
-        for file in sorted((session / "logs").glob("worker-*")):
+    for folder in _folders:
+        for file in sorted(folder.path.glob("session_2*/logs/worker-*")):
             if file.stat().st_size:
                 yield file.name, file.read_bytes()
 
@@ -185,10 +160,5 @@ def disconnect() -> None:
     import ray
 
     ray.shutdown()
-    while _sessions:
-        session = _sessions.pop()
-        shutil.rmtree(session, ignore_errors=True)
-        latest = session.parent / "session_latest"
-        with contextlib.suppress(OSError):
-            if latest.readlink() == session:
-                latest.unlink()
+    while _folders:
+        _folders.pop().remove()

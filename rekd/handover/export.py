@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rekd.handover.modeling_rekd import FAMILIES
+from rekd.handover.modeling_rekd import CONVOLUTIONAL, FAMILIES
 from rekd.handover.trained import Trained, find_trained
 from rekd.method.models import RationaleModel
 from rekd.store.saved_model import checksum_of
@@ -72,6 +72,14 @@ def write_export(trained: Trained, folder: Path) -> None:
     config["sha256"] = checksum_of(config, kept["model.safetensors"])
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
     RationaleModel.load(folder)
+
+
+def check_drops(config: dict[str, Any]) -> None:
+    """Raises ValueError where a predictor cannot leave out what is not selected."""
+    if config["objective"] == "cls":
+        raise ValueError("--drop leaves out what is not selected, and a plain classifier (cls) selects nothing.")
+    if (family := config["backbone"]["model_type"]) in CONVOLUTIONAL:
+        raise ValueError(f"--drop leaves features out of the attention, and a {family} has none. Export it without.")
 
 
 def exported_config(config: dict[str, Any]) -> dict[str, Any]:

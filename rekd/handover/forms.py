@@ -75,7 +75,7 @@ def compare(forms: Mapping[str, tuple[Form, int]], samples: Samples) -> list[Com
     """Every form with its size in bytes, by name, beside the first of them."""
     with one_thread(torch.device("cpu")):  # as the sessions of ONNX do that are compared
         answers = {name: _answers(form, samples) for name, (form, _) in forms.items()}
-        times = {name: _milliseconds(form, samples.arrays) for name, (form, _) in forms.items()}
+        times = _milliseconds({name: form for name, (form, _) in forms.items()}, samples.arrays)
     logits, masks = next(iter(answers.values()))
     real = samples.arrays.get("valid", np.ones_like(masks)).astype(bool)
     return [
@@ -100,11 +100,13 @@ def _answers(form: Form, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([logits for logits, _ in found]), np.concatenate([mask for _, mask in found])
 
 
-def _milliseconds(form: Form, arrays: Arrays) -> float:
-    taken = []
+def _milliseconds(forms: Mapping[str, Form], arrays: Arrays) -> dict[str, float]:
+    """The median time of one sample by each form. They take turns, so that what else the machine does meets all of them."""
+    taken: dict[str, list[float]] = {name: [] for name in forms}
     for row in range(min(TIMED, len(next(iter(arrays.values()))))):
         one = {name: array[row : row + 1] for name, array in arrays.items()}
-        start = time.perf_counter()
-        form(one)
-        taken.append(time.perf_counter() - start)
-    return 1000 * median(taken)
+        for name, form in forms.items():
+            start = time.perf_counter()
+            form(one)
+            taken[name].append(1000 * (time.perf_counter() - start))
+    return {name: median(times) for name, times in taken.items()}

@@ -87,7 +87,9 @@ def _column_of(file: Path, table: Any, kind: Kind, column: str | None) -> str:
             raise ValueError(f"The table {file} has no column {column!r}. It has {shortened(names)}.")
         return column
     fits = [field.name for field in table.schema if _fits(field.type, kind)]
-    if len(fits) != 1:
+    if not fits:
+        raise ValueError(f"The table {file} has no column of {kind}s. It has {shortened(names)}.")
+    if len(fits) > 1:
         raise ValueError(
             f"The table {file} has {len(fits)} columns of {kind}s ({shortened(names)}). Name the one that is meant: --column."
         )

@@ -117,7 +117,7 @@ def export(
 ) -> None:
     """Writes a trained model as a folder that others load without this program, with a card filled from the ledger."""
     from rekd.handover.card import card
-    from rekd.handover.export import new_folder, write_export
+    from rekd.handover.export import check_drops, new_folder, write_export
     from rekd.handover.trained import best_trial, find_trained
 
     with bad_input():
@@ -125,6 +125,8 @@ def export(
             raise ValueError("Which model? Give the digest of a trial or a folder, or --best MODEL.")
         digest = what if what is not None else best_trial(store, str(best), task=_name_of(task))
         trained = find_trained(digest, store)
+        if drop:
+            check_drops(trained.config)
         with new_folder(to) as folder:
             data = _data_of(trained, task) if onnx or int8 or drop else None
             write_export(trained, folder)

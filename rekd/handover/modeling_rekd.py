@@ -33,7 +33,7 @@ IMAGENET_SIZE = 224
 """Pixels a side of an image where a configuration does not say."""
 
 
-FAMILIES = ("vit", "deit", "dinov2", "bert", "albert", "roberta", "distilbert", "electra", "modernbert")
+FAMILIES = ("vit", "deit", "dinov2", *CONVOLUTIONAL, "bert", "albert", "roberta", "distilbert", "electra", "modernbert")
 """Families that this file can build."""
 
 
@@ -195,13 +195,20 @@ def at_budget(selection_logits: Tensor, budget: float) -> Tensor:
     """Moves the logits of each sample so that argmax selects exactly a share of its features, one at least."""
     difference = selection_logits[..., 1] - selection_logits[..., 0]
     num_selected = max(1, round(budget * difference.shape[-1]))
-    order = difference.argsort(dim=-1, descending=True, stable=True)
+    order = ranked(difference, min(num_selected + 1, difference.shape[-1]))
     chosen = torch.zeros_like(difference, dtype=torch.bool).scatter(-1, order[..., :num_selected], value=True)
     ends = difference.gather(-1, order[..., num_selected - 1 : num_selected + 1])
     moved = difference - ends.mean(dim=-1, keepdim=True)
     apart = torch.where(chosen, moved.clamp(min=1e-4), moved.clamp(max=-1e-4))
     moved = moved + (apart - moved)
     return torch.stack((torch.zeros_like(moved), moved), dim=-1)
+
+
+def ranked(values: Tensor, count: int) -> Tensor:
+    """Where the largest values are, the first of equal ones first. Of ONNX's operators only TopK says so."""
+    if torch.compiler.is_exporting():
+        return values.topk(count, dim=-1).indices
+    return values.argsort(dim=-1, descending=True, stable=True)[..., :count]
 
 
 class Generator(nn.Module):

@@ -27,6 +27,9 @@ SIDE = 448
 SHOWN_CLASSES = 5
 """Classes of an answer whose probabilities are drawn, the most probable first."""
 
+MOST_CLASSES = 100
+"""Classes of which a page holds the probability; those beyond the shown ones are unfolded by a click."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -88,6 +91,7 @@ def _view(model: str, explanation: Explanation) -> dict[str, Any]:
         "label": explanation.label,
         "ratio": explanation.rationale_ratio,
         "classes": ranked[:SHOWN_CLASSES],
+        "others": ranked[SHOWN_CLASSES:MOST_CLASSES],
         "num_others": max(0, len(ranked) - SHOWN_CLASSES),
     }
     if explanation.patches is not None:

@@ -16,6 +16,7 @@ from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from rekd.messages import one_line
@@ -188,6 +189,11 @@ def _check_architecture(config: Any, where: str) -> None:
 
 def _pretrained(weights: _Weights, settings: PretrainedConfig, parts: dict[str, Any]) -> PreTrainedModel:
     source = weights.source
+    if all((Path(source) / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
+        raise ValueError(
+            f"The folder {source} holds weights twice: {SAFE_WEIGHTS_NAME}, and the files of {SAFE_WEIGHTS_INDEX_NAME}. "
+            "Keep one."
+        )
     # Quiet: a classifier's own head is left behind on purpose. A pytorch_model.bin, a pickle as the paper's BERTs are, is
     # read by transformers with weights_only.
     with (
@@ -214,6 +220,9 @@ def _pretrained(weights: _Weights, settings: PretrainedConfig, parts: dict[str, 
             f"The weights of {source} do not fit its own config: {len(missing)} missing, {len(mismatched)} of another "
             f"shape, {len(unused)} without a use, such as {wrong[0]}. Is its config.json that of another model?"
         )
+    broken = [name for name, weight in encoder.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise ValueError(f"The weights of {source} are not all numbers, such as {broken[0]}. Fetch or save them anew.")
     return encoder
 
 

@@ -1,7 +1,7 @@
 """Audits the rationales of a task's finished trials, each against the task's judge, which is trained once."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,12 @@ from rekd.tasks.truth import Truth, agreement
 from rekd.trial import Trial, digest_of
 
 
-def audit_task(task: Task, supplies: Supplies, *, again: bool = False) -> Iterator[tuple[Trial, Audit]]:
+def audit_task(
+    task: Task, supplies: Supplies, *, again: bool = False, only: Collection[str] | None = None
+) -> Iterator[tuple[Trial, Audit]]:
     """Audits the RE and REKD trials of a task that have ended well, one after the other, and keeps what is found.
+
+    Of these `only` names some by their digests; None asks for all of them.
 
     Those that were audited before by this judge are left out, but `again`. It needs their rationales of the test split,
     from the store or else from their model. Trials with neither are left out, and those of models that select among other
@@ -38,7 +42,9 @@ def audit_task(task: Task, supplies: Supplies, *, again: bool = False) -> Iterat
         name = judge_name(task)
         known = set() if again else {row["digest"] for row in Audits(store).read().to_pylist() if row["judge"] == name}
         rows = [
-            row for row in Ledger(store).trials().to_pylist() if _is_asked(row, task) and row["digest"] not in known
+            row
+            for row in Ledger(store).trials().to_pylist()
+            if _is_asked(row, task) and row["digest"] not in known and (only is None or row["digest"] in only)
         ]
         if not rows:
             return
@@ -60,6 +66,13 @@ def audit_task(task: Task, supplies: Supplies, *, again: bool = False) -> Iterat
 def judge_name(task: Task) -> str:
     """What names the judge of a task: what it is trained on, how, and how long."""
     return digest_of({"cls": _as_classifier(task).digest, "patience": JUDGE_PATIENCE})
+
+
+def judge_remark(task: Task, supplies: Supplies) -> Iterator[str]:
+    """A sentence where the judge of a task is still to be trained."""
+    if not supplies.store.exists(supplies.store.judge_file(judge_name(task))):
+        times = f"{JUDGE_PATIENCE} times as long as a classifier of {task.teacher}"
+        yield f"The judge of {task.name} is trained first, once, {times}."
 
 
 def judge_of(task: Task, supplies: Supplies) -> RationaleModel:

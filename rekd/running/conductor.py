@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
@@ -60,6 +61,7 @@ class Conductor:
         """Says how many GPUs a trial takes; 1 where it needs none."""
         self.gpu_seconds = 0.0
         """What the trials took that have ended here."""
+        self._since: dict[str, float] = {}  # when the process of a key began with its trial
         self._ready: deque[Trial] = deque()  # claimed, and not given out yet
         self._ahead = 0
         self._ended: list[Trial] = []
@@ -97,7 +99,16 @@ class Conductor:
     def begun(self, key: str, where: Callable[[], str]) -> None:
         """A process has begun with the trial of `key`; `where` names its machine."""
         if key in self.live:
+            self._since[key] = time.monotonic()
             self.silence.begun(self.live[key], where)
+
+    def refused(self, why: str) -> None:
+        """A process may not use the store. It would be no better with the next trial, which is why none is started."""
+        if not self.held:
+            self._hold(
+                f"a machine may not use the store: {why.rstrip('.')}. Give it what it needs, such as a role or the rights to "
+                "the folder, and type the same command again."
+            )
 
     def hangs(self, key: str) -> bool:
         """Whether the process that runs `key` is to be ended, because nothing was heard of it for long. It says so."""
@@ -118,14 +129,14 @@ class Conductor:
 
     def ended(self, key: str, *, error: bool = False) -> None:
         """Whoever runs `key` is done with it, in an error or not. What came out is what the ledger says."""
-        trial = self.live.pop(key, None)
+        trial, since = self.live.pop(key, None), self._since.pop(key, None)
         if trial is None or self.is_interrupted:
             return
         self.silence.over(trial)
         row = self._row(trial)
         has_failed = row is None or row["status"] == "failed"
-        # Another sweep runs it, or it had not started yet: an old failure is not its result.
-        if has_failed and (trial.digest in self.claims.lost or (self.held and not error)):
+        # Another sweep runs it, or it had not begun yet: an old failure is not its result.
+        if has_failed and (trial.digest in self.claims.lost or (self.held and not error and since is None)):
             self._put_back(trial)
             return
         if row is None or (error and has_failed):
@@ -135,7 +146,8 @@ class Conductor:
             row = self._given_up(trial)
         self.claims.release_soon(trial.digest)
         self.num_trained += 1
-        self.gpu_seconds += (row["train_seconds"] or self.agenda.seconds(trial)) * self.gpus_of(trial)
+        seconds = row["train_seconds"] or (0.0 if since is None else time.monotonic() - since)  # a failure says none
+        self.gpu_seconds += seconds * self.gpus_of(trial)
         self._take_in(trial, row)
 
     def is_taken_over(self, key: str) -> bool:
@@ -186,7 +198,11 @@ class Conductor:
                     self._take_in(trial, row)
         self._ahead = round(AHEAD * self.slots) if time.monotonic() - started > SLOW else 0
         # As long as something runs, its end may tell that others take less than was thought, or bring shorter ones.
-        if refused and not (self.live or self._ready) and len(refused) == len(self.agenda.queue):
+        if refused and not (self.live or self._ready) and self._none_fits(refused):
+            if self.agenda.is_stale:  # results that the plan has not seen may bring shorter ones too
+                self.agenda.replan()
+                self._expect()
+                return self._claim_more()
             self._hold(next(iter(refused.values())))
         return bool(self._ready)
 
@@ -205,6 +221,12 @@ class Conductor:
             elif self.is_supplied(trial):
                 given_out = with_it
                 yield trial
+
+    def _none_fits(self, refused: dict[str, str]) -> bool:
+        """Whether every trial of the queue is refused, or waits for a teacher that is."""
+        return all(
+            trial.digest in refused or not refused.keys().isdisjoint(trial.teachers) for trial in self.agenda.queue
+        )
 
     def _gpu_seconds(self, trial: Trial) -> float:
         return self.agenda.seconds(trial) * self.gpus_of(trial)
@@ -233,7 +255,8 @@ class Conductor:
             f"its process ended {MAX_FAILURES + 1} times without an epoch in between: a lost node, or too little memory; "
             "try fewer trials at once (--max-concurrent) or a smaller batch_size"
         )
-        self.ledger.write(trial, Outcome(status="failed", error=reason))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self.ledger.write(trial, Outcome(status="failed", error=reason, finished_at=now))
         row = self.ledger.failure(trial.digest)
         assert row is not None
         return row

@@ -12,11 +12,11 @@ import pickle
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rekd.cluster.own_folder import OwnFolder
 from rekd.messages import one_line
 from rekd.store.files import Store
 from rekd.tasks.hub import RepoType, find, have_at_hand
@@ -66,16 +66,16 @@ def fetch(task: Task, store: Store) -> list[str]:
     missing = [each for each in repositories(task) if not store.exists(store.download_file(each.digest))]
     if not missing:
         return []
-    with tempfile.TemporaryDirectory() as home:
+    with OwnFolder() as home:
         # A process of its own: the libraries look at HF_HOME once, when they are imported.
-        command, environment = [sys.executable, "-m", __name__], os.environ | {"HF_HOME": home}
+        command, environment = [sys.executable, "-m", __name__], os.environ | {"HF_HOME": str(home)}
         done = subprocess.run(command, env=environment, input=pickle.dumps(task), capture_output=True)
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().splitlines()
             raise ValueError(one_line(said[-1] if said else "nothing could be read"))
         present_names = json.loads(done.stdout)
         for each in missing:
-            store.write(store.download_file(each.digest), _packed(Path(home), each, present_names[each.digest]))
+            store.write(store.download_file(each.digest), _packed(home, each, present_names[each.digest]))
     return [each.name for each in missing]
 
 

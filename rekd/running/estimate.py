@@ -61,9 +61,15 @@ EVALUATION = 1.1
 SHORT, LONG = 0.6, 2.0
 """A trial may take so much less or more than a few timed steps say: other trials run beside it, and the machine warms up."""
 
-SPREAD = 2.0
+SPREAD = 3.0
 """A guess from arithmetic may be off by this factor either way."""
 
+QUICK, SLOW = 0.7, 1.5
+"""A trial may take so much less or more than others of its kind: other trials run beside it."""
+
+ENDING = 3.0
+"""Seconds that a trial may take beside its training, for what grows with neither samples nor epochs. What does, its tests and
+measures at the end, may take as long as an epoch."""
 
 HALVES = {"cls": 1, "re": 2, "rekd": 2}
 """A classifier is a predictor alone: half of an RE step. Stored targets make a REKD step an RE step."""
@@ -113,11 +119,16 @@ class Estimator:
 
     def seconds(self, trial: Trial) -> Seconds:
         """Estimates one trial: by its kind (task, model, objective) where such a run was measured."""
+        training = self._training(trial)
+        return Seconds(training.expected, training.low, training.high * (1 + 1 / trial.epochs) + ENDING)
+
+    def _training(self, trial: Trial) -> Seconds:
         for objective in (trial.objective, *OBJECTIVES):
             measured = self.measured.get((*kind_of(trial), objective))
             if measured is not None:
                 scale = trial.epochs * HALVES[trial.objective] / HALVES[objective]
-                return Seconds(*(value * scale for value in measured))
+                mean, fastest, slowest = (value * scale for value in measured)
+                return Seconds(mean, fastest * QUICK, slowest * SLOW)
         step = self.steps.get(kind_of(trial))
         if step is not None:
             num_steps = trial.epochs * math.ceil(self._num_samples(trial) / trial.batch_size)
@@ -195,11 +206,22 @@ def _shape(task: Task, model: Model) -> tuple[int, int, int]:
     """Layers, width and features of a sample, as far as they can be told without a download."""
     config = settings_at_hand(model)
     own = _whole(config, 4, "num_hidden_layers", "n_layers"), _whole(config, 256, "hidden_size", "dim")
+    cell = _whole(config, 16, "patch_size")
+    stages = _listed(config, "hidden_sizes")
+    if stages:  # of a convolutional network, each of which halves the grid of the one before
+        own = max(1, sum(_listed(config, "depths"))), stages[-1]
+        cell = _whole(config, 4, "patch_size") * 2 ** (len(stages) - 1)
     layers, width = SHAPES.get(model.source or "", own)
     features = task.max_length or NUM_FEATURES[task.kind]
     if task.kind == "image" and "image_size" in config:
-        features = (_whole(config, 224, "image_size") // _whole(config, 16, "patch_size")) ** 2
+        features = max(1, _whole(config, 224, "image_size") // cell) ** 2
     return layers, width, features
+
+
+def _listed(config: Mapping[str, Any], name: str) -> list[int]:
+    """The numbers above 0 of a setting that lists some."""
+    found = config.get(name)
+    return [each for each in found if isinstance(each, int) and each > 0] if isinstance(found, list) else []
 
 
 def _whole(config: Mapping[str, Any], otherwise: int, *names: str) -> int:

@@ -2,15 +2,14 @@
 
 import importlib.metadata
 import platform
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from rekd.cluster.own_folder import OwnFolder
 from rekd.method.losses import Learner
 from rekd.method.models import RationaleModel, SaliencyGenerator
 from rekd.method.samples import DeviceSamples
@@ -130,8 +129,7 @@ def keep_model(trial: Trial, task: Task, model: RationaleModel, data: Data, stor
     tokenizer = load_tokenizer(task) if task.kind == "text" else None
     shapes = {name: list(array.shape[1:]) for name, array in data.test.arrays.items()}
     details = {"trial": asdict(trial), "digest": trial.digest, "class_names": data.class_names, "inputs": shapes}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with OwnFolder() as folder:
         model.save(folder, tokenizer=tokenizer, details=details)
         RationaleModel.load(folder)
         files = sorted(folder.iterdir(), key=lambda file: file.name == "config.json")

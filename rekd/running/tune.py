@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from rich.markup import escape
 
 from rekd.cluster.connect import Cluster, this_machine, worker_logs
 from rekd.cluster.orders import Notes
+from rekd.cluster.own_folder import OwnFolder
 from rekd.cluster.waiting import Watch, look_at_ray
 from rekd.command_line import PlainConsole
 from rekd.messages import one_line
@@ -179,7 +179,7 @@ def _fit(trainable: Any, conductor: Conductor, callbacks: Sequence[tune.Callback
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(conductor.slots)
     _keep_keys_out_of_logs()
     searcher = _GivenOut(conductor)
-    with tempfile.TemporaryDirectory() as scratch:
+    with OwnFolder() as scratch:
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -192,7 +192,7 @@ def _fit(trainable: Any, conductor: Conductor, callbacks: Sequence[tune.Callback
             ),
             run_config=tune.RunConfig(
                 name="sweep",
-                storage_path=scratch,  # nothing is restored from it: the ledger is what lasts
+                storage_path=str(scratch),  # nothing is restored from it: the ledger is what lasts
                 verbose=0,
                 # Tune tries a lost trial again only once it has run: one that is lost while it starts has ended.
                 failure_config=tune.FailureConfig(max_failures=0),
@@ -289,6 +289,12 @@ class _InTurn(FIFOScheduler):
                     # One that has never run has no folder yet, and Tune's list of results asks each for its path.
                     trial.storage.trial_dir_name = trial.storage.trial_dir_name or trial.trial_id
                     tune_controller.stop_trial(trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Looks at why; the searcher is told only that there was an error. A trial's own errors are rows, not raised."""
+        cause = getattr(trial.get_pickled_error(), "cause", None)
+        if isinstance(cause, PermissionError):
+            self.searcher.conductor.refused(one_line(cause))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """A trial that another sweep has taken over ends here."""

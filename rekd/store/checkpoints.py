@@ -65,20 +65,22 @@ class Checkpoints:
         The best version's are among the tensors (`BEST`). `misfit` says why a checkpoint does not fit, and nothing where it
         does. One that is damaged or does not fit is set aside with a warning, and the one before it is used.
         """
-        self._best = None
+        self._best = None  # until one fits: the new run's best version may be of the same epoch
         for name in sorted(filter(_CHECKPOINT.fullmatch, self.store.names_in(self.folder)), reverse=True):
             path = f"{self.folder}/{name}"
-            content = self.store.read(path)
+            content, best = self.store.read(path), None
             try:
                 tensors, state = unpack(content)
                 best_file = state.pop("best_file", None)  # 0.1.0 had the best version in the checkpoint
                 if best_file is not None:
-                    tensors |= self._read_best(best_file)
+                    best, best_tensors = self._read_best(best_file)
+                    tensors |= best_tensors
             except DamagedFileError as error:
                 self.store.set_aside(path, content, f"is damaged ({error}); the trial goes on without it")
                 continue
             why = misfit(tensors, state)
             if not why:
+                self._best = best
                 return tensors, state
             self.store.set_aside(path, content, f"does not fit ({why}); the trial goes on without it")
         return None
@@ -98,7 +100,8 @@ class Checkpoints:
         self._best = best.epoch, name
         return name
 
-    def _read_best(self, name: str) -> dict[str, Tensor]:
+    def _read_best(self, name: str) -> tuple[tuple[int, str], dict[str, Tensor]]:
+        """The epoch and the file of a best version, and its tensors."""
         match = _BEST_FILE.fullmatch(name)
         if match is None:
             raise DamagedFileError(f"its best version has no such name as {name}")
@@ -110,8 +113,7 @@ class Checkpoints:
         if _best_name(int(match[1]), content) != name:
             self.store.set_aside(path, content, "is damaged; the trial goes on without it")
             raise DamagedFileError(f"its best version, {name}, is not what was written")
-        self._best = int(match[1]), name
-        return {f"{BEST}{tensor}": value for tensor, value in unpack(content)[0].items()}
+        return (int(match[1]), name), {f"{BEST}{tensor}": value for tensor, value in unpack(content)[0].items()}
 
 
 def _best_name(epoch: int, content: bytes) -> str:

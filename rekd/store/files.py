@@ -24,6 +24,9 @@ Result = TypeVar("Result")
 PATIENCE = float(os.environ.get("REKD_STORE_PATIENCE", "300"))
 """Seconds for which a store that fails is asked again: a full disk may be cleared, a network may come back."""
 
+LONGEST_TRY = 60.0
+"""Seconds that count of one try, however long it took: a process that was stopped meanwhile has asked but once."""
+
 HOPELESS = {
     errno.ENOENT,
     errno.EEXIST,
@@ -368,7 +371,7 @@ def _patiently(work: Callable[[], Result], what: str) -> Result:
 
     What waiting does not mend is raised at once.
     """
-    started, pause = time.monotonic(), 0.1
+    asked, waited, pause = time.monotonic(), 0.0, 0.1
     while True:
         try:
             return work()
@@ -377,7 +380,8 @@ def _patiently(work: Callable[[], Result], what: str) -> Result:
                 raise
             if REFUSALS.search(str(error)):
                 raise StoreRefusedError(f"The store refuses {what}: {error}") from error
-            waited = time.monotonic() - started
+            now = time.monotonic()
+            asked, waited = now, waited + min(now - asked, LONGEST_TRY)
             if waited > PATIENCE:
                 raise StoreUnavailableError(f"{what} failed for {waited:.0f} s: {error}") from error
             logger.warning("%s failed (%s). It is tried again.", what, error)

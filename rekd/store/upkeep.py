@@ -3,8 +3,9 @@
 import json
 import re
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from rekd.store.claims import Claims
@@ -44,8 +45,8 @@ def find_rubbish(store: Store, *, keep_models: KeepModels = "all") -> list[Rubbi
     """What `remove` would remove. Checkpoints of a trial that has not ended stay: it goes on from them."""
     files = store.files_under(store.root)
     rows = Ledger(store).trials().to_pylist()
-    failed = {row["digest"] for row in rows if row["status"] == "failed"}
-    ended = {row["digest"] for row in rows} - failed
+    failures = {row["digest"]: row["finished_at"] for row in rows if row["status"] == "failed"}
+    ended = {row["digest"] for row in rows} - set(failures)
     unneeded = _models_to_drop(store, rows, keep_models)
     now = time.time()
     temporary = {
@@ -54,10 +55,11 @@ def find_rubbish(store: Store, *, keep_models: KeepModels = "all") -> list[Rubbi
         if _TEMPORARY.fullmatch(file.name) and now - file.written_at > UNDER_WAY
     }
     running = store.all_running_folder
+    given_up = set(failures) - _begun_again(store, files, failures)
     loose = {"is_of_trials": False, "is_folders": False}
     found = [
         Rubbish(what="checkpoints of trials that have a result", sizes=_sizes(files, running, ended)),
-        Rubbish(what="checkpoints of failed trials, which will begin anew", sizes=_sizes(files, running, failed)),
+        Rubbish(what="checkpoints of failed trials, which will begin anew", sizes=_sizes(files, running, given_up)),
         Rubbish(what=f"models, of which {keep_models} stay", sizes=_sizes(files, store.models_folder, unneeded)),
         Rubbish(
             what="failures of trials that have a result",
@@ -118,6 +120,24 @@ def _sizes(files: Iterable[StoredFile], folder: str, digests: Collection[str]) -
         if _digest_of(path) in digests:
             sizes[path] = sizes.get(path, 0) + file.num_bytes
     return sizes
+
+
+def _begun_again(store: Store, files: Iterable[StoredFile], failures: Mapping[str, str | None]) -> set[str]:
+    """Trials in whose folders a file is newer than their failure: each try writes one first, and this one has not ended."""
+    folder, newest = f"{store.all_running_folder}/", dict[str, float]()
+    for file in files:
+        if file.path.startswith(folder):
+            digest = file.path.removeprefix(folder).partition("/")[0]
+            newest[digest] = max(newest.get(digest, 0.0), file.written_at)
+    return {digest for digest, at in failures.items() if newest.get(digest, 0.0) > _moment(at) + 1}  # whole seconds
+
+
+def _moment(finished_at: str | None) -> float:
+    """Seconds since 1970; endless where a row does not say when its trial ended."""
+    try:
+        return datetime.fromisoformat(finished_at or "").timestamp()
+    except ValueError:
+        return float("inf")
 
 
 def _old_targets(files: Iterable[StoredFile], store: Store) -> dict[str, int]:

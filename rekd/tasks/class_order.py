@@ -4,6 +4,7 @@ Light, because a task's digest needs it: 0.1.0 left the numbers as they were the
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,19 @@ from typing import Any
 from rekd.tasks.local_files import IMAGE_SUFFIXES, LocalDataset
 
 TRUTH_VALUES = ("false", "true")
+_NUMBER = re.compile("-?[0-9]+")
 
 
 def in_order_of(class_names: Sequence[str], own: Sequence[str]) -> tuple[str, ...] | None:
-    """The dataset's own names in the order of a task's, where they are the same names; truth values in any spelling."""
+    """The dataset's own names in the order of a task's, where they are the same names.
+
+    Truth values are the same in any spelling, and numbers with zeros before them (`01`).
+    """
     if set(own) == set(TRUTH_VALUES):
         class_names = [name.casefold() for name in class_names]
-    return tuple(class_names) if set(class_names) == set(own) else None
+    elif all(map(_NUMBER.fullmatch, (*own, *class_names))):
+        class_names = [str(int(name)) for name in class_names]
+    return tuple(class_names) if sorted(class_names) == sorted(own) else None
 
 
 def is_reordered(local: LocalDataset, label_column: str, class_names: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rekd.tasks.local_files import TABLE_SUFFIXES
+from rekd.tasks.quoting import num_rows
 from rekd.tasks.task import Task
 
 POOLS = {
@@ -53,11 +54,13 @@ def _rows(file: Path) -> int:
             return sum(batch.num_rows for batch in stream)
     if suffix not in TABLE_SUFFIXES:
         return 1
+    if suffix in (".csv", ".tsv"):
+        return num_rows(file)
     if suffix == ".json":
         with file.open("rb") as opened:
             if opened.read(64).lstrip().startswith(b"["):
                 return len(json.loads(file.read_bytes()))
-    return _lines(file) - (suffix in (".csv", ".tsv"))
+    return _lines(file)
 
 
 def _lines(file: Path) -> int:

@@ -18,7 +18,7 @@ from rekd.tasks.labels import read_labels
 from rekd.tasks.spans import ReadText, Span, read_text, token_places
 from rekd.tasks.task import Task
 from rekd.tasks.task_file import Kind
-from rekd.tasks.texts import check_vocabularies, load_tokenizer, read_texts
+from rekd.tasks.texts import check_reading, check_vocabularies, load_tokenizer, read_texts
 from rekd.tasks.truth import Truth, read_truth
 from rekd.trial import Trial
 
@@ -240,10 +240,10 @@ def _read_tables(task: Task) -> _Read:
     listed = f"{task.name}: {len(not_read)} of what {task.dataset} holds is not read: {shortened(not_read)}."
     remarks = [listed] if not_read else []
     if task.kind == "image":
-        images = read_images(task, tables)
+        images, unread = read_images(task, tables)
         truth = read_truth(task, tables, images)
         splits = {role: Split(images[role], labels[role], truth.get(role)) for role in tables}
-        return _Read(splits=splits, class_names=class_names, remarks=remarks)
+        return _Read(splits=splits, class_names=class_names, remarks=[*remarks, *unread])
     tokenizer = load_tokenizer(task)
     tokens = read_texts(task, tables, tokenizer)
     truth = read_truth(task, tables, tokens, tokenizer)
@@ -252,7 +252,11 @@ def _read_tables(task: Task) -> _Read:
         class_names=class_names,
         texts={role: list(table[task.input_column]) for role, table in tables.items()},
         tokenizer=tokenizer,
-        remarks=[*remarks, *check_vocabularies(task, tokenizer, tokens)],
+        remarks=[
+            *remarks,
+            *check_reading(task, tables, tokenizer, tokens),
+            *check_vocabularies(task, tokenizer, tokens),
+        ],
     )
 
 

@@ -16,6 +16,7 @@ from rekd.tasks.task import Task
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa
 
 
 def read_tables(task: Task) -> "tuple[dict[str, datasets.Dataset], list[str]]":
@@ -134,11 +135,28 @@ def _read_tables(task: Task, files: Sequence[Path]) -> "datasets.Dataset":
     tables = []
     for file in files:
         try:
-            tables.append(read_table(file, texts=(task.input_column,) if task.kind == "text" else ()))
+            texts = (task.input_column,) if task.kind == "text" else ()
+            tables.append(read_table(file, texts=texts, label=task.label_column))
         except Exception as error:  # of any library below it
             raise ValueError(f"{task.name}: {file} cannot be read: {one_line(error)}") from error
     try:
         # Shards may differ in how wide a number or a text is.
-        return datasets.Dataset(pa.concat_tables(tables, promote_options="permissive"))
+        joined = pa.concat_tables(_alike(tables, task.label_column), promote_options="permissive")
+        return datasets.Dataset(joined)
     except Exception as error:  # as above
         raise ValueError(f"{task.name}: {files[0].parent} cannot be read as one table: {one_line(error)}") from error
+
+
+def _alike(tables: "Sequence[pa.Table]", label: str) -> "list[pa.Table]":
+    """The tables with their labels as texts, where one holds texts and another only whole numbers."""
+    import pyarrow as pa
+
+    types = [table.schema.field(label).type if label in table.column_names else pa.null() for table in tables]
+    if not any(map(pa.types.is_string, types)):
+        return list(tables)
+    return [
+        table.set_column(table.schema.get_field_index(label), label, table[label].cast(pa.string()))
+        if pa.types.is_integer(kind)
+        else table
+        for table, kind in zip(tables, types, strict=True)
+    ]

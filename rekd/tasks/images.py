@@ -1,6 +1,7 @@
 """A table's column of images as 8-bit pixels, and one image as a model that was trained on them sees it."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -18,9 +19,18 @@ if TYPE_CHECKING:
     import PIL.Image
 
 
-def read_images(task: Task, tables: "dict[str, datasets.Dataset]") -> dict[str, dict[str, np.ndarray]]:
-    """Arrays by role: `image`, uint8 [sample, channel, height, width], in the task's mode and size."""
-    arrays = {role: {"image": _pixels(task, tables[role], name)} for role, name in task.splits.items()}
+DARK = 32
+"""Where no pixel of a dataset is as bright, its numbers are probably no 8-bit pixels but of another range, such as 0..1."""
+
+
+def read_images(
+    task: Task, tables: "dict[str, datasets.Dataset]"
+) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
+    """Arrays by role: `image`, uint8 [sample, channel, height, width], in the task's mode and size; and remarks on what
+    the images hold that is not read.
+    """
+    unread: Counter[str] = Counter()
+    arrays = {role: {"image": _pixels(task, tables[role], name, unread)} for role, name in task.splits.items()}
     sizes = {of_role["image"].shape[2:] for of_role in arrays.values()}
     if len(sizes) > 1:
         listed = shortened([f"{width} x {height}" for height, width in sorted(sizes)])
@@ -28,10 +38,16 @@ def read_images(task: Task, tables: "dict[str, datasets.Dataset]") -> dict[str, 
             f"{task.name}: {task.dataset} has images of {listed} pixels in its splits. "
             "Set image_size to the side that all are resized to."
         )
-    return arrays
+    remarks = [f"{task.name}: {count} images of {task.dataset} {what}." for what, count in unread.items()]
+    if (brightest := max(int(of_role["image"].max(initial=0)) for of_role in arrays.values())) < DARK:
+        remarks.append(
+            f"{task.name}: no pixel of {task.dataset} is above {brightest} of 255. Scale them to 0..255, if they end there."
+        )
+    return arrays, remarks
 
 
-def _pixels(task: Task, table: "datasets.Dataset", split: str) -> np.ndarray:
+def _pixels(task: Task, table: "datasets.Dataset", split: str, unread: Counter[str]) -> np.ndarray:
+    """The images of a split; counts in `unread` what of them is left out."""
     import datasets
 
     column = task.input_column
@@ -40,7 +56,9 @@ def _pixels(task: Task, table: "datasets.Dataset", split: str) -> np.ndarray:
     folders = _folders_of_images(task) if encoded else ()
     pixels: np.ndarray = np.zeros((0, 1 if task.image_mode == "L" else 3, 0, 0), dtype=np.uint8)
     for row, value in enumerate(table[column]):
-        image = _decoded(task, value, split, row, folders) if encoded else _from_numbers(task, value, split, row)
+        image = (
+            _decoded(task, value, split, row, folders, unread) if encoded else _from_numbers(task, value, split, row)
+        )
         size = None if task.image_size is None else (task.image_size, task.image_size)
         try:
             array = pixels_of(image, mode=task.image_mode, size=size)
@@ -58,13 +76,30 @@ def _pixels(task: Task, table: "datasets.Dataset", split: str) -> np.ndarray:
     return pixels
 
 
-def opened(file: "str | Path | BinaryIO") -> "PIL.Image.Image":
-    """An image file as it is looked at: turned as its camera noted. Raises what Pillow does where it is none."""
+def opened(file: "str | Path | BinaryIO", unread: Counter[str] | None = None) -> "PIL.Image.Image":
+    """An image file as it is looked at: turned as its camera noted. Raises what Pillow does where it is none.
+
+    Counts in `unread`, in words, what a model never sees of it.
+    """
     import PIL.Image
     import PIL.ImageOps
 
     with PIL.Image.open(file) as image:
+        if unread is not None:
+            unread.update(_unread(image))
         return PIL.ImageOps.exif_transpose(image)
+
+
+def _unread(image: "PIL.Image.Image") -> Iterator[str]:
+    """What an image file holds beside 8 bits of each colour, in words. It is asked before its pixels are: later it has
+    forgotten how they were stored."""
+    if ";16" in str([tile.args for tile in getattr(image, "tile", ())]):
+        yield "have 16 bits a colour, of which the upper 8 are read"
+    # A camera's second picture (MPO) is a copy of the first for small displays.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        yield "have several frames or pages, of which the first is read"
+    if image.has_transparency_data and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
+        yield "are transparent in places, and are read in the colours that lie below"
 
 
 def pixels_of(
@@ -82,7 +117,7 @@ def pixels_of(
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def _decoded(task: Task, value: Any, split: str, row: int, folders: Sequence[Path] | None) -> Any:
+def _decoded(task: Task, value: Any, split: str, row: int, folders: Sequence[Path] | None, unread: Counter[str]) -> Any:
     """A PIL image of an encoded one (PNG, JPEG, ...): of its bytes, or of a file in one of the folders (None: anywhere)."""
     if value is None or (value.get("bytes") is None and value.get("path") is None):
         raise ValueError(f"{at_row(task, split, row)}: the image is missing. Remove the row.")
@@ -92,7 +127,8 @@ def _decoded(task: Task, value: Any, split: str, row: int, folders: Sequence[Pat
             "Write the dataset with save_to_disk or to_parquet, which embed images."
         )
     try:
-        return opened(BytesIO(value["bytes"]) if value.get("bytes") is not None else _file(value["path"]))
+        file = BytesIO(value["bytes"]) if value.get("bytes") is not None else _file(value["path"])
+        return opened(file, unread)
     except Exception as error:  # of Pillow's readers, or of what a hub's file is fetched with
         raise ValueError(
             f"{at_row(task, split, row)}: the image cannot be decoded: {one_line(error)}. Remove it."

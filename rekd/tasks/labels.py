@@ -3,11 +3,12 @@
 Every label has a name: a text is its own, a `ClassLabel` names its numbers, truth values are `false` and `true`, and a
 whole number is called as it is written. Where a task's `class_names` are the dataset's own names, in any order, a sample
 belongs to the class of its name. Numbers from 0 to n - 1 are the classes' numbers, whatever the task calls them; other
-whole numbers name the classes in their order.
+whole numbers name the classes in their order. A number of a CSV file (`01`) counts as one, and is called as it is written.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,13 @@ class _Column:
     """`texts`, `numbers`, `truth values`, or `class labels`."""
     order: tuple[str, ...]
     """The names in the dataset's own order, as far as this split tells."""
+    written: Mapping[str, str] = field(default_factory=dict)
+    """How the numbers of a CSV file are written, by their name, where one of them is written otherwise."""
+
+    def as_written(self) -> "_Column":
+        """The column with its numbers called as they are written: beside texts, they are texts."""
+        labels = [self.written.get(label, label) for label in self.labels]
+        return replace(self, labels=labels, order=tuple(sorted(set(labels)))) if self.written else self
 
 
 def read_labels(
@@ -39,6 +47,8 @@ def read_labels(
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
     """Class numbers by role, and the names of the classes where the task or the dataset knows them."""
     columns = {role: _column(task, table, task.splits[role]) for role, table in tables.items()}
+    if any(column.kind == "texts" for column in columns.values()):
+        columns = {role: column.as_written() for role, column in columns.items()}
     order = _own_order(task, list(columns.values()))
     numbered, names = _numbering(task, list(columns.values()), order)
     numbers = {name: number for number, name in enumerate(numbered)}
@@ -69,9 +79,32 @@ def _column(task: Task, table: "datasets.Dataset", split: str) -> _Column:
     if all(isinstance(value, bool) for value in values):
         labels = ["true" if value else "false" for value in values]
         return _Column(split=split, labels=labels, kind="truth values", order=("false", "true"))
+    if all(isinstance(value, str) and _NUMBER.fullmatch(value) for value in values) and _is_csv(task):
+        return _as_numbers(task, values, split)
     kind = "numbers" if all(isinstance(value, int) for value in values) else "texts"
     labels = list(map(str, values))
     return _Column(split=split, labels=labels, kind=kind, order=tuple(sorted(set(labels))))
+
+
+_NUMBER = re.compile("0[xX][0-9a-fA-F]+|-?[0-9]+")
+
+
+def _is_csv(task: Task) -> bool:
+    """Whether the labels are of files that do not tell numbers from texts."""
+    local = task.local_dataset
+    return local is not None and not local.is_saved and local.files()["train"][0].suffix.lower() in (".csv", ".tsv")
+
+
+def _as_numbers(task: Task, texts: Sequence[str], split: str) -> _Column:
+    """Labels that are numbers, and how they are written. Raises ValueError where one number is written in two ways."""
+    labels = [str(int(text, 16 if text[:2] in ("0x", "0X") else 10)) for text in texts]
+    written: dict[str, str] = {}
+    for row, (label, text) in enumerate(zip(labels, texts, strict=True)):
+        if written.setdefault(label, text) != text:
+            raise ValueError(
+                f"{at_row(task, split, row)}: label {text!r} is also written {written[label]!r}. Write each class in one way."
+            )
+    return _Column(split=split, labels=labels, kind="numbers", order=tuple(sorted(written)), written=written)
 
 
 def _own_order(task: Task, columns: Sequence[_Column]) -> tuple[str, ...]:
@@ -112,7 +145,8 @@ def _numbering(
     is_plain = kinds == {"truth values"} or (order == _first_numbers(task) and "texts" not in kinds)
     given = task.class_names
     if given is None:
-        return order, None if is_plain and kinds == {"numbers"} else order
+        written = {name: text for column in columns for name, text in column.written.items()}
+        return order, None if is_plain and kinds == {"numbers"} and not written else _called(order, written)
     by_given = in_order_of(given, order)
     if by_given is not None:
         if by_given != order and task.local_dataset is None and "texts" not in kinds:
@@ -129,6 +163,10 @@ def _numbering(
         f"{task.name}: the classes of column {task.label_column!r} of {task.dataset} are {shortened(order)}, and class_names "
         f"are {shortened(given)}. Give the same names, or leave class_names out."
     )
+
+
+def _called(order: tuple[str, ...], written: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(written.get(name, name) for name in order)
 
 
 def _first_numbers(task: Task) -> tuple[str, ...]:

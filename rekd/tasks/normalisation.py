@@ -18,6 +18,8 @@ PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 _GEOMETRY = ("do_resize", "do_center_crop", "do_pad", "do_convert_rgb")
 _HONOURED = ("do_rescale", "do_normalize")
+_SHIFTS = ("offset", "rescale_offset")
+"""What some processors call a shift of the rescaled pixels."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -53,7 +55,7 @@ def read_normalisation(
     name, processor = _processor(read, where)
     if not processor.get("do_normalize", True):
         processor = {**processor, "image_mean": 0.0, "image_std": 1.0}
-    unknown = [key for key, value in processor.items() if key.startswith("do_") and value]
+    unknown = [key for key, value in processor.items() if (key.startswith("do_") or key in _SHIFTS) and value]
     if unknown := sorted(set(unknown) - {*_GEOMETRY, *_HONOURED}):
         raise ValueError(f"{where}/{name} asks for {', '.join(unknown)}, which is not done here. Choose another model.")
     factor = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1

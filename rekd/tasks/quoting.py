@@ -18,14 +18,14 @@ def is_quoted(file: Path) -> bool:
     then the file is what it can be read as, every row with as many fields as the header has. Raises ValueError where it
     can be read as neither, or as both with other rows.
     """
-    # What matters here is ASCII; the encoding is checked by who reads the texts.
-    text = file.read_bytes().decode("latin-1").removeprefix("\xef\xbb\xbf")
-    delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
+    text, delimiter = _content(file)
     if re.search(rf'(?:\A|[{delimiter}\r\n])"', text) is None:
         return True
     quoted, problem = _quoted_rows(text, delimiter)
     plain = _plain_rows(text, delimiter)
     if delimiter == ",":
+        if quoted is None and '\\"' in text:
+            raise ValueError(f"{problem}: it is marked by a backslash. {ADVICE}")
         # Marks that no writer would set are only words of a text, as long as they join no rows.
         if quoted is None and _lenient_rows(text) != len(_lines(text)):
             raise ValueError(f"{problem}. {ADVICE}")
@@ -38,6 +38,21 @@ def is_quoted(file: Path) -> bool:
             "telling which is meant. Write it as CSV or JSON lines."
         )
     return quoted is not None
+
+
+def num_rows(file: Path) -> int:
+    """Rows of a CSV or TSV file below its header, as they are read. Raises ValueError as `is_quoted`."""
+    text, delimiter = _content(file)
+    return max(0, (_lenient_rows(text, delimiter) if is_quoted(file) else len(_lines(text))) - 1)
+
+
+def _content(file: Path) -> tuple[str, str]:
+    """A file's characters and what is between its fields."""
+    # What matters here is ASCII; the encoding is checked by who reads the texts.
+    text = file.read_bytes().decode("latin-1").removeprefix("\xef\xbb\xbf")
+    if text.startswith(("\xff\xfe", "\xfe\xff")):
+        raise ValueError("it is UTF-16, as spreadsheets export it. Write it as UTF-8.")
+    return text, "\t" if file.suffix.lower() == ".tsv" else ","
 
 
 def _quoted_rows(text: str, delimiter: str) -> tuple[int | None, str]:
@@ -62,10 +77,10 @@ def _plain_rows(text: str, delimiter: str) -> int | None:
     return len(lines) if len({line.count(delimiter) for line in lines}) == 1 else None
 
 
-def _lenient_rows(text: str) -> int:
+def _lenient_rows(text: str, delimiter: str = ",") -> int:
     """Number of rows of a CSV file as most readers see it, who take quotation marks as they come."""
     with _fields_of_any_size():
-        return sum(bool(row) for row in csv.reader(io.StringIO(text, newline="")))
+        return sum(bool(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
 
 
 def _lines(text: str) -> list[str]:

@@ -14,9 +14,10 @@ LARGEST_BLOCK = 2**31 - 1
 """Bytes that Arrow's CSV reader takes at once, at most; a row lies within one block."""
 
 
-def read_table(file: Path, *, texts: Collection[str] = ()) -> "pa.Table":
+def read_table(file: Path, *, texts: Collection[str] = (), label: str | None = None) -> "pa.Table":
     """The file's table. Columns in `texts` hold texts, also where a CSV file has only digits there.
 
+    The column `label` holds texts where a CSV file has numbers that lose something as such (`01`), or moments in time.
     Raises whatever the readers raise where it is not such a file.
     """
     import pyarrow as pa
@@ -26,14 +27,32 @@ def read_table(file: Path, *, texts: Collection[str] = ()) -> "pa.Table":
     if suffix == ".parquet":
         return parquet.read_table(file)
     if suffix in (".csv", ".tsv"):
-        return _read_csv(file, texts)
+        return _with_written(file, _read_csv(file, texts=texts), label)
     rows = _json_rows(file.read_text(encoding="utf-8-sig"))
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("it is not a list of objects, nor one object a line.")
-    return pa.Table.from_pylist(rows)
+    # Of any row, for the first one need not have every key.
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return pa.table({key: [row.get(key) for row in rows] for key in keys})
 
 
-def _read_csv(file: Path, texts: Collection[str]) -> "pa.Table":
+def _with_written(file: Path, table: "pa.Table", label: str | None) -> "pa.Table":
+    """The table with its labels as they are written, where they cannot be told from what they were taken for."""
+    import pyarrow as pa
+
+    index = -1 if label is None else table.schema.get_field_index(label)
+    if label is None or index < 0 or table[index].null_count:
+        return table
+    is_whole = pa.types.is_integer(table[index].type)
+    if not (is_whole or pa.types.is_temporal(table[index].type)):
+        return table
+    written = [text.strip() for text in _read_csv(file, texts=[label], only=[label])[label].to_pylist()]
+    if is_whole and written == list(map(str, table[index].to_pylist())):
+        return table
+    return table.set_column(index, label, pa.chunked_array([written]))
+
+
+def _read_csv(file: Path, *, texts: Collection[str], only: Collection[str] = ()) -> "pa.Table":
     import pyarrow as pa
     from pyarrow import csv
 
@@ -47,7 +66,7 @@ def _read_csv(file: Path, texts: Collection[str]) -> "pa.Table":
             quote_char='"' if quoted else False,
             newlines_in_values=quoted,  # reviews contain line breaks
         ),
-        convert_options=csv.ConvertOptions(column_types={name: pa.string() for name in texts}),
+        convert_options=csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()), include_columns=only),
     )
 
 

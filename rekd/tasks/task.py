@@ -25,7 +25,7 @@ from rekd.tasks.task_file import (
     task_names,
     weight_files,
 )
-from rekd.tasks.tokenizer_files import pads_left, tokenizer_content
+from rekd.tasks.tokenizer_files import class_told, pads_left, tokenizer_content
 from rekd.trial import FIDELITY, Objective, Trial, digest_of, later_born
 
 TeacherMode = Literal["stored", "stored_views", "live_predictor", "live"]
@@ -188,7 +188,9 @@ class Task:
             return [self.max_length, source, revision]
         # 0.1.0 padded where the tokenizer says, and then the classifier read padding.
         padding = ["padded on the right"] if pads_left(Path(source)) else []
-        return [self.max_length, tokenizer_content(Path(source)), *padding]
+        # A vocabulary of another class makes other tokens of a text.
+        told = [] if (by_class := class_told(Path(source))) is None else [{"class": by_class}]
+        return [self.max_length, tokenizer_content(Path(source)), *padding, *told]
 
     @property
     def is_embedded(self) -> bool:

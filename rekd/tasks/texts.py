@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +14,17 @@ from rekd.messages import one_line, shown
 from rekd.tasks.dataset_tables import at_row
 from rekd.tasks.hub import hub, quiet
 from rekd.tasks.task import Model, Task
-from rekd.tasks.tokenizer_files import VOCABULARY_FILES, pads_left
+from rekd.tasks.tokenizer_files import TOKENIZER_FILES, VOCABULARY_FILES, pads_left
 
 if TYPE_CHECKING:
     import datasets
     import transformers
+
+NUM_COMPARED = 200
+"""Texts by which two readings of a tokenizer's files are compared."""
+
+MANY = 0.2
+"""Share of unknown tokens from which on they are mentioned."""
 
 
 def read_texts(
@@ -78,6 +86,68 @@ def load_tokenizer(task: Task) -> "transformers.PreTrainedTokenizerBase":
                 f"{config['max_position_embeddings']} positions. Give a max_length that it can take."
             )
     return tokenizer
+
+
+def check_reading(
+    task: Task,
+    tables: "dict[str, datasets.Dataset]",
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    arrays: Mapping[str, Mapping[str, np.ndarray]],
+) -> Iterator[str]:
+    """Whether the tokenizer knows the texts. A remark where many of their tokens are unknown to it.
+
+    Raises ValueError where it knows none, and where the folder's config.json makes it another one than its own files do.
+    """
+    source = Path(task.tokenizer_source[0])
+    num_words, num_unknown, num_empty = np.sum([_counted(tokenizer, **of_role) for of_role in arrays.values()], axis=0)
+    if num_unknown == num_words:
+        raise ValueError(
+            f"{task.name}: the tokenizer {source}, read as {type(tokenizer).__name__}, knows no word of {task.dataset}. "
+            "Write it anew with tokenizer.save_pretrained(folder), by the class that it is of."
+        )
+    if source.is_absolute() and (source / "config.json").is_file():
+        _check_class(task, source, tokenizer, list(tables["train"][:NUM_COMPARED][task.input_column]))
+    if num_unknown >= MANY * num_words:
+        yield (
+            f"{task.name}: {num_unknown / num_words:.0%} of the tokens of {task.dataset} are unknown to the tokenizer "
+            f"{source}: its vocabulary is that of other texts."
+        )
+    if num_empty:
+        yield f"{task.name}: {num_empty} texts of {task.dataset} have no token: there is nothing to select from."
+
+
+def _counted(
+    tokenizer: "transformers.PreTrainedTokenizerBase", *, input_ids: np.ndarray, valid: np.ndarray
+) -> tuple[int, int, int]:
+    """Tokens that are neither special nor padding, those of them that the tokenizer does not know, and texts without any."""
+    special = [number for number in tokenizer.all_special_ids if number != tokenizer.unk_token_id]
+    is_word = valid.astype(bool) & ~np.isin(input_ids, special)
+    is_unknown = is_word & np.isin(input_ids, [number for number in [tokenizer.unk_token_id] if number is not None])
+    return int(is_word.sum()), int(is_unknown.sum()), int((~is_word.any(axis=1)).sum())
+
+
+def _check_class(task: Task, folder: Path, tokenizer: "transformers.PreTrainedTokenizerBase", texts: list[str]) -> None:
+    """Raises ValueError where texts become other tokens without the config.json that lies beside a tokenizer's own files.
+
+    It says which class is meant where they do not; where they do, no digest would tell one reading from the other.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in TOKENIZER_FILES:
+            if (folder / name).is_file():
+                shutil.copy(folder / name, scratch)
+        try:
+            with quiet():
+                alone = read_tokenizer(Path(scratch), name="", advice="")
+        except ValueError:
+            return  # its class is told by config.json alone
+    how = {"truncation": True, "max_length": task.max_length}
+    for text, ours, own in zip(texts, *(each(texts, **how)["input_ids"] for each in (tokenizer, alone)), strict=True):
+        if ours != own:
+            raise ValueError(
+                f"{task.name}: {folder}/config.json makes the tokenizer there a {type(tokenizer).__name__}, which cuts "
+                f"{shown(text)} otherwise than its own files say. Keep the tokenizer in a folder of its own, or write it "
+                "there with tokenizer.save_pretrained."
+            )
 
 
 def check_vocabularies(

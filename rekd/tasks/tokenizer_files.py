@@ -49,6 +49,30 @@ def tokenizer_content(folder: Path) -> dict[str, str]:
     return {file.name: sha256_of(file) for file in files if file.is_file()}
 
 
+_USUAL = {
+    "bpe.codes": ("bertweet",),
+    "vocab.txt": ("bert", "distilbert", "electra"),
+    "vocab.json": ("roberta",),
+    "spiece.model": ("albert",),
+}
+"""Families whose tokenizers read a vocabulary in the usual way, by the file that it is told by."""
+
+
+def class_told(folder: Path) -> str | None:
+    """What a model's config.json alone makes a folder's vocabulary: the tokenizer's class or the model's family.
+
+    None where the tokenizer's own files say it, and where it is what such a vocabulary usually is.
+    """
+    own = _settings(folder / "tokenizer_config.json").get("tokenizer_class")
+    vocabulary = next((name for name in ("tokenizer.json", *_USUAL) if (folder / name).is_file()), None)
+    if own is not None or vocabulary not in _USUAL:
+        return None
+    config = _settings(folder / "config.json")
+    told = config.get("tokenizer_class") or config.get("model_type")
+    family = str(told).removesuffix("Fast").removesuffix("Tokenizer").lower()
+    return None if told is None or family in _USUAL[vocabulary] else str(told)
+
+
 def pads_left(folder: Path) -> bool:
     """Whether the tokenizer was saved to pad on the left, as its settings say or else its fast form."""
     side = _settings(folder / "tokenizer_config.json").get("padding_side")

@@ -172,7 +172,11 @@ def _decoded(value: Mapping[str, Any]) -> np.ndarray:
     if value.get("bytes") is None:
         raise ValueError("the mask is a path, not an image's bytes. Write the dataset with save_to_disk or to_parquet")
     with Image.open(BytesIO(value["bytes"])) as image:
-        return np.asarray(image.convert("L"))
+        # One number a pixel as it is: a deeper mask's 256 is no 0, nor is a colour's faint blue.
+        array = np.asarray(
+            image if image.mode in ("1", "L", "F") or image.mode.startswith("I") else image.convert("RGB")
+        )
+    return array if array.ndim == 2 else array.max(axis=2)
 
 
 def _resized(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

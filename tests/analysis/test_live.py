@@ -9,6 +9,9 @@ import made_up
 import pytest
 import torch
 from aiohttp.test_utils import TestClient, TestServer
+from in_chromium import in_browser, look
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from analysis import live
 from analysis.live import LiveReport, points
@@ -109,3 +112,20 @@ def test_the_file_has_nothing_that_asks_a_server(tmp_path):
     text = live.report(str(tmp_path))
     assert "fetch(" not in text
     assert "connect-src" not in text
+
+
+@in_browser
+def test_a_browser_shows_what_runs_and_the_report_once_a_trial_has_ended(browser, served, tmp_path):
+    running(Store(tmp_path), 2.0, 1.0)
+    look(browser, served(LiveReport(str(tmp_path), {}).app()), 390)
+    browser.get_log("browser")
+    wait = WebDriverWait(browser, 30)
+    wait.until(lambda driver: "epoch 2 of 5" in driver.find_element(By.ID, "now").text)
+    assert browser.find_elements(By.ID, "asked") == []
+    trial = made_up.trial(seed=8)
+    Ledger(Store(tmp_path)).write(trial, made_up.outcome(trial), [])
+    wait.until(lambda driver: driver.find_elements(By.ID, "asked"))
+    wait.until(lambda driver: "seed 7" in driver.find_element(By.ID, "now").text)
+    element = "document.documentElement"
+    assert browser.execute_script(f"return {element}.scrollWidth - {element}.clientWidth") == 0
+    assert browser.get_log("browser") == []

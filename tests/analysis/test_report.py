@@ -1,6 +1,8 @@
 """The report, clicked in a real browser where there is one."""
 
+import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -157,6 +159,22 @@ def test_collapse_and_leak_are_said() -> None:
     assert collapse.startswith("digits, RE m: 1 of 2 final trials have collapsed")
     assert leak.startswith("digits, REKD m: 1 of 1 final trials have dev samples that their teacher was trained on")
     assert _warnings(finals[["task"]]) == []
+
+
+def test_what_rows_warn_of_is_said_and_what_was_read_of_the_hub(tmp_path: Path) -> None:
+    trials = [made_up.trial(lambda_select=select, seed=seed) for select in (1e-3, 1e-2) for seed in (1, 2)]
+    store = made_up.fill(str(tmp_path), trials)
+    text = report(store)
+    assert "has a warning" not in text
+    assert "was at commit" not in text
+    for number, made in enumerate(trials):
+        commits = json.dumps({"dataset a/films (main)": ("c" if number else "d") * 40})
+        warning = "It selects (almost) nothing." if number == 2 else None
+        store.write(made, replace(made_up.outcome(made), commits=commits, warning=warning))
+    text = report(store)
+    assert "lambda_select 0.01: 1 of 2 trials has a warning. It selects (almost) nothing." in text
+    moved = "cccccccccccc (3 of 4 trials), dddddddddddd (1 of 4 trials): it has moved between them."
+    assert f"The dataset a/films (main) was at commit {moved}" in text
 
 
 def test_nothing_eligible_is_said(tmp_path: Path) -> None:

@@ -132,6 +132,17 @@ def test_the_figure_of_training_shows_the_weights_that_move(tmp_path: Path) -> N
     assert list(np.asarray(curve.get_ydata())) == pytest.approx([1.0, 0.5])
 
 
+def test_the_axis_of_losses_that_fall_far_has_numbers_and_no_markup(tmp_path: Path) -> None:
+    trial = made_up.trial()
+    records = [{"epoch": epoch, "dev_loss": 10.0 ** (2 - epoch), "temperature": 1.0} for epoch in (1, 2, 3)]
+    Ledger(str(tmp_path)).write(trial, made_up.outcome(trial), records)
+    pictures = all_pictures(split_stages(load_trials(str(tmp_path))), load_epochs(str(tmp_path)))
+    (picture,) = [one for one in pictures if one.name.startswith("training")]
+    text = picture.render("svg").decode()
+    assert ">0.1<" in text
+    assert "mathdefault" not in text
+
+
 def test_the_report_says_what_the_tables_say(store: str, tables: dict[str, pd.DataFrame]) -> None:
     page = report(store)
     for _, row in tables["comparison"].iterrows():

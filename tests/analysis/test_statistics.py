@@ -151,6 +151,7 @@ def test_collapse_is_a_gap_and_the_worse_side_of_it() -> None:
     assert collapsed([0.1, 0.11, 0.12, 0.1, 0.8]).sum() == 4
     assert collapsed([0.8, 0.1, 0.8]).sum() == 0  # of three nobody can tell
     assert collapsed([0.8] * 5).sum() == 0
+    assert collapsed([0.1013, 0.1013, 0.0991, 0.1013, 0.1013]).sum() == 0  # four are equal, and so is the fifth, nearly
     chance = [collapsed(scores).any() for scores in np.random.default_rng(0).normal(size=(1_000, 5))]
     assert np.mean(chance) < 0.05
 

@@ -15,11 +15,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from sweep import Sweep, assert_same_ledger, epochs_begun_again, wait_until
 
 from analysis import load_trials
 from rekd.cluster.ray_cluster import free_port
 from rekd.store.files import Store
+from rekd.store.packed import pack, unpack
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_EC2_METADATA_DISABLED": "true"}
 
@@ -84,6 +86,18 @@ def test_a_disk_that_stays_full_ends_the_sweep_with_a_word(sweep, small_disk, un
     report("a disk that stays full", epochs=epochs_begun_again(sweep.store), recovery="typed again")
 
 
+@pytest.mark.long
+def test_a_finished_sweep_on_a_disk_that_may_only_be_read(sweep, small_disk, undisturbed, report):
+    sweep.store = str(small_disk / "store")
+    shutil.copytree(undisturbed.store, sweep.store, ignore=shutil.ignore_patterns("figures"))
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    output = sweep.run()
+    assert "Choice for vit-tiny" in output
+    assert "Picture not written" in output
+    assert "Traceback" not in output
+    report("a finished sweep on a disk that may only be read", epochs=0, recovery="shows its results")
+
+
 # --- S3 -------------------------------------------------------------------------------------------------------------
 
 
@@ -96,7 +110,7 @@ class Connection(ThreadingHTTPServer):
         self.count = self.failed = 0
         self.every = 0  # every how many-th request fails; 0 is none
         self.slow = 0.0  # seconds that an answer takes at most
-        self.refuses_writes = False
+        self.refuses_writes = self.refuses_all = False
         self.chance = random.Random(0)
         self.lock = threading.Lock()
 
@@ -106,7 +120,8 @@ class Connection(ThreadingHTTPServer):
     def fails(self, method: str) -> bool:
         with self.lock:
             self.count += 1
-            fails = bool(self.every and self.count % self.every == 0) or (self.refuses_writes and method != "GET")
+            fails = bool(self.every and self.count % self.every == 0) or self.refuses_all
+            fails = fails or (self.refuses_writes and method != "GET")
             self.failed += fails
             return fails
 
@@ -118,7 +133,8 @@ class Passing(BaseHTTPRequestHandler):
     def handle_one(self) -> None:
         body = self.body()
         if self.server.fails(self.command):
-            self.answer(500, {}, b"<Error><Code>InternalError</Code><Message>made to fail</Message></Error>")
+            status, code = (403, "AccessDenied") if self.server.refuses_all else (500, "InternalError")
+            self.answer(status, {}, f"<Error><Code>{code}</Code><Message>made to fail</Message></Error>".encode())
             return
         time.sleep(self.server.chance.uniform(0, self.server.slow))
         left_out = ("connection", "expect", "transfer-encoding")
@@ -241,6 +257,28 @@ def test_s3_that_refuses_writes_for_a_while(s3_sweep, connection, undisturbed, r
     report("S3 that refuses writes for 20 s", epochs=epochs_begun_again(s3_sweep.store), recovery=recovery)
 
 
+@pytest.mark.long
+def test_s3_that_refuses_for_good_ends_the_sweep_at_once(s3_sweep, connection, undisturbed, report):
+    """A key that is withdrawn while trials run."""
+    process = s3_sweep.start()
+    wait_until(lambda: len(load_trials(s3_sweep.store)) >= 2, "trials have ended")
+    connection.refuses_all = True
+    refused = time.monotonic()
+    output = s3_sweep.finish(process, status=1)
+    seconds = time.monotonic() - refused
+    assert "Stopped: " in output
+    assert "ACCESS_DENIED" in output
+    assert "Traceback" not in output
+    connection.refuses_all = False
+    s3_sweep.run()
+    assert_same_ledger(s3_sweep.store, undisturbed.store)
+    report(
+        f"S3 that refuses for good (403), told after {seconds:.0f} s",
+        epochs=epochs_begun_again(s3_sweep.store),
+        recovery="typed again",
+    )
+
+
 @pytest.mark.slow
 def test_two_sweeps_on_one_bucket_share_the_trials(s3_sweep, undisturbed, report, tmp_path):
     """What clusters/skypilot.yaml rests on: machines that know nothing of each other but the bucket."""
@@ -327,6 +365,50 @@ def test_a_damaged_model_of_a_teacher(how, sweep, undisturbed, report):
     assert_same_ledger(sweep.store, undisturbed.store)
     assert {file: file.stat().st_mtime_ns for file in others} == before, "nothing else is touched"
     report(f"a teacher's model {how}", epochs="one trial", recovery="typed again")
+
+
+# --- Files that are whole and of no use -----------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_checkpoints_that_do_not_fit(sweep, undisturbed, report):
+    """As of another version, or with random states of a device that is not here: those trials begin anew."""
+    process = sweep.start()
+    wait_until(lambda: len({file.parent for file in sweep.started_epochs()}) == 2, "two trials run")
+    sweep.kill(process)
+    epochs, victims = 0, sweep.started_epochs()
+    for number, victim in enumerate(victims):
+        tensors, state = unpack(victim.read_bytes())
+        if number % 2:
+            tensors["stream.global.cuda"] = torch.zeros(16, dtype=torch.uint8)
+        else:
+            del tensors[min(tensors)]
+        victim.write_bytes(pack(tensors, state))
+    for folder in {victim.parent for victim in victims}:
+        epochs += max(int(file.stem.removeprefix("epoch-")) for file in folder.glob("epoch-*"))
+    output = sweep.run()
+    assert "failed" not in output
+    assert_same_ledger(sweep.store, undisturbed.store)
+    assert {file.name[9:] for file in Path(sweep.store).glob("set-aside/*")} == {victim.name for victim in victims}
+    report("checkpoints of two trials that do not fit", epochs=epochs, recovery="typed again")
+
+
+@pytest.mark.long
+def test_a_store_without_its_models_and_with_what_killed_workers_left(sweep, undisturbed, report):
+    """Copied without `models/`, and then one more alpha: the teacher is trained again in the same run, and then its students.
+
+    A worker that was killed between its row and its checkpoints has left these.
+    """
+    shutil.copytree(undisturbed.store, sweep.store, ignore=shutil.ignore_patterns("models", "targets"))
+    store, trials = Store(sweep.store), load_trials(sweep.store)
+    students = trials.loc[trials["objective"] == "rekd", "digest"].tolist()
+    for student in students:
+        store.remove_file(store.trial_file(student))
+    for digest in trials.loc[trials["objective"] != "rekd", "digest"]:
+        store.write(f"{store.running_folder(digest)}/epoch-00008.safetensors", b"of no use any more")
+    sweep.run()
+    assert_same_ledger(sweep.store, undisturbed.store)
+    report("a store without its models: a teacher is trained again", epochs="one trial", recovery="at once")
 
 
 # --- Memory ---------------------------------------------------------------------------------------------------------

@@ -4,12 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import handed
 import numpy as np
 import pytest
+from rich.console import Console
 from test_plans import NOTHING, run_to_the_end
 
 from analysis import load_trials
+from analysis.verdicts import load_audits
+from rekd.tasks.task import load_task
 from sweeps import best_student as module
+from sweeps import show
 from sweeps.best_student import LIMITS, MOST, beyond
 from sweeps.options import Options, parse_seeds
 from sweeps.stages import Choice
@@ -96,10 +101,44 @@ def test_it_wants_a_task():
         module.best_student(Options())
 
 
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory):
+    """A store with trials of which two have models, and the digests of the teacher and the student."""
+    store, (_, teacher, student) = handed.reviews(tmp_path_factory.mktemp("reviews"))
+    return store, teacher.name, student.name
+
+
+def test_the_final_runs_are_audited_and_no_others_nor_where_they_ran_on_gpus(reviews, monkeypatch):
+    store, teacher, student = reviews
+    task, console = load_task("planted-reviews"), Console(quiet=True)
+    monkeypatch.setattr("rekd.running.auditor.judge_of", lambda task, _: handed.drawn(task, task.teacher, "cls"))
+    rows = load_trials(store, [student])
+    show._audit(task, rows.assign(device="NVIDIA H100"), store, console)
+    assert load_audits(store).empty
+    show._audit(task, rows, store, console)
+    assert list(load_audits(store)["digest"]) == [student]
+    assert teacher in set(load_trials(store)["digest"])
+
+
+def test_the_best_model_is_exported_once_and_what_cannot_be_is_told(reviews, tmp_path, capsys):
+    store, _, student = reviews
+    row = load_trials(store, [student]).iloc[0]
+    folder = show._export(row, tmp_path / "exported", store, Console(width=1000))
+    assert (Path(folder) / "modeling_rekd.py").exists()
+    assert show._export(row, tmp_path / "exported", store, Console(width=1000)) == folder
+    gone = row.replace(student, "0" * 16)
+    found = show._export(gone, tmp_path / "exported", store, Console(width=1000))
+    assert found == store.model_folder("0" * 16)
+    said = capsys.readouterr().out
+    assert said.count(f"Exported to {folder}; its card is {folder}/README.md.") == 2
+    assert "Not exported: There is neither a folder" in said
+
+
 @pytest.mark.slow
-def test_from_a_task_to_the_path_of_a_model_and_again_from_the_ledger(tmp_path):
+def test_from_a_task_to_an_audited_and_exported_student_and_again_from_the_ledger(tmp_path):
     command = [sys.executable, "sweeps/best_student.py", "--task", "digits", "--seeds", "auto:2-3", "--epochs", "1"]
-    command += ["--alphas", "0.3,0.7", "--tolerance", "0.05", "--local", "--store", str(tmp_path)]
+    command += ["--alphas", "0.3,0.7", "--tolerance", "0.05", "--local", "--store", str(tmp_path / "results")]
+    command += ["--to", str(tmp_path / "exported")]
 
     def typed() -> str:
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
@@ -111,7 +150,9 @@ def test_from_a_task_to_the_path_of_a_model_and_again_from_the_ledger(tmp_path):
     assert "nothing is trained" in said
     assert "Best student: vit-student." in said
     path = said.partition("Best student: vit-student. `python -m rekd explain ")[2].partition(" INPUT`")[0]
+    assert Path(path).parent == tmp_path / "exported"
     assert (Path(path) / "model.safetensors").exists()
-    assert Path(path).name in set(load_trials(tmp_path)["digest"])
+    assert Path(path).name.rpartition("-")[2] in set(load_trials(tmp_path / "results")["digest"])
     assert "in test accuracy; difference" in said
-    assert "Next: `python -m rekd audit --task digits" in said
+    assert " leak" in said
+    assert "0 trials audited now." in said

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from rekd.tasks.task import load_task
 from sweeps.lambda_sweep import lambda_sweep
 from sweeps.options import Options, parse_hours, parse_moment, run_command
 from sweeps.planned import _grid, print_cost
-from sweeps.start import Sweep, _report
+from sweeps.start import Sweep, _as_ctrl_c, _report
 
 DIGITS = load_task("digits")
 LAMBDAS = (0.001, 0.1)
@@ -103,6 +104,17 @@ def test_a_store_that_fails_while_it_is_read_is_one_line(finished, typed, monkey
     assert status == 2
     assert len(said.strip().splitlines()) == 1
     assert "Permission denied" in said
+
+
+@pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN])
+def test_sigterm_ends_a_sweep_that_a_script_has_put_into_the_background_too(before):
+    """There Ctrl-C is ignored."""
+    handler = signal.signal(signal.SIGINT, before)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _as_ctrl_c(signal.SIGTERM, None)
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 # --- The plan -------------------------------------------------------------------------------------------------------

@@ -172,6 +172,29 @@ def test_stores_with_a_uri_have_a_file_each(tmp_path, monkeypatch):
     assert storage_of(Store(f"file://{tmp_path}/store")) == tmp_path / "store" / "search.db"
 
 
+@pytest.mark.parametrize(("epochs", "is_short"), [(1, True), (None, False)])
+def test_where_no_setting_is_within_the_tolerance_it_is_said_and_that_the_runs_were_short(
+    started, options, epochs, is_short
+):
+    options = replace(options, epochs=epochs)
+    plan, show = started(options, **HOW)
+    searched(plan, ratio=lambda trial: 0.9)
+    console = Console(width=200, record=True, file=io.StringIO())
+    show(None, [], Store(options.store), console, options)
+    text = console.export_text()
+    assert "No setting is within 1 point of p_target." in text
+    assert ("These trials have 1 of the task's 50 epochs (--epochs)" in text) == is_short
+
+
+@pytest.mark.parametrize(("epochs", "is_short"), [(1, True), (None, False)])
+def test_where_no_teacher_is_eligible_a_short_run_is_said_to_be_short(plan_of, options, epochs, is_short):
+    options = replace(options, epochs=epochs)
+    plan = plan_of(options, **{**HOW, "objective": "rekd"})
+    results = searched(plan, ratio=lambda trial: 0.9)
+    (reason,) = plan(results).stopped
+    assert ("These trials have 1 of the task's 50 epochs (--epochs)" in reason) == is_short
+
+
 def test_only_the_studies_of_this_search_are_shown(started, options):
     shown = []
     for changes in ({}, {"epochs": 3}):
