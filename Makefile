@@ -7,7 +7,8 @@ OF_NUMBERS := $(addprefix tests/test_,backbones.py evaluate.py fidelity.py metho
 .PHONY: demo docs test lint types tests elsewhere slow whole faults cluster-test cluster-smoke bench audit oldest
 
 demo: .venv/installed
-	$(BIN)/python sweeps/alpha_sweep.py --task digits
+	$(BIN)/python sweeps/alpha_sweep.py --task hidden-digits --re-longer 4
+	$(BIN)/python -m rekd audit --task hidden-digits
 
 # The site of docs/, into build/site: README, tutorial, reference and pages; a link that leads nowhere is an error.
 docs: .venv/installed

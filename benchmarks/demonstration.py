@@ -1,6 +1,6 @@
 """What `make demo` shows, on four disjoint sets of seeds: the table of docs/hidden-digits.md.
 
-`python -m benchmarks.hidden_digits run STORE` trains, half an hour on two cores; with ATEN_CPU_CAPABILITY and
+`python -m benchmarks.demonstration run STORE` trains, half an hour on two cores; with ATEN_CPU_CAPABILITY and
 ONEDNN_MAX_CPU_ISA set, with the instructions of another processor. `... report NAME=STORE ...` prints the table.
 """
 
