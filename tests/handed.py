@@ -60,7 +60,12 @@ def judged(store: Store, task: Task) -> None:
 def row(**numbers: Any) -> Outcome:
     """What a trial came to; numbers that are not given are as good as any."""
     values = {"dev_loss": 0.5, "dev_accuracy": 0.9, "dev_rationale_ratio": 0.09, "test_accuracy": 0.8}
-    values |= {"test_rationale_ratio": 0.09, "versions": "rekd 0.2.0, torch 2.13.0", "device": "cpu"}
+    values |= {
+        "test_rationale_ratio": 0.09,
+        "test_eraser_sufficiency": 0.05,
+        "versions": "rekd 0.2.0, torch 2.13.0",
+        "device": "cpu",
+    }
     return Outcome(status="ok", **{**values, **numbers})
 
 

@@ -64,6 +64,7 @@ def test_the_card_says_what_the_ledger_says(results):
     assert "# bert-student on planted-reviews" in text
     assert "seed 2026 of 2 of its setting" in text
     assert "| dev loss | 0.200 | 0.225 ± 0.035 |" in text
+    assert "| sufficiency by ERASER (test; 0 or less suffices) | 0.050 | 0.050 ± 0.000 |" in text
     assert "It was taught by `bert-teacher`" in text
     assert "| p_target | 0.09375 |" in text
     assert "Texts made by rekd" in text

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from rekd.running.estimate import Estimator
+from rekd.running.estimate import ENDING, QUICK, SLOW, Estimator
 from rekd.running.plan import LaterTrials, Plan, SweepResult, fixed_plan, to_run
 from rekd.store.ledger import Ledger, Outcome
 from rekd.tasks.task import load_task
@@ -112,7 +112,9 @@ def test_a_measured_run_takes_the_place_of_a_guess(ledger):
     measured = Estimator(results(ledger), [TASK], device="cpu")
     assert measured.basis([trial]) == "ledger"
     seconds = measured.seconds(trial)
-    assert (seconds.low, seconds.expected, seconds.high) == pytest.approx((20, 30, 40))
+    assert (seconds.low, seconds.expected, seconds.high) == pytest.approx(
+        (20 * QUICK, 30, 40 * SLOW * 11 / 10 + ENDING)
+    )
     assert measured.seconds(replace(trial, epochs=20)).expected == pytest.approx(60)
     assert measured.total([trial, trial]).expected == pytest.approx(60)
     assert measured.basis([trial, TASK.trial("re", TASK.students[0], seed=0)]) == "arithmetic"
