@@ -179,7 +179,8 @@ def _run(sweep: Sweep, outlook: Outlook) -> SweepResult:
     signal.signal(signal.SIGTERM, _as_ctrl_c)
     try:
         afterwards = " The cluster ends itself afterwards (--autodown)." if options.autodown else ""
-        console.print(f"Running on {cluster.description}. Results go to {escape(str(sweep.store))}.{afterwards}")
+        place = escape(str(sweep.store))
+        console.print(f"Running on {cluster.description}. Results go to {place}.{afterwards}", soft_wrap=True)
         _print_number(console, outlook)
         return run_sweep(
             sweep.plan,

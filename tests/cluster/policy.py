@@ -107,6 +107,8 @@ def _order(params: dict[str, str]) -> list[Ask]:
 
 def _s3(method: str, params: dict[str, str]) -> list[Ask]:
     bucket, _, key = params["path"].strip("/").partition("/")
+    if method == "POST" and not key and "delete" in params["query"]:  # many at once; AWS asks for the right to each
+        return [("s3:DeleteObject", f"arn:aws:s3:::{bucket}/any", {})]
     if not key:
         return [("s3:ListBucket" if method in ("GET", "HEAD") else f"s3:{method}Bucket", f"arn:aws:s3:::{bucket}", {})]
     action = "s3:AbortMultipartUpload" if method == "DELETE" and "uploadId" in params["query"] else S3_ACTIONS[method]
