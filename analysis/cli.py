@@ -18,7 +18,7 @@ from rich.text import Text
 
 from analysis import figures, tables
 from analysis.advice import advised
-from analysis.copies import encoded, harmless, ledger_files
+from analysis.copies import encoded, harmless, ledger_files, trackio_files
 from analysis.experiment import Stages, split_stages
 from analysis.frames import load_epochs, load_trials
 from analysis.gallery import gallery
@@ -95,6 +95,7 @@ class Copy(StrEnum):
 
     csv = "csv"
     parquet = "parquet"
+    trackio = "trackio"
 
 
 class Drawing(StrEnum):
@@ -215,17 +216,21 @@ def _say(sentence: str, what: str) -> None:
 @app.command("export-ledger")
 def export_ledger_command(
     store: StoreArgument,
-    to: Annotated[Copy, typer.Option(help="The format of the files; for trackio see docs/handover.md.")] = Copy.csv,
+    to: Annotated[
+        Copy, typer.Option(help="The format of the files; trackio is CSV and a script that puts it there.")
+    ] = Copy.csv,
     out: Annotated[Path, typer.Option(help="Folder for a file a table: trials, epochs, audits.")] = Path("ledger"),
 ) -> None:
     """Writes the ledger for other programs: all trials, epochs and audits, as CSV or Parquet."""
     with bad_input():
         _require_store(store)
         names = []
-        for name, content in ledger_files(store, to.value):
+        for name, content in trackio_files(store) if to is Copy.trackio else ledger_files(store, to.value):
             _write(out / name, content)
             names.append(name)
         console.print(f"{', '.join(names)} are in {out}.", soft_wrap=True)
+        if to is Copy.trackio:
+            console.print(f"Where trackio is installed, `python {out / names[-1]}` puts them there.", soft_wrap=True)
 
 
 @app.command("macros")

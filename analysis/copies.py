@@ -1,6 +1,7 @@
 """The ledger as files of other programs."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
@@ -15,6 +16,9 @@ from rekd.store.ledger import Ledger
 
 Format = Literal["csv", "parquet"]
 
+INTO_TRACKIO = Path(__file__).with_name("into_trackio.py")
+"""What puts the CSV files into trackio, without this program."""
+
 
 def ledger_files(store: Ledger | Store | str, format: Format) -> Iterator[tuple[str, bytes]]:
     """Names and contents of a file a table: `trials`, `epochs`, and `audits` where there are any."""
@@ -24,6 +28,12 @@ def ledger_files(store: Ledger | Store | str, format: Format) -> Iterator[tuple[
     audits = Audits(ledger.store).read()
     if audits.num_rows:
         yield f"audits.{format}", encoded(audits, format)
+
+
+def trackio_files(store: Ledger | Store | str) -> Iterator[tuple[str, bytes]]:
+    """The CSV files, and the script that puts them into trackio in an environment of trackio's own."""
+    yield from ledger_files(store, "csv")
+    yield INTO_TRACKIO.name, INTO_TRACKIO.read_bytes()
 
 
 def encoded(table: pa.Table, format: Format) -> bytes:

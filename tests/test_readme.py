@@ -21,7 +21,7 @@ COMMANDS = [line.split("  #")[0].strip() for block in BASH for line in block.spl
 TABLE = re.findall(r"^\| `(python sweeps/\w+\.py)`", README, re.MULTILINE)
 HANDED = re.findall(r"## Hand it over\n\n```\n(.*?)```", README, re.DOTALL)[0].splitlines()
 TUTORIAL = (ROOT / "docs" / "tutorial.py").read_text()
-TOY = "--task digits --seeds 2026,2027 --epochs 1 --alphas 0.3 --teacher-seed 2026 --local"
+TOY = "--task hidden-digits --seeds 2026,2027 --epochs 1 --alphas 0.3 --teacher-seed 2026 --local"
 
 
 def run(command: str, folder: Path) -> str:
@@ -37,13 +37,14 @@ def folder(tmp_path_factory):
     """A folder with `results` of the demo's command, two seeds of one epoch."""
     folder = tmp_path_factory.mktemp("readme")
     run(f"python sweeps/alpha_sweep.py {TOY} --store results", folder)
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "an-image.png")
+    Image.fromarray(np.zeros((48, 48), np.uint8)).save(folder / "an-image.png")
     return folder
 
 
 def test_make_demo_is_the_command_that_the_readme_names():
     assert "make demo" in COMMANDS
-    assert "sweeps/alpha_sweep.py --task digits" in (ROOT / "Makefile").read_text()
+    (command,) = re.findall(r"`(python sweeps/alpha_sweep.py --task hidden-digits .*?)`", README)
+    assert command.removeprefix("python ") in (ROOT / "Makefile").read_text()
 
 
 @pytest.mark.slow
@@ -71,18 +72,18 @@ def test_only_make_and_python_are_asked_for():
 
 @pytest.fixture(scope="module")
 def handing(tmp_path_factory):
-    """A folder with nothing but `results` of digits, an image, and what somebody else marked on the test split."""
+    """A folder with nothing but `results` of hidden digits, an image, and what somebody else marked on the test split."""
     from rekd.store.files import Store
     from rekd.tasks.data import load_data
     from rekd.tasks.task import load_task
 
     folder = tmp_path_factory.mktemp("handing")
-    store, task = Store(folder / "results"), load_task("digits")
-    model = handed.kept(store, task, handed.ended(store, task, [0.3], model="vit-student", ratio=0.25)[0])
+    store, task = Store(folder / "results"), load_task("hidden-digits")
+    model = handed.kept(store, task, handed.ended(store, task, [0.3], model="vit-student", ratio=3 / 36)[0])
     handed.judged(store, task)
     (folder / "images").mkdir()
     handed.picture(folder / "images" / "a.png")
-    marks = [[1] * 16 + [0] * 48] * len(load_data(task).test.labels)
+    marks = [[1] * 3 + [0] * 33] * len(load_data(task).test.labels)
     pd.DataFrame({"mask": marks}).to_parquet(folder / "marks.parquet")
     return folder, model.name
 

@@ -1,8 +1,10 @@
 """A store's numbers in other programs: LaTeX macros, CSV and Parquet."""
 
+import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import made_up
@@ -92,6 +94,41 @@ def test_the_ledger_is_written_whole_in_both_formats(tmp_path: Path) -> None:
     read = pd.read_csv(tmp_path / "out/epochs.csv")
     assert read["dev_loss"].tolist() == pq.read_table(tmp_path / "out/epochs.parquet")["dev_loss"].to_pylist()
     assert pq.read_table(tmp_path / "out/trials.parquet").num_rows == Ledger(tmp_path / "store").trials().num_rows
+
+
+TRACKIO = """
+import json, pathlib
+log = pathlib.Path(__file__).with_name("log.jsonl")
+class Run:
+    def __init__(self, **given): self.told = [given]
+    def log(self, values, step): self.told.append([step, values])
+    def finish(self): log.open("a").write(json.dumps(self.told) + chr(10))
+def init(**given): return Run(**given)
+"""
+"""The three names of trackio that are called, with what they were given in a file: its own cannot be installed beside rekd."""
+
+
+def test_the_ledger_goes_to_trackio_without_this_program(tmp_path: Path) -> None:
+    made_up.fill(str(tmp_path / "store"))
+    out = tmp_path / "out"
+    said = CliRunner().invoke(app, ["export-ledger", str(tmp_path / "store"), "--to", "trackio", "--out", str(out)])
+    assert f"`python {out / 'into_trackio.py'}` puts them there" in said.stdout
+    (out / "trackio.py").write_text(TRACKIO)
+    ran = subprocess.run([sys.executable, "-I", out / "into_trackio.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert "No module named 'trackio'" in ran.stderr  # isolated: nothing beside it is found, and rekd is not asked for
+    subprocess.run([sys.executable, out / "into_trackio.py", "mine"], cwd=tmp_path, check=True)
+    told = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    epochs = Ledger(tmp_path / "store").epochs().to_pandas()
+    assert len(told) == epochs["digest"].nunique()
+    (begun, *steps) = told[0]
+    digest = begun["name"].split()[-1]
+    of_trial = epochs[epochs["digest"] == digest]
+    row = Ledger(tmp_path / "store").row(digest)
+    assert row is not None
+    assert (begun["project"], begun["config"]["lambda_select"]) == ("mine", row["lambda_select"])
+    assert [step for step, _ in steps] == of_trial["step"].tolist()
+    assert [values["dev_loss"] for _, values in steps] == of_trial["dev_loss"].tolist()
+    assert steps[-1][1]["test_accuracy"] == row["test_accuracy"]
 
 
 def test_no_text_of_the_csv_is_computed_by_a_spreadsheet(tmp_path: Path) -> None:
