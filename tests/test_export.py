@@ -19,7 +19,7 @@ from rekd.handover.card import card, plain_cell
 from rekd.handover.export import export_model
 from rekd.handover.forms import as_given, compare, torch_form
 from rekd.handover.onnx_files import onnx_form, write_int8, write_onnx
-from rekd.handover.trained import best_trial, find_trained
+from rekd.handover.trained_model import best_trial, find_trained
 from rekd.store.audits import AUDITS_SCHEMA, Audit, Audits
 from rekd.store.files import Store
 from rekd.store.saved_model import check

@@ -103,7 +103,7 @@ def test_what_is_left_out_takes_no_part(family, tmp_path):
 def test_transformers_loads_it_by_the_folders_own_code_where_it_is_told_to(tmp_path):
     """In a process that cannot import this program."""
     from rekd.handover.export import exported_config
-    from rekd.handover.trained import find_trained
+    from rekd.handover.trained_model import find_trained
 
     ours = tiny.build("bert")
     ours.save(tmp_path / "model", details={"inputs": {"input_ids": [8]}, "class_names": ["a", "b", "c"]})
@@ -132,7 +132,7 @@ print(model.config.id2label[0], model(input_ids=ids, attention_mask=torch.ones_l
 
 def export(model: Path, to: Path) -> Path:
     from rekd.handover.export import new_folder, write_export
-    from rekd.handover.trained import find_trained
+    from rekd.handover.trained_model import find_trained
 
     with new_folder(to) as folder:
         write_export(find_trained(str(model), "nowhere"), folder)

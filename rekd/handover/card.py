@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 
 from rekd.handover.forms import Comparison
-from rekd.handover.trained import Trained
+from rekd.handover.trained_model import TrainedModel
 from rekd.messages import number
 
 COLUMNS = {
@@ -54,7 +54,7 @@ LEFT_OUT = ("task_digest", "model_digest", "seed", "task", "model", "teacher_dig
 """Fields of a trial that stand elsewhere on the card, or that say nothing to a reader."""
 
 
-def card(trained: Trained, forms: Sequence[Comparison] = (), onnx: dict[str, Any] | None = None) -> str:
+def card(trained: TrainedModel, forms: Sequence[Comparison] = (), onnx: dict[str, Any] | None = None) -> str:
     """The README.md of a model in the manner of Hugging Face."""
     config = trained.config
     details = config["details"]
@@ -106,7 +106,7 @@ def _template() -> jinja2.Template:
     return environment.from_string((folder / "card.md").read_text(encoding="utf-8"))
 
 
-def _numbers(trained: Trained) -> list[dict[str, str]]:
+def _numbers(trained: TrainedModel) -> list[dict[str, str]]:
     found = []
     for name, said in COLUMNS.items():
         spread = trained.spread(name)
@@ -127,7 +127,7 @@ def _dropped(forms: Sequence[Comparison]) -> dict[str, float] | None:
     return {"change": dropped.accuracy - whole.accuracy, "time": time}
 
 
-def _audit(trained: Trained) -> list[str]:
+def _audit(trained: TrainedModel) -> list[str]:
     if trained.config["objective"] == "cls":
         return []
     found = trained.audit
@@ -140,7 +140,7 @@ def _audit(trained: Trained) -> list[str]:
     ]
 
 
-def _is_embedded(trained: Trained) -> bool:
+def _is_embedded(trained: TrainedModel) -> bool:
     """Whether the trial's task is the embedded one of that name, and not another's file."""
     from rekd.tasks.task import load_task
     from rekd.tasks.task_file import task_names
@@ -149,7 +149,7 @@ def _is_embedded(trained: Trained) -> bool:
     return trial.get("task") in task_names() and load_task(trial["task"]).digest == trial.get("task_digest")
 
 
-def _made_with(trained: Trained) -> str:
+def _made_with(trained: TrainedModel) -> str:
     row = trained.row or {}
     digest = trained.config["details"].get("digest")
     parts = [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rekd.handover.modeling_rekd import CONVOLUTIONAL, FAMILIES
-from rekd.handover.trained import Trained, find_trained
+from rekd.handover.trained_model import TrainedModel, find_trained
 from rekd.method.models import RationaleModel
 from rekd.store.saved_model import checksum_of
 
@@ -50,7 +50,7 @@ def export_model(what: str | Path, to: str | Path, *, store: str = "results") ->
     return Path(to)
 
 
-def write_export(trained: Trained, folder: Path) -> None:
+def write_export(trained: TrainedModel, folder: Path) -> None:
     """Writes weights, configuration, what prepares an input, and the code to load them, into a new folder.
 
     Raises ValueError where the files are not those of a trained model.

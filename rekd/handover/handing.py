@@ -13,7 +13,7 @@ from rekd.command_line import PlainConsole, bad_input
 if TYPE_CHECKING:
     from rekd.handover.forms import Comparison
     from rekd.handover.side_by_side import Explained
-    from rekd.handover.trained import Trained
+    from rekd.handover.trained_model import TrainedModel
     from rekd.method.explain import Explainer
     from rekd.tasks.data import Data
 
@@ -118,7 +118,7 @@ def export(
     """Writes a trained model as a folder that others load without this program, with a card filled from the ledger."""
     from rekd.handover.card import card
     from rekd.handover.export import check_drops, new_folder, write_export
-    from rekd.handover.trained import best_trial, find_trained
+    from rekd.handover.trained_model import best_trial, find_trained
 
     with bad_input():
         if (what is None) == (best is None):
@@ -145,7 +145,7 @@ def _name_of(task: str | None) -> str | None:
     return None if task is None else load_task(task).name
 
 
-def _data_of(trained: "Trained", task: str | None) -> "Data":
+def _data_of(trained: "TrainedModel", task: str | None) -> "Data":
     """The data on whose test split forms are compared. Raises ValueError where it is not what the trial was trained on."""
     from rekd.handover.onnx_files import check_onnx
     from rekd.tasks.data import load_data

@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainedModel:
     """The saved files of a trained model, and the rows that its card is filled from."""
 
     files: Mapping[str, bytes]
@@ -48,7 +48,7 @@ class Trained:
         return fmean(values), stdev(values) if len(values) > 1 else None
 
 
-def find_trained(what: str, store_uri: str) -> Trained:
+def find_trained(what: str, store_uri: str) -> TrainedModel:
     """The trained model of a folder, or of a trial by its digest. Raises ValueError where there is none.
 
     A folder that lies in a store, as a sweep left it, is told by that store's ledger.
@@ -59,7 +59,9 @@ def find_trained(what: str, store_uri: str) -> Trained:
         if "config.json" not in files or "model.safetensors" not in files:
             raise ValueError(f"{folder} has no config.json and model.safetensors. Give a folder that a trial wrote.")
         beside = Store(folder.resolve().parent.parent)
-        return _told(beside, folder.name, files) if folder.resolve().parent.name == "models" else Trained(files=files)
+        return (
+            _told(beside, folder.name, files) if folder.resolve().parent.name == "models" else TrainedModel(files=files)
+        )
     store = Store(store_uri)
     names = store.names_in(store.model_folder(what))
     if "config.json" not in names:
@@ -70,13 +72,13 @@ def find_trained(what: str, store_uri: str) -> Trained:
     return _told(store, what, {name: store.read(f"{store.model_folder(what)}/{name}") for name in names})
 
 
-def _told(store: Store, digest: str, files: Mapping[str, bytes]) -> Trained:
+def _told(store: Store, digest: str, files: Mapping[str, bytes]) -> TrainedModel:
     rows = {row["digest"]: row for row in Ledger(store).trials().to_pylist()}
     row = rows.get(digest)
     if row is None:
-        return Trained(files=files)
+        return TrainedModel(files=files)
     audits = {found.pop("digest"): found for found in Audits(store).read().to_pylist()}
-    return Trained(
+    return TrainedModel(
         files=files,
         row=row,
         seeds=[other for other in rows.values() if other["status"] == "ok" and _setting(other) == _setting(row)],
