@@ -44,7 +44,7 @@ SEEDS = (1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimated:
+class Comparison:
     """What was said of a sweep, and what it took."""
 
     name: str
@@ -64,7 +64,7 @@ class Estimated:
         )
 
 
-def estimated(task_name: str, objective: Objective, model: str, epochs: int, store: Store) -> Iterator[Estimated]:
+def estimated(task_name: str, objective: Objective, model: str, epochs: int, store: Store) -> Iterator[Comparison]:
     """Each estimate of a sweep, beside what it took."""
     task = load_task(task_name)
     name = f"{objective} {model} on {task_name}, {epochs} epochs"
@@ -83,11 +83,11 @@ def estimated(task_name: str, objective: Objective, model: str, epochs: int, sto
     ]
     seconds = [_seconds(trial, task, store, supplies) for trial in trials]
     for estimator in estimators:
-        yield Estimated(name=name, basis=estimator.basis(trials), said=estimator.total(trials), took=sum(seconds))
+        yield Comparison(name=name, basis=estimator.basis(trials), said=estimator.total(trials), took=sum(seconds))
     rows = load_trials(store)
     first = Estimator(rows[rows["digest"] == trials[0].digest], [task], device="cpu")
     rest = trials[1:]
-    yield Estimated(name=name, basis=first.basis(rest), said=first.total(rest), took=sum(seconds[1:]))
+    yield Comparison(name=name, basis=first.basis(rest), said=first.total(rest), took=sum(seconds[1:]))
 
 
 def _seconds(trial: Trial, task: Task, store: Store, supplies: Supplies) -> float:
@@ -99,7 +99,7 @@ def _seconds(trial: Trial, task: Task, store: Store, supplies: Supplies) -> floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sweeps", type=int, nargs="*", default=range(len(SWEEPS)), help="Numbers from 0; all of them.")
-    found: list[Estimated] = []
+    found: list[Comparison] = []
     for sweep in (SWEEPS[number] for number in parser.parse_args().sweeps):
         with tempfile.TemporaryDirectory() as folder:
             for one in estimated(*sweep, store=Store(Path(folder))):

@@ -12,7 +12,7 @@ from rekd.command_line import PlainConsole, bad_input
 
 if TYPE_CHECKING:
     from rekd.handover.forms import Comparison
-    from rekd.handover.side_by_side import Explained
+    from rekd.handover.side_by_side import ExplainedInput
     from rekd.handover.trained_model import TrainedModel
     from rekd.method.explain import Explainer
     from rekd.tasks.data import Data
@@ -73,7 +73,7 @@ def _serve_page(explainers: "Mapping[str, Explainer]", given: list[str], port: i
     serve(TryPage(explainers).app(), port=port, ready=lambda address: say(f"The page is {address} (Ctrl-C ends it)."))
 
 
-def _write(everything: "Iterable[Explained]", to: Path | None, *, as_json: bool) -> None:
+def _write(everything: "Iterable[ExplainedInput]", to: Path | None, *, as_json: bool) -> None:
     from rekd.handover import pages, side_by_side
 
     console = PlainConsole(highlight=False)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool
 from markupsafe import Markup
 
-from rekd.handover.side_by_side import Explained
+from rekd.handover.side_by_side import ExplainedInput
 from rekd.method.explain import Explanation, Input, Picture
 
 MOST = 1000
@@ -40,14 +40,14 @@ class Run:
     """`kept`, `left` or `unread`."""
 
 
-def write_page(everything: Iterable[Explained], file: Path, *, title: str) -> int:
+def write_page(everything: Iterable[ExplainedInput], file: Path, *, title: str) -> int:
     """Writes the page and returns the number of inputs that are on it, `MOST` at most."""
     shown = list(islice(everything, MOST))
     file.write_text(page(shown, title=title), encoding="utf-8")
     return len(shown)
 
 
-def page(shown: Iterable[Explained], *, title: str) -> str:
+def page(shown: Iterable[ExplainedInput], *, title: str) -> str:
     """A whole page of explanations."""
     environment = templates()
     return environment.get_template("explained.html").render(
@@ -72,7 +72,7 @@ def script_hash(script: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
-def input_shown(explained: Explained) -> dict[str, Any]:
+def input_shown(explained: ExplainedInput) -> dict[str, Any]:
     """What a template shows of an input."""
     first = next(iter(explained.by.values()))
     is_image = first.patches is not None

@@ -17,7 +17,7 @@ from rekd.method.explain import AT_A_TIME, Explainer, Explanation, Input
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explained:
+class ExplainedInput:
     """One input and what each model says of it."""
 
     number: int
@@ -48,17 +48,17 @@ def named_explainers(folders: Sequence[Path]) -> dict[str, Explainer]:
 
 def explain_all(
     explainers: Mapping[str, Explainer], inputs: Iterable[Input], *, budget: float | None = None
-) -> Iterator[Explained]:
+) -> Iterator[ExplainedInput]:
     """Every input by every model, in order, a batch at a time: any number of inputs may come."""
     rest, number = iter(inputs), 0
     while chunk := list(islice(rest, AT_A_TIME)):
         by_model = {name: list(explainer.each(chunk, budget=budget)) for name, explainer in explainers.items()}
         for row, given in enumerate(chunk):
-            yield Explained(number=number, given=given, by={name: found[row] for name, found in by_model.items()})
+            yield ExplainedInput(number=number, given=given, by={name: found[row] for name, found in by_model.items()})
             number += 1
 
 
-def rows_of(explained: Explained) -> Iterator[dict[str, Any]]:
+def rows_of(explained: ExplainedInput) -> Iterator[dict[str, Any]]:
     """What is written of an input: a row a model."""
     for model, explanation in explained.by.items():
         content = {"input": explained.number, "model": model, **asdict(explanation)}
@@ -67,14 +67,14 @@ def rows_of(explained: Explained) -> Iterator[dict[str, Any]]:
         yield content
 
 
-def json_lines(everything: Iterable[Explained]) -> Iterator[str]:
+def json_lines(everything: Iterable[ExplainedInput]) -> Iterator[str]:
     """One JSON object an input and model; what an explanation has not is left out."""
     for explained in everything:
         for row in rows_of(explained):
             yield json.dumps({name: value for name, value in row.items() if value is not None})
 
 
-def write_json(everything: Iterable[Explained], file: Path) -> int:
+def write_json(everything: Iterable[ExplainedInput], file: Path) -> int:
     """Writes JSON lines and returns the number of inputs."""
     number = 0
     with file.open("w", encoding="utf-8") as out:
@@ -103,7 +103,7 @@ SCHEMA = pa.schema(
 """The columns of a Parquet file of explanations: a row an input and model. Texts have `words` and `read`, images `patches`."""
 
 
-def write_parquet(everything: Iterable[Explained], file: Path) -> int:
+def write_parquet(everything: Iterable[ExplainedInput], file: Path) -> int:
     """Writes them a batch at a time and returns the number of inputs."""
     rest, number = iter(everything), 0
     with pq.ParquetWriter(file, SCHEMA) as writer:
@@ -116,7 +116,7 @@ def write_parquet(everything: Iterable[Explained], file: Path) -> int:
     return number
 
 
-def print_explained(console: Console, explained: Explained) -> None:
+def print_explained(console: Console, explained: ExplainedInput) -> None:
     """An input for people, in a terminal: each model's answer, and its rationale in the text or drawn as a grid."""
     for model, explanation in explained.by.items():
         said = f"{explanation.label} ({explanation.probability:.1%}), from {explanation.rationale_ratio:.1%} of the features"

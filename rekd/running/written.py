@@ -14,7 +14,7 @@ MODEL = 4
 
 
 @dataclass(frozen=True)
-class Written:
+class StorageNeed:
     """Bytes that trials write. Of checkpoints it is the most that it may be: as if each epoch were better than the last."""
 
     checkpoints: float
@@ -23,7 +23,7 @@ class Written:
     models: float
 
 
-def written(trials: Iterable[tuple[Trial, int]], estimator: Estimator, *, checkpoint_every: float = 0.0) -> Written:
+def written(trials: Iterable[tuple[Trial, int]], estimator: Estimator, *, checkpoint_every: float = 0.0) -> StorageNeed:
     """Adds up trials, each with how many there are of its kind."""
     checkpoints = largest = models = 0.0
     for trial, count in trials:
@@ -32,7 +32,7 @@ def written(trials: Iterable[tuple[Trial, int]], estimator: Estimator, *, checkp
         checkpoints += count * each * _num_checkpoints(estimator, trial, checkpoint_every)
         models += count * MODEL * parameters
         largest = max(largest, each)
-    return Written(checkpoints, largest, models)
+    return StorageNeed(checkpoints, largest, models)
 
 
 def _num_checkpoints(estimator: Estimator, trial: Trial, every: float) -> float:
