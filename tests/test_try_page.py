@@ -218,8 +218,13 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path):
 
     folder = handed.digits(tmp_path)
     command = [sys.executable, "-m", "rekd", "explain", str(folder), "--serve", "--port", "0"]
+    # What is started in a shell's background ignores SIGINT, and would hand that down.
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as run:
         assert run.stdout is not None
         address = run.stdout.readline().split()[3]

@@ -238,10 +238,16 @@ def _reading(what: str, advice: str) -> Iterator[None]:
     """Whatever the libraries raise inside becomes a ValueError of one line: they have no common base for it."""
     try:
         yield
-    except MemoryError:  # which is nothing wrong with what is read
-        raise
     except Exception as error:
+        if is_out_of_memory(error):  # which is nothing wrong with what is read
+            raise
         raise ValueError(f"{what}: {_reason(error)}. {advice}") from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was lacking, on a GPU or a CPU."""
+    # What torch raises on a CPU is a plain RuntimeError.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def _reason(error: Exception) -> str:

@@ -12,6 +12,7 @@ import torch
 from rekd.cluster.own_folder import OwnFolder
 from rekd.method.losses import Learner
 from rekd.method.models import RationaleModel, SaliencyGenerator
+from rekd.method.pretrained import is_out_of_memory
 from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams
 from rekd.method.train import one_thread, train
@@ -92,8 +93,15 @@ def check_trial(trial: Trial, *, task: Task, supplies: Supplies) -> list[str]:
 
 
 def check_model(trial: Trial, task: Task, data: Data) -> None:
-    """Raises ValueError where a trial's model cannot read the task's samples, or could not be loaded once it is saved."""
-    build_model(trial, task, data, Streams(0, device=torch.device("cpu"))).check_saving()
+    """Raises ValueError where a trial's model cannot read the task's samples, or could not be loaded once it is saved.
+
+    A model that does not fit into the memory of who checks is not looked at: that of a worker may be larger.
+    """
+    try:
+        build_model(trial, task, data, Streams(0, device=torch.device("cpu"))).check_saving()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
 
 
 def build_model(trial: Trial, task: Task, data: Data, streams: Streams) -> RationaleModel:
@@ -142,8 +150,7 @@ def describe(error: Exception) -> str:
     """An error in one line, with a word on what to change where that is known."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    # What torch raises on a CPU is a plain RuntimeError.
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         text += " The trial does not fit: give it more of a GPU (--gpus-per-trial 1) or a smaller batch_size."
     return text
 
