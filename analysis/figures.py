@@ -24,6 +24,7 @@ from analysis.tables import OBJECTIVES, file_name
 from rekd.messages import number
 from rekd.schedule import SCHEDULED
 from rekd.store.ledger import BUDGET_COLUMNS
+from rekd.trial import num_selected
 
 COLUMN_WIDTH = 3.25
 """Inches; a figure of this width is legible in a column of a paper and on a phone."""
@@ -157,7 +158,7 @@ def budget_picture(stages: Stages, task: str) -> Picture | None:
     with mpl.rc_context(STYLE):
         for index, (_, row) in enumerate(means.iterrows()):
             count = row["num_features"]
-            ratios = {at: max(1, round(budget * count)) / count * 100 for at, budget in BUDGET_COLUMNS.items()}
+            ratios = {at: num_selected(budget, count) / count * 100 for at, budget in BUDGET_COLUMNS.items()}
             points = pd.DataFrame({"ratio": ratios, "accuracy": row[list(BUDGET_COLUMNS)].astype(float)})
             points = points.drop_duplicates("ratio")
             axes.plot(points["ratio"], points["accuracy"], color=_colour(index), linestyle=_line(index))

@@ -106,6 +106,15 @@ def grown(*, default: Any, neutral: Any) -> Any:
     return field(default=default, metadata={"neutral": neutral})
 
 
+def num_selected(budget: float, num_features: int) -> int:
+    """How many features a share of them is: the nearest whole number, but one at least.
+
+    >>> num_selected(0.15, 196), num_selected(0.01, 16)
+    (29, 1)
+    """
+    return max(1, round(budget * num_features))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """One training run. A variant is `dataclasses.replace(trial, seed=3)`; `Task.trial` fills in a task's defaults.

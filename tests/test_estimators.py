@@ -15,7 +15,6 @@ from rekd.method.equations import (
     at_budget,
     gumbel_noise,
     gumbel_softmax,
-    num_selected,
     selection_difference,
     selection_loss,
     straight_through,
@@ -26,7 +25,7 @@ from rekd.method.losses import Learner, losses, mask_costs
 from rekd.method.samples import DeviceSamples
 from rekd.method.streams import Streams, evaluation_noise
 from rekd.store.checkpoints import Checkpoints
-from rekd.trial import Trial
+from rekd.trial import Trial, num_selected
 
 P_TARGET = 0.3
 

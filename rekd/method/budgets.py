@@ -6,12 +6,12 @@ Two models reach different ratios, and accuracy depends on the ratio. At one bud
 import numpy as np
 
 from rekd.method.audit import ranks
-from rekd.method.equations import num_selected
 from rekd.method.evaluate import Predictions
 from rekd.method.judge import answers
 from rekd.method.models import Predictor
 from rekd.method.samples import DeviceSamples
 from rekd.store.ledger import BUDGET_COLUMNS, BUDGETS
+from rekd.trial import num_selected
 
 
 def budget_curve(

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rekd.trial import num_selected
+
 SELECTED = 1
 """Index of the class "selected" in the last axis of Z and S (Eq. 2)."""
 
@@ -73,15 +75,6 @@ def selection_difference(
 ) -> Float[Tensor, "batch feature"]:
     """Z[selected] - Z[not selected]."""
     return selection_logits[..., SELECTED] - selection_logits[..., 1 - SELECTED]
-
-
-def num_selected(budget: float, num_features: int) -> int:
-    """How many features a share of them is: the nearest whole number, but one at least.
-
-    >>> num_selected(0.15, 196), num_selected(0.01, 16)
-    (29, 1)
-    """
-    return max(1, round(budget * num_features))
 
 
 def at_budget(selection_logits: Float[Tensor, "batch feature 2"], budget: float) -> Float[Tensor, "batch feature 2"]:
