@@ -141,17 +141,18 @@ def _ratio_lines(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def budget_picture(stages: Stages, task: str) -> Picture | None:
-    """Accuracy at exact budgets of RE and REKD: a line a setting, a point a budget, through the mean of the seeds.
+    """Accuracy at exact budgets of RE and REKD at the settings that were chosen: a line a setting, a point a budget,
+    through the mean of the seeds.
 
     None where no trial was measured so.
     """
-    rows = narrow(stages.trials, task=task)
+    rows = narrow(stages.finals, task=task)
     if "test_accuracy_area" not in rows or not rows["test_accuracy_area"].notna().any():
         return None
     rows = _finished(rows[rows["objective"] != "cls"], ["test_accuracy_area"])
     means = summarize(rows, [*BUDGET_COLUMNS, "num_features"])
     means = means.assign(
-        label=[_comma(row["model"], told) for told, (_, row) in zip(variants(means), means.iterrows(), strict=True)]
+        label=[_who(row, told) for told, (_, row) in zip(variants(means), means.iterrows(), strict=True)]
     )
     name, labels = file_name("budgets", task), {}
     figure, (axes,) = _figure(1, 2.4)
@@ -172,6 +173,41 @@ def budget_picture(stages: Stages, task: str) -> Picture | None:
         axes.xaxis.set_major_formatter(lambda value, _: number(value))
         _legend(figure)
     return Picture(name, task, "Accuracy at exact budgets", figure, labels)
+
+
+def epochs_picture(stages: Stages, task: str) -> Picture | None:
+    """Accuracy against the epochs that RE and REKD were given, each trial from its start: does one catch up, given time?
+    A line a setting through the mean of its seeds, which are points.
+
+    None where no setting was trained for two numbers of epochs.
+    """
+    rows = _finished(narrow(stages.trials, task=task, objective=["re", "rekd"]), ["test_accuracy"])
+    if rows.empty:
+        return None
+    told = variants(rows, but=["epochs"])
+    rows = rows.assign(label=[_who(row, told[index]) for index, row in rows.iterrows()])
+    rows = rows[rows.groupby("label")["epochs"].transform("nunique") > 1]
+    if rows.empty:
+        return None
+    name, labels = file_name("epochs", task), {}
+    figure, (axes,) = _figure(1, 2.2)
+    with mpl.rc_context(STYLE):
+        for index, (who, runs) in enumerate(rows.groupby("label")):
+            means = runs.groupby("epochs")["test_accuracy"].agg(["mean", "size"])
+            _seed_points(axes, runs["epochs"], runs["test_accuracy"], _colour(index))
+            axes.plot(means.index, means["mean"], color=_colour(index), linestyle=_line(index))
+            gid = f"{name}-{index}"
+            _mean_points(axes, means.index, means["mean"], index, gid, label=who)
+            labels[gid] = [
+                f"{who}, {epochs} epochs: accuracy {row['mean']:.3f}, {_runs(row['size'])}"
+                for epochs, row in means.iterrows()
+            ]
+        axes.set(xlabel="epochs", ylabel="test accuracy", xscale="log")
+        axes.set_xticks(sorted(rows["epochs"].unique()))
+        axes.minorticks_off()
+        axes.xaxis.set_major_formatter(lambda value, _: number(value))
+        _legend(figure)
+    return Picture(name, task, "Accuracy, and the epochs that were given", figure, labels)
 
 
 def lambda_picture(stages: Stages, task: str) -> Picture | None:
@@ -344,6 +380,7 @@ def all_pictures(stages: Stages, epochs: pd.DataFrame) -> list[Picture]:
             seeds_picture(stages, task),
             ratio_picture(stages, task),
             budget_picture(stages, task),
+            epochs_picture(stages, task),
             alpha_picture(stages, task),
             lambda_picture(stages, task),
             training_picture(stages, epochs, task),
@@ -495,6 +532,10 @@ def _with_series(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
         for index, name in enumerate(dict.fromkeys(of["series"])):
             styles[name] = _OBJECTIVE_STYLE[objective] + 3 * index
     return rows, styles
+
+
+def _who(row: pd.Series, variant: str) -> str:
+    return _comma(f"{row['objective'].upper()} {row['model']}", variant)
 
 
 def _comma(first: str, then: str) -> str:

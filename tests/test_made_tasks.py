@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rekd.tasks import embedded, hidden_digits, planted_reviews
+from rekd.tasks import embedded, hidden_digits, planted_reviews, shortcut
 from rekd.tasks.data import load_data
 from rekd.tasks.draws import Draws
 from rekd.tasks.task import load_task
@@ -41,7 +41,7 @@ def test_what_is_made_is_part_of_the_digest_and_what_was_there_before_keeps_its_
     before = load_task("hidden-digits").digest
     monkeypatch.setattr(hidden_digits, "CHECKSUM", "another")
     assert load_task("hidden-digits").digest != before
-    assert embedded.identity("digits") == {"embedded": "digits"}
+    assert embedded.identity("digits", None) == {"embedded": "digits"}
 
 
 def test_three_cells_of_a_canvas_hold_handwriting_of_its_class_that_no_other_split_has(canvases):
@@ -59,6 +59,41 @@ def test_three_cells_of_a_canvas_hold_handwriting_of_its_class_that_no_other_spl
         assert not any(cell.tobytes() in written for cell in cells[~split.truth][:2000].astype(int))
         assert np.ptp(split.truth.mean(axis=0)) < 0.05  # every place alike
     assert len(set().union(*seen.values())) == sum(map(len, seen.values()))
+
+
+def test_a_mark_goes_with_the_label_in_train_and_dev_and_with_nothing_in_test(canvases):
+    """The handwriting and its truth stay; one cell of clutter becomes the mark of a class, on ten marks all different."""
+    marked = shortcut.make_marked(90)
+    agree = {name: float((split.named == split.labels).mean()) for name, split in marked.items()}
+    assert agree == pytest.approx({"train": 0.9, "dev": 0.9, "test": 0.1}, abs=0.02)
+    marks: dict[int, set[bytes]] = {}
+    for name, split in marked.items():
+        before = canvases[name]
+        assert np.array_equal(split.labels, before.labels)
+        assert np.array_equal(split.truth, before.truth)
+        cells, old = (one.images.reshape(-1, 6, 8, 6, 8).transpose(0, 1, 3, 2, 4).reshape(-1, 36, 64)
+                      for one in (split, before))  # fmt: skip
+        canvas = np.arange(len(split.labels))
+        assert not split.truth[canvas, split.place].any()
+        changed = (cells != old).any(axis=2)
+        assert changed[canvas, split.place].all()
+        assert changed.sum() == len(canvas)
+        for number, cell in zip(split.named, cells[canvas, split.place], strict=True):
+            marks.setdefault(int(number), set()).add(cell.tobytes())
+    assert all(len(alike) == 1 for alike in marks.values())
+    assert len(set().union(*marks.values())) == 10
+    assert np.array_equal(load_data(load_task("hidden-digits-shortcut")).test.arrays["image"], marked["test"].images)
+
+
+def test_how_strong_a_shortcut_is_stands_in_the_digest_and_another_word_is_refused(tmp_path):
+    names = [["config_name = 'shortcut-90'"], ["config_name = 'shortcut-80'"], []]
+    digests = [load_task(write(tmp_path, top=["dataset = 'hidden-digits'", *name])).digest for name in names]
+    assert len(set(digests)) == 3
+    assert digests[0] == load_task("hidden-digits-shortcut").digest
+    assert digests[2] == load_task("hidden-digits").digest
+    for wrong in ("shortcut", "shortcut-101", "marks-90"):
+        with pytest.raises(ValueError, match=r"mine\.toml: config_name is left out .* or 'shortcut-90'.*, got"):
+            load_task(write(tmp_path, top=[f"config_name = '{wrong}'"]))
 
 
 def test_three_words_of_a_review_say_its_label_and_no_other_word_says_either():

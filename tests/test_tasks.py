@@ -64,6 +64,7 @@ def test_every_embedded_task_makes_trials_and_other_names_are_listed():
         "cifar100",
         "digits",
         "hidden-digits",
+        "hidden-digits-shortcut",
         "hidden-digits-students",
         "imdb",
         "planted-reviews",

@@ -26,10 +26,11 @@ NEEDED: dict[str, dict[str, Any]] = {
 """What a task file has to say of each, beside what it is free to say."""
 
 
-def identity(name: str) -> dict[str, Any]:
-    """What a task's digest holds of an embedded dataset: of one that is made here, what comes out."""
+def identity(name: str, config_name: str | None) -> dict[str, Any]:
+    """What a task's digest holds of an embedded dataset: of one that is made here, what comes out, and its variant."""
     checksums = {"hidden-digits": hidden_digits.CHECKSUM, "planted-reviews": planted_reviews.CHECKSUM}
-    return {"embedded": name} | ({"sha256": checksums[name]} if name in checksums else {})
+    made = {"sha256": checksums[name]} if name in checksums else {}
+    return {"embedded": name} | made | ({} if config_name is None else {"config_name": config_name})
 
 
 def checksum_of_canvases(made: Mapping[str, hidden_digits.Canvases]) -> str:

@@ -155,7 +155,7 @@ class Task:
         """What the name stands for: all that changes arrays or splits. Never paths, models, seeds or defaults."""
         dataset: dict[str, Any]
         if self.dataset in EMBEDDED_DATASETS:
-            dataset = identity(self.dataset)
+            dataset = identity(self.dataset, self.config_name)
         elif self.local_dataset is not None:
             dataset = {"content": self.local_dataset.content()}
         else:

@@ -15,6 +15,7 @@ from rekd.messages import check_one_of, valid_names
 from rekd.schedule import told, under
 from rekd.tasks.embedded import EMBEDDED_DATASETS, NEEDED
 from rekd.tasks.local_files import TABLE_SUFFIXES
+from rekd.tasks.shortcut import percent_of
 from rekd.trial import FIDELITY, Objective, Trial, canonical_json, is_read, plain_type
 
 Kind = Literal["image", "text"]
@@ -367,6 +368,13 @@ def _check_embedded(table: dict[str, Any], file: Path) -> None:
     name = table["dataset"]
     for key, value in NEEDED[name].items():
         _require(table.get(key) == value, key, table.get(key), f"{value!r} for the dataset {name!r}", file)
+    if name == "hidden-digits":
+        try:
+            percent_of(table.get("config_name"))
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+    else:
+        _require("config_name" not in table, "config_name", table.get("config_name"), f"left out for {name!r}", file)
     if name == "digits":
         _require("test_fraction" in table, "test_fraction", None, "needed by 'digits', which has no test split", file)
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis.experiment import split_stages
-from analysis.figures import all_pictures, budget_picture
+from analysis.figures import all_pictures, budget_picture, epochs_picture
 from analysis.frames import load_trials
 from analysis.tables import Table, all_tables, budget_table, to_markdown
 from rekd.store.ledger import BUDGET_COLUMNS
@@ -41,7 +41,7 @@ def test_the_picture_has_a_line_a_setting_through_what_can_be_kept(trials):
     picture = budget_picture(stages, "cifar10")
     assert picture is not None
     first, second = picture.labels.values()
-    assert first[0] == "vit-tiny, estimator gumbel, at 1.0 %: accuracy 0.415, 2 runs"
+    assert first[0] == "RE vit-tiny, estimator gumbel, at 1.0 %: accuracy 0.415, 2 runs"
     assert len(second) == len(BUDGET_COLUMNS)
     few = trials.assign(num_features=16)  # of which 1, 2 and 5 % are one each, as are 15 and 10 %
     picture = budget_picture(split_stages(few), "cifar10")
@@ -56,3 +56,19 @@ def test_a_ledger_of_before_has_neither(trials):
         stages = split_stages(frame)
         assert not [one.name for one in all_tables(stages) if one.name.startswith("budgets")]
         assert not [one.name for one in all_pictures(stages, pd.DataFrame({"digest": []})) if "budgets" in one.name]
+
+
+def test_what_was_given_more_epochs_is_a_line_over_them(tmp_path):
+    """RE with once and four times the epochs, two seeds; another setting with one number of epochs is no line."""
+    longer = [made_up.trial(seed=seed, epochs=epochs) for epochs in (5, 20) for seed in (2026, 2027)]
+    stages = split_stages(load_trials(made_up.fill(tmp_path, [*longer, made_up.trial(seed=2026, learning_rate=1e-4)])))
+    picture = epochs_picture(stages, "cifar10")
+    assert picture is not None
+    (points,) = picture.labels.values()
+    assert [point.split(": ")[0] for point in points] == [
+        f"RE vit-tiny, learning_rate 1e-05, {epochs} epochs" for epochs in (5, 20)
+    ]
+    assert all(point.endswith("2 runs") for point in points)
+    assert "epochs-cifar10" in [one.name for one in all_pictures(stages, pd.DataFrame({"digest": []}))]
+    alike = split_stages(load_trials(made_up.fill(tmp_path / "other", longer[:2])))
+    assert epochs_picture(alike, "cifar10") is None
