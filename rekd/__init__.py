@@ -6,7 +6,7 @@ What a notebook needs is here, and is loaded when it is first used, so that `imp
 >>> digits = load_task("digits")
 >>> trials = [digits.trial("re", "vit-student", seed=seed) for seed in range(3)]
 >>> print(trials[0])
-digits vit-student re p_target=0.25 lambda_select=0.003 seed=0
+digits vit-student re p_target=0.25 lambda_select=0.003 epochs=35 seed=0
 
 `run_sweep(trials, tasks=[digits], store="results")` trains them on this machine and shows how far it is,
 `load_model("results", trials[0].digest)` goes from a row of the ledger to its model, `export_model` to a folder for others.

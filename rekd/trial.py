@@ -127,7 +127,7 @@ class Trial:
     ...     task="mine", task_digest="0", model="tiny", model_digest="0", objective="cls", seed=2026, epochs=20
     ... )
     >>> print(replace(trial, seed=3))
-    mine tiny cls seed=3
+    mine tiny cls epochs=20 seed=3
     >>> replace(trial, seed=3).digest == trial.digest
     False
     >>> replace(trial, alpha=0.3)
@@ -407,9 +407,9 @@ class Trial:
         for name in ("p_target", "lambda_select", "alpha"):
             if (value := getattr(self, name)) is not None:
                 schedule = self.schedules.get(name)
-                shown = number(value) if schedule is None else str(Move(last=value, schedule=schedule))
+                shown = f"{value:.4g}" if schedule is None else str(Move(last=value, schedule=schedule))
                 parts.append(f"{name}={shown}")
-        return " ".join([*parts, f"seed={self.seed}"])
+        return " ".join([*parts, f"epochs={self.epochs}", f"seed={self.seed}"])
 
 
 def taught_by(weights: Mapping[str, float]) -> dict[str, str | None]:

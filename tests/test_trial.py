@@ -304,5 +304,5 @@ def test_fidelity_is_a_preset_only_where_all_of_it_holds():
 
 
 def test_a_trial_reads_as_what_tells_it_apart():
-    assert str(REKD_TRIAL) == "toy vit rekd p_target=0.15 lambda_select=0.1 alpha=0.3 seed=2026"
-    assert str(CLS_TRIAL) == "toy vit cls seed=2026"
+    assert str(REKD_TRIAL) == "toy vit rekd p_target=0.15 lambda_select=0.1 alpha=0.3 epochs=3 seed=2026"
+    assert str(CLS_TRIAL) == "toy vit cls epochs=3 seed=2026"
