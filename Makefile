@@ -32,9 +32,9 @@ tests: .venv/installed
 elsewhere: .venv/installed
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/pytest -n 2 -q -m "not slow and not long" $(OF_NUMBERS)
 
-# Pretrained weights, two sweeps on one store, too little memory: minutes.
+# Pretrained weights, two sweeps on one store, too little memory: minutes. Much of them is waiting, so three at a time.
 slow: .venv/installed
-	$(BIN)/pytest -n 2 -q -m "slow and not long"
+	$(BIN)/pytest -n 3 --dist loadfile -q -m "slow and not long"
 
 # The paper on stand-ins, from nothing to its report, and through ten kills: a quarter of an hour.
 whole: .venv/installed
