@@ -84,7 +84,7 @@ def report(
         store=str(ledger.store),
         written=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
         counts=_counts(trials),
-        findings=_findings(tables.comparison_table(stages, baseline=baseline, method=method)),
+        findings=_findings(stages, tables.comparison_table(stages, baseline=baseline, method=method)),
         asked=sheet("", tables.asked_table(trials)),
         within=lambda_rule(tolerance).within,
         choices=_choices(stages),
@@ -157,10 +157,10 @@ def _counts(trials: pd.DataFrame) -> list[dict[str, Any]]:
     return [*counts, {"name": "hours of training", "number": f"{hours:.1f}"}]
 
 
-def _findings(differences: pd.DataFrame) -> list[str]:
+def _findings(stages: Stages, differences: pd.DataFrame) -> list[str]:
     names = labels(differences)
     return [
-        f"{row['task']}, {name}: {tables.comparison_sentence(row)}"
+        f"{row['task']}, {name}: {tables.comparison_sentence(row)} {tables.longer_sentence(stages, row)}".rstrip()
         for name, (_, row) in zip(names, differences.iterrows(), strict=True)
     ]
 

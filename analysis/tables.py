@@ -372,6 +372,20 @@ def comparison_sentence(row: pd.Series, *, interval: str = "95 % interval") -> s
     )
 
 
+def longer_sentence(stages: Stages, row: pd.Series) -> str:
+    """What RE of the same student reaches with more epochs than the REKD of one row of `comparison_table`, in words.
+
+    Empty where it was given no more.
+    """
+    columns = columns_read(stages.trials, "re", but=[*TUNED, "epochs"])
+    re = narrow(stages.trials, objective="re", status="ok")
+    wanted = pd.DataFrame([row])[columns].astype({name: re[name].dtype for name in columns})
+    longer = matching(re, wanted, columns)
+    longer = longer[longer["epochs"] > row["epochs"]].groupby("epochs")["test_accuracy"].agg(["mean", "size"])
+    told = [f"with {at} it reaches {_share(of['mean'])} (n = {of['size']:.0f})" for at, of in longer.iterrows()]
+    return f"RE was also given more than {row['epochs']} epochs: {', '.join(told)}." if told else ""
+
+
 def file_name(kind: str, task: str) -> str:
     """`<kind>-<task>`, fit for a file and for an id in a page, whatever a task is called."""
     return f"{kind}-{re.sub('[^A-Za-z0-9_-]+', '-', task)}"

@@ -312,7 +312,7 @@ def _comparisons(console: Console, stages: Stages) -> None:
     table = tables.comparison_table(stages)
     for variant, (_, row) in zip(variants(table), table.iterrows(), strict=True):
         who = f"{row['model']} on {row['task']}" + (f", {variant}" if variant else "")
-        console.print(f"{who}: {tables.comparison_sentence(row)}")
+        console.print(f"{who}: {tables.comparison_sentence(row)} {tables.longer_sentence(stages, row)}".rstrip())
     for note in tables.notes_on(stages.finals):
         console.print(note, style="dim")
 

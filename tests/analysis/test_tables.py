@@ -20,6 +20,7 @@ from analysis.tables import (
     comparison_sentence,
     comparison_table,
     lambda_table,
+    longer_sentence,
     performance_table,
     printable,
     ratio_table,
@@ -133,6 +134,25 @@ def test_re_at_its_own_choice_is_a_baseline_that_is_asked_for(tmp_path: Path) ->
     strict = comparison_table(split_stages(load_trials(str(tmp_path)), tolerance=0.0), baseline="chosen")
     assert strict["note"].str.startswith("nothing of RE is eligible: its nearest").all()
     assert narrow(strict, model="vit-tiny")["num_pairs"].item() == 3
+
+
+def test_re_that_was_given_more_epochs_is_told_beside_the_comparison(tmp_path: Path) -> None:
+    made = made_up.paper_trials()
+    re = [
+        one for one in made if (one.objective, one.model, one.lambda_select) == ("re", "vit-tiny", made_up.BEST_LAMBDA)
+    ]
+    re = [one for one in re if one.p_target == 0.15]
+    longer = [replace(one, epochs=4 * one.epochs) for one in re]
+    stages = split_stages(load_trials(made_up.fill(str(tmp_path), [*made, *longer])))
+    for _, row in comparison_table(stages).iterrows():
+        told = longer_sentence(stages, row)
+        is_longer = row["model"] == "vit-tiny"
+        assert (
+            told.startswith(f"RE was also given more than {row['epochs']} epochs: with {4 * row['epochs']} it")
+            == is_longer
+        )
+        assert told.endswith(f"(n = {len(re)}).") == is_longer
+        assert bool(told) == is_longer
 
 
 def test_re_at_its_own_learning_rate_is_the_baseline_where_there_is_no_other(tmp_path: Path) -> None:
