@@ -185,7 +185,7 @@ def epochs_picture(stages: Stages, task: str) -> Picture | None:
     if rows.empty:
         return None
     told = variants(rows, but=["epochs"])
-    rows = rows.assign(label=[_who(row, told[index]) for index, row in rows.iterrows()])
+    rows = rows.assign(label=[_who(row, of_row) for of_row, (_, row) in zip(told, rows.iterrows(), strict=True)])
     rows = rows[rows.groupby("label")["epochs"].transform("nunique") > 1]
     if rows.empty:
         return None
@@ -193,14 +193,14 @@ def epochs_picture(stages: Stages, task: str) -> Picture | None:
     figure, (axes,) = _figure(1, 2.2)
     with mpl.rc_context(STYLE):
         for index, (who, runs) in enumerate(rows.groupby("label")):
-            means = runs.groupby("epochs")["test_accuracy"].agg(["mean", "size"])
+            means = runs.groupby("epochs", as_index=False)["test_accuracy"].agg(["mean", "size"])
             _seed_points(axes, runs["epochs"], runs["test_accuracy"], _colour(index))
-            axes.plot(means.index, means["mean"], color=_colour(index), linestyle=_line(index))
+            axes.plot(means["epochs"], means["mean"], color=_colour(index), linestyle=_line(index))
             gid = f"{name}-{index}"
-            _mean_points(axes, means.index, means["mean"], index, gid, label=who)
+            _mean_points(axes, means["epochs"], means["mean"], index, gid, label=str(who))
             labels[gid] = [
-                f"{who}, {epochs} epochs: accuracy {row['mean']:.3f}, {_runs(row['size'])}"
-                for epochs, row in means.iterrows()
+                f"{who}, {row['epochs']:.0f} epochs: accuracy {row['mean']:.3f}, {_runs(row['size'])}"
+                for _, row in means.iterrows()
             ]
         axes.set(xlabel="epochs", ylabel="test accuracy", xscale="log")
         axes.set_xticks(sorted(rows["epochs"].unique()))

@@ -6,6 +6,7 @@ STORE` trains ten seeds of RE and of REKD, under the teacher and the alpha of th
 epochs, for the picture of accuracy over epochs.
 """
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,16 +51,11 @@ def longer(store: str) -> None:
     chosen = narrow(split_stages(trials[trials["seed"].between(first, last)]).finals, objective="rekd").iloc[0]
     taught = {"alpha": float(chosen["alpha"]), "teacher_digest": chosen["teacher_digest"]}
     task, epochs = load_task(TASK), int(chosen["epochs"])
-    run_sweep(
-        [
-            task.trial(objective, "vit-student", seed=seed, epochs=times * epochs, **given)
-            for seed in range(first, first + 10)
-            for times in (1, 2, 4, 8)
-            for objective, given in (("re", {}), ("rekd", taught))
-        ],
-        tasks=[task],
-        store=store,
-    )
+    trials = []
+    for seed, times in itertools.product(range(first, first + 10), (1, 2, 4, 8)):
+        trials.append(task.trial("re", "vit-student", seed=seed, epochs=times * epochs))
+        trials.append(task.trial("rekd", "vit-student", seed=seed, epochs=times * epochs, **taught))
+    run_sweep(trials, tasks=[task], store=store)
 
 
 def rows(processor: str, store: str) -> Iterator[dict[str, str]]:
