@@ -3,23 +3,27 @@
 `python -m benchmarks.demonstration run STORE` trains, half an hour on two cores; with ATEN_CPU_CAPABILITY and
 ONEDNN_MAX_CPU_ISA set, with the instructions of another processor. `... report NAME=STORE ...` prints the table. `... longer
 STORE` trains ten seeds of RE and of REKD, under the teacher and the alpha of the first set, with 1, 2, 4 and 8 times the
-epochs, for the picture of accuracy over epochs.
+epochs; `... pictures STORE FOLDER` draws accuracy over epochs and at exact budgets of them.
 """
 
 import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from analysis import load_trials
 from analysis.experiment import split_stages
+from analysis.figures import budget_picture, epochs_picture
 from analysis.frames import narrow
 from analysis.tables import comparison_table
 from rekd import load_task, run_sweep
 
 TASK = "hidden-digits"
+TEN = range(2026, 2036)
 SEEDS = ("2026-2030", "2031-2035", "2036-2040", "2041-2045")
 
 COLUMNS = {
@@ -46,16 +50,33 @@ def run(store: str, *options: str) -> None:
 
 def longer(store: str) -> None:
     """RE and REKD with more and more epochs; what is there is not trained again."""
-    first, last = map(int, SEEDS[0].split("-"))
-    trials = narrow(load_trials(store), task=TASK, status="ok")
-    chosen = narrow(split_stages(trials[trials["seed"].between(first, last)]).finals, objective="rekd").iloc[0]
-    taught = {"alpha": float(chosen["alpha"]), "teacher_digest": chosen["teacher_digest"]}
-    task, epochs = load_task(TASK), int(chosen["epochs"])
-    trials = []
-    for seed, times in itertools.product(range(first, first + 10), (1, 2, 4, 8)):
+    taught, epochs = _of_first_set(load_trials(store))
+    task, trials = load_task(TASK), []
+    for seed, times in itertools.product(TEN, (1, 2, 4, 8)):
         trials.append(task.trial("re", "vit-student", seed=seed, epochs=times * epochs))
         trials.append(task.trial("rekd", "vit-student", seed=seed, epochs=times * epochs, **taught))
     run_sweep(trials, tasks=[task], store=store)
+
+
+def pictures(store: str, folder: str) -> None:
+    """What `longer` has trained."""
+    trials = load_trials(store)
+    taught, _ = _of_first_set(trials)
+    of_ten = narrow(trials, task=TASK, status="ok", model="vit-student", seed=TEN)
+    rekd = narrow(of_ten, objective="rekd", **taught)
+    rows = pd.concat([narrow(of_ten, objective="re"), rekd])
+    ends = rows[rows["epochs"].isin([rows["epochs"].min(), rows["epochs"].max()])]
+    for picture in (epochs_picture(split_stages(rows), TASK), budget_picture(split_stages(ends), TASK)):
+        assert picture is not None
+        (Path(folder) / f"{picture.name}.png").write_bytes(picture.render("png"))
+
+
+def _of_first_set(trials: pd.DataFrame) -> tuple[dict[str, Any], int]:
+    """The alpha and the teacher that the rules choose among the first five seeds, and the budget in epochs."""
+    trials = narrow(trials, task=TASK, status="ok", seed=TEN[:5])
+    trials = trials[(trials["objective"] != "rekd") | (trials["epochs"] == trials["epochs"].min())]
+    chosen = narrow(split_stages(trials).finals, objective="rekd").iloc[0]
+    return {"alpha": float(chosen["alpha"]), "teacher_digest": chosen["teacher_digest"]}, int(chosen["epochs"])
 
 
 def rows(processor: str, store: str) -> Iterator[dict[str, str]]:
@@ -108,5 +129,7 @@ if __name__ == "__main__":
         run(*sys.argv[2:])
     elif sys.argv[1] == "longer":
         longer(*sys.argv[2:])
+    elif sys.argv[1] == "pictures":
+        pictures(*sys.argv[2:])
     else:
         print(report(*sys.argv[2:]))
