@@ -219,14 +219,22 @@ def test_what_waiting_does_not_mend_comes_at_once(store, monkeypatch):
 
 
 class Answers(BaseHTTPRequestHandler):
-    """S3 with one answer to everything: an error of that status and code."""
+    """S3 with one answer to everything: an error of that status and code, or 200."""
 
     protocol_version = "HTTP/1.1"
+    server: "S3"
 
     def handle_one(self) -> None:
+        self.server.asked.append((self.command, self.path))
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        status, code = self.server.answer  # pyright: ignore[reportAttributeAccessIssue]
-        body = b"" if self.command == "HEAD" else f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                self.rfile.read(size + 2)
+            while self.rfile.readline().strip():  # trailers
+                pass
+        status, code = self.server.answer
+        is_empty = self.command == "HEAD" or status == 200
+        body = b"" if is_empty else f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(body)))
@@ -239,10 +247,19 @@ class Answers(BaseHTTPRequestHandler):
         """No line a request."""
 
 
+class S3(ThreadingHTTPServer):
+    answer: tuple[int, str]
+    """What it says."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.asked: list[tuple[str, str]] = []
+        """Method and path of each request."""
+
+
 @pytest.fixture(scope="module")
 def s3():
-    """A server; `answer` is what it says."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    server = S3()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -256,6 +273,13 @@ def s3_store(s3, monkeypatch):
         monkeypatch.setenv(name, value)
     port = s3.server_address[1]
     return Store(f"s3://bucket/folder?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1")
+
+
+def test_a_small_file_goes_to_s3_in_one_request(s3, s3_store):
+    """An upload in parts, if it is killed, stays in the bucket and is paid for."""
+    s3.answer, s3.asked = (200, ""), []
+    s3_store.write_once(s3_store.trial_file("a"), b"content")
+    assert [(method, path.partition("?")[2]) for method, path in s3.asked] == [("PUT", "")]
 
 
 OPERATIONS = {

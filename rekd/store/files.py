@@ -92,7 +92,7 @@ class Store:
         if "://" in self.uri:
             _refuse_secrets(self.uri)
             try:
-                self.file_system, self.root = pafs.FileSystem.from_uri(self.uri)
+                self.file_system, self.root = pafs.FileSystem.from_uri(_with_whole_writes(self.uri))
             except (ValueError, OSError) as error:
                 raise ValueError(f"The store {self.uri} cannot be opened: {error}") from error
         else:
@@ -351,6 +351,16 @@ def _refuse_mistyped(uri: str) -> None:
     scheme, colon, rest = uri.partition(":")
     if colon and scheme.lower() in SCHEMES and not rest.startswith("//"):
         raise ValueError(f"The store {uri} is no URI. Write {scheme}://{rest.lstrip('/')}, or ./{uri} for a folder.")
+
+
+def _with_whole_writes(uri: str) -> str:
+    """The address, with what has Arrow write small objects of S3 in one request.
+
+    An upload in parts takes three, and one that is killed between them stays in the bucket, unseen and paid for.
+    """
+    if not uri.startswith("s3://") or "allow_delayed_open=" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
 
 
 def _refuse_secrets(uri: str) -> None:
