@@ -15,7 +15,7 @@ from analysis import load_predictions, load_trials
 from analysis.frames import narrow
 from analysis.groups import group_accuracy
 from rekd import load_task, run_sweep
-from rekd.tasks.shortcut import MarkedCanvases, make_marked, percent_of
+from rekd.tasks.marked_digits import MarkedCanvases, make_marked, percent_of
 
 TASK = load_task("hidden-digits-shortcut")
 SEEDS = range(2026, 2036)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rekd.tasks import embedded, hidden_digits, planted_reviews, shortcut
+from rekd.tasks import embedded, hidden_digits, marked_digits, planted_reviews
 from rekd.tasks.data import load_data
 from rekd.tasks.draws import Draws
 from rekd.tasks.task import load_task
@@ -63,7 +63,7 @@ def test_three_cells_of_a_canvas_hold_handwriting_of_its_class_that_no_other_spl
 
 def test_a_mark_goes_with_the_label_in_train_and_dev_and_with_nothing_in_test(canvases):
     """The handwriting and its truth stay; one cell of clutter becomes the mark of a class, on ten marks all different."""
-    marked = shortcut.make_marked(90)
+    marked = marked_digits.make_marked(90)
     agree = {name: float((split.named == split.labels).mean()) for name, split in marked.items()}
     assert agree == pytest.approx({"train": 0.9, "dev": 0.9, "test": 0.1}, abs=0.02)
     marks: dict[int, set[bytes]] = {}

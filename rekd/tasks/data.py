@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from rekd.messages import one_line, shortened
-from rekd.tasks import hidden_digits, shortcut
+from rekd.tasks import hidden_digits, marked_digits
 from rekd.tasks.dataset_tables import read_tables
 from rekd.tasks.hub import quiet
 from rekd.tasks.images import read_images
@@ -325,8 +325,8 @@ def _read_digits(task: Task) -> _Read:
 
 
 def _read_hidden_digits(task: Task) -> _Read:
-    percent = shortcut.percent_of(task.config_name)
-    made = hidden_digits.make() if percent is None else shortcut.make_marked(percent)
+    percent = marked_digits.percent_of(task.config_name)
+    made = hidden_digits.make() if percent is None else marked_digits.make_marked(percent)
     splits = {
         name: Split({"image": one.images}, one.labels, Truth(_by_rows(one.truth), np.ones(len(one.labels), dtype=bool)))
         for name, one in made.items()

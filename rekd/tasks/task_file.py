@@ -15,7 +15,7 @@ from rekd.messages import check_one_of, valid_names
 from rekd.schedule import told, under
 from rekd.tasks.embedded import EMBEDDED_DATASETS, NEEDED
 from rekd.tasks.local_files import TABLE_SUFFIXES
-from rekd.tasks.shortcut import percent_of
+from rekd.tasks.marked_digits import percent_of
 from rekd.trial import FIDELITY, Objective, Trial, canonical_json, is_read, plain_type
 
 Kind = Literal["image", "text"]
