@@ -36,7 +36,7 @@ def test_a_worker_killed_in_mid_epoch(sweep, undisturbed, report):
     report("three workers killed in mid-epoch", epochs=epochs_begun_again(sweep.store), recovery=max(waits))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_that_hang_are_told_and_ended_and_their_trials_go_on(sweep, undisturbed, report):
     """Stopped, not killed: they neither end nor report."""
     sweep.environment["REKD_SILENCE"] = "20"

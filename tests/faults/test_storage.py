@@ -279,7 +279,7 @@ def test_s3_that_refuses_for_good_ends_the_sweep_at_once(s3_sweep, connection, u
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_sweeps_on_one_bucket_share_the_trials(s3_sweep, undisturbed, report, tmp_path):
     """What clusters/skypilot.yaml rests on: machines that know nothing of each other but the bucket."""
     other = Sweep(s3_sweep.task, s3_sweep.store, tmp_path / "other.log", environment=KEYS)

@@ -55,36 +55,38 @@ def scalars(file: Path, tag: str) -> dict[int, float]:
     return values
 
 
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """The store of a sweep that was logged by all loggers that are installed, side by side; the words of the sweep."""
+    store = tmp_path_factory.mktemp("logged")
+    names = ["tensorboard", *(name for name in needs if find_spec(name) is not None)]
+    return store, sweep(store, *(word for name in names for word in ("--log", name)), WANDB_MODE="offline")
+
+
 @pytest.mark.slow
-def test_tensorboard_has_the_epochs_of_the_ledger_in_a_folder_a_trial(tmp_path):
-    output = sweep(tmp_path, "--log", "tensorboard")
-    logged = {
+def test_tensorboard_has_the_epochs_of_the_ledger_in_a_folder_a_trial(logged):
+    store, output = logged
+    values = {
         (file.parent.name, step): value
-        for file in Path(Store(tmp_path).logs_folder).glob("tensorboard/*/events.out.tfevents.*")
+        for file in Path(Store(store).logs_folder).glob("tensorboard/*/events.out.tfevents.*")
         for step, value in scalars(file, "ray/tune/dev_loss").items()
     }
-    assert logged == expected(tmp_path)
+    assert values == expected(store)
     for noise in ("WARNING", "Traceback"):
         assert noise not in output
 
 
 @pytest.mark.slow
-def test_without_the_option_nothing_is_logged(tmp_path):
-    sweep(tmp_path)
-    assert not Path(Store(tmp_path).logs_folder).exists()
-
-
-@pytest.mark.slow
 @needs["mlflow"]
-def test_mlflow_has_the_epochs_of_the_ledger_in_a_local_database(tmp_path):
-    sweep(tmp_path, "--log", "mlflow")
-    with sqlite3.connect(f"{Store(tmp_path).logs_folder}/mlflow/mlflow.db") as database:
+def test_mlflow_has_the_epochs_of_the_ledger_in_a_local_database(logged):
+    store, _ = logged
+    with sqlite3.connect(f"{Store(store).logs_folder}/mlflow/mlflow.db") as database:
         rows = database.execute(
             "SELECT name, step, value FROM metrics JOIN runs USING (run_uuid) WHERE key = 'dev_loss'"
         ).fetchall()
         (status,) = database.execute("SELECT DISTINCT status FROM runs").fetchone()
         seeds = database.execute("SELECT value FROM params WHERE key = 'seed' ORDER BY value").fetchall()
-    assert {(name, step): pytest.approx(value) for name, step, value in rows} == expected(tmp_path)
+    assert {(name, step): pytest.approx(value) for name, step, value in rows} == expected(store)
     assert status == "FINISHED"
     assert seeds == [("2026",), ("2027",)]
 
@@ -100,13 +102,13 @@ def test_mlflow_goes_where_its_own_variable_says(tmp_path):
 
 @pytest.mark.slow
 @needs["wandb"]
-def test_wandb_offline_needs_neither_network_nor_login(tmp_path):
-    sweep(tmp_path, "--log", "wandb", WANDB_MODE="offline")
-    folders = list(Path(Store(tmp_path).logs_folder).glob("wandb/offline-run-*"))
+def test_wandb_offline_needs_neither_network_nor_login(logged):
+    store, _ = logged
+    folders = list(Path(Store(store).logs_folder).glob("wandb/offline-run-*"))
     assert len(folders) == 2
     content = b"".join(file.read_bytes() for folder in folders for file in folder.glob("*.wandb"))
     assert b"dev_loss" in content
-    for digest in {digest for digest, _ in expected(tmp_path)}:
+    for digest in {digest for digest, _ in expected(store)}:
         assert digest.encode() in content
 
 
