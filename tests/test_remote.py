@@ -277,6 +277,7 @@ def test_a_lost_connection_is_tried_again_and_a_try_is_the_last_thing(cluster, t
 
     monkeypatch.setattr(job, "Tunnel", tunnel)
     monkeypatch.setattr(job.time, "sleep", done.append)
+    monkeypatch.setattr(RayCluster, "is_down", False)
     said: list[str] = []
     assert hand_over(cluster, command, said.append) == 1
     assert done == ["try", *(step for pause in PAUSES for step in (pause, "try"))]
@@ -284,6 +285,22 @@ def test_a_lost_connection_is_tried_again_and_a_try_is_the_last_thing(cluster, t
     assert "does not answer.[/] Trying again for two to five minutes." in said[1]
     assert f"does not answer any more: {error}" in said[-2]
     assert "The same command follows it again" in said[-1]
+
+
+def test_a_cluster_that_was_taken_down_is_not_waited_for(cluster, typed, monkeypatch):
+    """Its file names none any more. Where nobody can tell, it may still be there."""
+    command = typed("--task", "digits")
+    monkeypatch.setattr(job, "Tunnel", lambda cluster: OpenTunnel(client=Lost(RuntimeError("close code 1006"))))
+    monkeypatch.setattr(ray_cluster, "cluster_from", lambda file: None)
+    said: list[str] = []
+    assert hand_over(cluster, command, said.append) == 1
+    assert said[-1].startswith("\nThe cluster of cluster.yaml was taken down. What has ended is in s3://bucket/rekd; ")
+
+    def unknown(file: str) -> None:
+        raise ValueError("no way to AWS")
+
+    monkeypatch.setattr(ray_cluster, "cluster_from", unknown)
+    assert not cluster.is_down
 
 
 def test_what_others_say_is_no_markup(typed, monkeypatch):

@@ -100,6 +100,12 @@ def hand_over(cluster: RayCluster, command: Command, say: Callable[[str], None])
             except (OSError, RuntimeError, RayError, ClientError) as error:
                 if not job.submission_id:
                     raise ValueError(_why_not(cluster, error)) from error
+                if cluster.is_down:
+                    say(
+                        f"\nThe cluster of {cluster.file} was taken down. What has ended is in {escape(command.store)}; "
+                        f"`ray up -y {cluster.file}` and then the same command go on with the rest."
+                    )
+                    return 1
                 if time.monotonic() - started > LASTING:
                     failures = 0
                 if failures == len(PAUSES):

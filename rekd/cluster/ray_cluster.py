@@ -72,6 +72,14 @@ class RayCluster:
         return (self.config.get("metadata") or {}).get("store")
 
     @property
+    def is_down(self) -> bool:
+        """Whether it is known that there is no such cluster any more."""
+        try:
+            return cluster_from(self.file) is None
+        except ValueError:  # nobody can tell
+            return False
+
+    @property
     def stays(self) -> bool:
         """Whether the machines are there when the cluster is not."""
         return self.config["provider"]["type"] == "local"

@@ -185,8 +185,9 @@ def test_down_in_mid_sweep_leaves_nothing_that_is_paid_for(cloud):
     assert "is down" in done.stdout
     wait_for(lambda: not cloud.running(), 10, "all machines are off")
     assert cloud.left() == []
-    sweep.kill()
-    sweep.communicate()
+    output, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 1
+    assert "was taken down" in output
 
 
 def test_never_was_more_than_a_handful_refused_in_a_minute(cloud):
