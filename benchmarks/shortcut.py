@@ -1,12 +1,15 @@
 """Does a teacher that uses a shortcut hand it on, and does the rationale show it? The table of docs/hidden-digits.md.
 
-`python -m benchmarks.shortcut run STORE` trains ten teachers on `hidden-digits-shortcut`, each with the student that it
-teaches, and RE of the same student for as long and four times as long: ten minutes on two cores. `... report STORE` prints
-the table.
+`python -m benchmarks.shortcut run STORE 90 100` trains ten teachers on hidden digits whose mark names the label of 90 % (and
+of all) of the canvases of train and dev, each with the student that it teaches, and RE of the same student for as long and four
+times as long: ten minutes each on two cores. `... report STORE 90 100` prints the table, and how a student's use of the mark
+goes with its teacher's.
 """
 
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,45 +18,56 @@ from analysis import load_predictions, load_trials
 from analysis.frames import narrow
 from analysis.groups import group_accuracy
 from rekd import load_task, run_sweep
-from rekd.tasks.marked_digits import MarkedCanvases, make_marked, percent_of
+from rekd.tasks.marked_digits import MarkedCanvases, make_marked
+from rekd.tasks.task import Task
 
-TASK = load_task("hidden-digits-shortcut")
 SEEDS = range(2026, 2036)
 STUDENT = "vit-student"
-COLUMNS = (
-    "model",
-    "accuracy",
-    "mark agrees",
-    "mark contradicts",
-    "says the mark's class there",
-    "rationale has the mark",
-)
+HAS = "rationale has the mark"
+MEASURED = ("accuracy", "mark agrees", "mark contradicts", "says the mark's class there", HAS)
 
 
-def run(store: str) -> None:
+def task_of(percent: int) -> Task:
+    """The hidden digits with marks of that strength."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "shortcut.toml"
+        lines = ["hidden-digits-shortcut", f"shortcut-{percent}", f"shortcut-{percent}"]
+        keys = ("extends", "name", "config_name")
+        file.write_text("\n".join(f'{key} = "{value}"' for key, value in zip(keys, lines, strict=True)))
+        return load_task(file)
+
+
+def run(store: str, percent: int) -> None:
     """A teacher's student has its seed."""
-    teachers = [TASK.trial("re", TASK.teacher, seed=seed) for seed in SEEDS]
-    run_sweep(teachers, tasks=[TASK], store=store)
-    students = [TASK.trial("rekd", STUDENT, seed=one.seed, teacher_digest=one.digest) for one in teachers]
+    task = task_of(percent)
+    teachers = [task.trial("re", task.teacher, seed=seed) for seed in SEEDS]
+    run_sweep(teachers, tasks=[task], store=store)
+    students = [task.trial("rekd", STUDENT, seed=one.seed, teacher_digest=one.digest) for one in teachers]
     epochs = students[0].epochs
-    students += [TASK.trial("re", STUDENT, seed=seed, epochs=n * epochs) for seed in SEEDS for n in (1, 4)]
-    run_sweep(students, tasks=[TASK], store=store)
+    students += [task.trial("re", STUDENT, seed=seed, epochs=n * epochs) for seed in SEEDS for n in (1, 4)]
+    run_sweep(students, tasks=[task], store=store)
 
 
-def rows(store: str) -> Iterator[dict[str, str]]:
-    """A row a setting."""
-    percent = percent_of(TASK.config_name)
-    assert percent is not None
+def report(store: str, percent: int) -> Iterator[str]:
+    """Rows of the table, in Markdown, a setting each; and a sentence on students and their teachers."""
     test = make_marked(percent)["test"]
-    trials = narrow(load_trials(store), task=TASK.name, status="ok")
+    trials = narrow(load_trials(store), task_digest=task_of(percent).digest, status="ok").set_index("digest")
+    measured = _measured(load_predictions(store, trials.index.tolist()), test)
     for (objective, model, epochs), of_setting in trials.groupby(["objective", "model", "epochs"]):
-        predictions = load_predictions(store, of_setting["digest"].tolist())
-        assert (predictions["label"] == test.labels[predictions["sample"]]).all()
-        told = {"model": f"{str(objective).upper()} {model}, {epochs} epochs, {len(of_setting)} seeds"}
-        yield told | _row(predictions, test)
+        values = measured.loc[of_setting.index]
+        told = [f"{percent} %", f"{str(objective).upper()} {model}, {epochs} epochs, {len(of_setting)} seeds"]
+        told += [f"{values[name].mean():.3f} ± {values[name].std():.3f}" for name in MEASURED]
+        yield f"| {' | '.join(told)} |"
+    taught = trials[trials["objective"] == "rekd"]
+    teachers, students = (measured.loc[digests, HAS] for digests in (taught["teacher_digest"], taught.index))
+    pairs = sorted(zip(teachers, students, strict=True))
+    said = ", ".join(f"{teacher:.2f} to {student:.2f}" for teacher, student in pairs)
+    yield f"\nThe share of rationales with the mark, of each teacher and of its student ({percent} %): {said}.\n"
 
 
-def _row(predictions: pd.DataFrame, test: MarkedCanvases) -> dict[str, str]:
+def _measured(predictions: pd.DataFrame, test: MarkedCanvases) -> pd.DataFrame:
+    """The columns `MEASURED`, a row a trial."""
+    assert (predictions["label"] == test.labels[predictions["sample"]]).all()
     groups = pd.Series(np.where(test.named == test.labels, "agrees", "contradicts"))
     by_group = group_accuracy(predictions, groups).pivot_table(index="digest", columns="group", values="accuracy")
     sample = predictions["sample"]
@@ -64,19 +78,17 @@ def _row(predictions: pd.DataFrame, test: MarkedCanvases) -> dict[str, str]:
         has_mark=masks[np.arange(len(masks)), test.place[sample]],
     )
     means = rows.groupby("digest")[["is_right", "follows", "has_mark"]].agg(lambda column: column.astype(float).mean())
-    told = [means["is_right"], by_group["agrees"], by_group["contradicts"], means["follows"], means["has_mark"]]
-    return dict(zip(COLUMNS[1:], [f"{value.mean():.3f} ± {value.std():.3f}" for value in told], strict=True))
-
-
-def report(store: str) -> str:
-    """The table, in Markdown."""
-    lines = [f"| {' | '.join(row[name] for name in COLUMNS)} |" for row in rows(store)]
-    return "\n".join([f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}", *lines])
+    found = [means["is_right"], by_group["agrees"], by_group["contradicts"], means["follows"], means["has_mark"]]
+    return pd.concat(found, axis=1, keys=MEASURED)
 
 
 if __name__ == "__main__":
-    verb, place = sys.argv[1:]
-    if verb == "run":
-        run(place)
-    else:
-        print(report(place))
+    verb, place, *percents = sys.argv[1:]
+    columns = ("marks", "model", *MEASURED)
+    if verb != "run":
+        print(f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}", sep="\n")
+    for strength in map(int, percents):
+        if verb == "run":
+            run(place, strength)
+        else:
+            print("\n".join(report(place, strength)))
