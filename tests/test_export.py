@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import handed
@@ -24,6 +25,11 @@ from rekd.store.audits import AUDITS_SCHEMA, Audit, Audits
 from rekd.store.files import Store
 from rekd.store.saved_model import check
 from rekd.tasks.task import load_task
+
+needs_onnx = pytest.mark.skipif(
+    any(find_spec(name) is None for name in ("onnxruntime", "onnxscript")),
+    reason="needs the extra: pip install -e '.[onnx]'",
+)
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +152,7 @@ def test_a_folder_that_is_there_is_left_alone(results, tmp_path, capsys):
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@needs_onnx
 def test_forms_need_the_task_they_were_trained_on(results, tmp_path, capsys):
     _, (teacher, *_) = results
     arguments = (str(teacher), "--to", str(tmp_path / "out"), "--onnx", "--task", "digits")
@@ -185,6 +192,7 @@ def test_settings_that_do_not_compare_are_not_ranked(tmp_path):
         best_trial(str(tmp_path), "bert-student")
 
 
+@needs_onnx
 @pytest.mark.parametrize(
     ("family", "budget"),
     [pytest.param(family, None, marks=pytest.mark.slow) for family in tiny.FAMILIES] + [("vit", 0.3)],
