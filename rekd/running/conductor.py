@@ -14,6 +14,7 @@ from typing import Any
 from rich.markup import escape
 
 from rekd.running.agenda import Agenda
+from rekd.running.compacting import CompactCopies
 from rekd.running.plan import SweepResult
 from rekd.running.progress import Progress
 from rekd.running.retries import MAX_FAILURES, Retries
@@ -42,6 +43,7 @@ class Conductor:
         """`is_supplied` says whether what a trial needs is there, and asks for it where it is not."""
         self.agenda, self.ledger, self.claims, self.progress = agenda, ledger, claims, progress
         self.is_supplied = is_supplied
+        self.copies = CompactCopies(ledger)
         self.slots = 1
         """Trials that may run at a time."""
         self.live: dict[str, Trial] = {}
@@ -149,6 +151,7 @@ class Conductor:
         seconds = row["train_seconds"] or (0.0 if since is None else time.monotonic() - since)  # a failure says none
         self.gpu_seconds += seconds * self.gpus_of(trial)
         self._take_in(trial, row)
+        self.copies.ended()
 
     def is_taken_over(self, key: str) -> bool:
         """Whether another sweep has taken over what `key` runs."""
