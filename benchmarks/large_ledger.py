@@ -46,11 +46,14 @@ said = f"{ledger.epochs([sys.argv[2]]).num_rows} epochs of one trial"
 """
 
 MEASURED = """
-import resource, sys, time
+import re, sys, time
+from pathlib import Path
 started = time.perf_counter()
 {}
 seconds = time.perf_counter() - started
-print(f"{{said}}: {{seconds:.2f}} s, {{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f}} GB")
+# Not getrusage's: a process begins with the most that the one had which started it.
+most = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+print(f"{{said}}: {{seconds:.2f}} s, {{most / 1e6:.2f}} GB")
 """
 
 CROWD = 100_000
