@@ -19,6 +19,7 @@ from analysis.experiment import Stages
 from analysis.frames import narrow
 from analysis.selection import SelectionRule, alpha_rule, alpha_settings, lambda_rule, lambda_settings
 from analysis.settings import TUNED, percent, setting_columns, variants
+from analysis.settings import labels as labels_of
 from analysis.statistics import Baselines, summarize
 from analysis.tables import OBJECTIVES, file_name
 from rekd.messages import number
@@ -151,9 +152,7 @@ def budget_picture(stages: Stages, task: str) -> Picture | None:
         return None
     rows = _finished(rows[rows["objective"] != "cls"], ["test_accuracy_area"])
     means = summarize(rows, [*BUDGET_COLUMNS, "num_features"])
-    means = means.assign(
-        label=[_who(row, told) for told, (_, row) in zip(variants(means), means.iterrows(), strict=True)]
-    )
+    means = means.assign(label=labels_of(means))
     name, labels = file_name("budgets", task), {}
     figure, (axes,) = _figure(1, 2.4)
     with mpl.rc_context(STYLE):
@@ -184,8 +183,7 @@ def epochs_picture(stages: Stages, task: str) -> Picture | None:
     rows = _finished(narrow(stages.trials, task=task, objective=["re", "rekd"]), ["test_accuracy"])
     if rows.empty:
         return None
-    told = variants(rows, but=["epochs"])
-    rows = rows.assign(label=[_who(row, of_row) for of_row, (_, row) in zip(told, rows.iterrows(), strict=True)])
+    rows = rows.assign(label=labels_of(rows, but=["epochs"]))
     rows = rows[rows.groupby("label")["epochs"].transform("nunique") > 1]
     if rows.empty:
         return None
@@ -532,10 +530,6 @@ def _with_series(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
         for index, name in enumerate(dict.fromkeys(of["series"])):
             styles[name] = _OBJECTIVE_STYLE[objective] + 3 * index
     return rows, styles
-
-
-def _who(row: pd.Series, variant: str) -> str:
-    return _comma(f"{row['objective'].upper()} {row['model']}", variant)
 
 
 def _comma(first: str, then: str) -> str:

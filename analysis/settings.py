@@ -129,13 +129,13 @@ def _equal(one: Any, other: Any) -> bool:
     return bool(pd.isna(other)) if pd.isna(one) else bool(not pd.isna(other) and one == other)
 
 
-def labels(trials: pd.DataFrame) -> pd.Series:
+def labels(trials: pd.DataFrame, *, but: Sequence[str] = ()) -> pd.Series:
     """The setting of each row in words: `REKD vit-tiny, alpha 0.3`, as far as the frame's settings have to be told apart."""
     known = [name for name in ("objective", "model") if name in trials]
     names = pd.Series("", index=trials.index, dtype=object)
     for name in known:
         names += " " + (trials[name].str.upper() if name == "objective" else trials[name])
-    return (names.str.strip() + ", " + variants(trials)).str.strip(", ")
+    return (names.str.strip() + ", " + variants(trials, but=but)).str.strip(", ")
 
 
 def matching(rows: pd.DataFrame, wanted: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

@@ -31,9 +31,8 @@ def task_of(percent: int) -> Task:
     """The hidden digits with marks of that strength."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "shortcut.toml"
-        lines = ["hidden-digits-shortcut", f"shortcut-{percent}", f"shortcut-{percent}"]
-        keys = ("extends", "name", "config_name")
-        file.write_text("\n".join(f'{key} = "{value}"' for key, value in zip(keys, lines, strict=True)))
+        name = f"shortcut-{percent}"
+        file.write_text(f'extends = "hidden-digits-shortcut"\nname = "{name}"\nconfig_name = "{name}"\n')
         return load_task(file)
 
 

@@ -5,22 +5,12 @@ import time
 from dataclasses import replace
 
 import pyarrow.parquet as pq
-from rich.console import Console
+from test_conductor import OK, SHORT, conductor_of
 
 from rekd.running import compacting
-from rekd.running.agenda import Agenda
 from rekd.running.compacting import CompactCopies
-from rekd.running.conductor import Conductor
-from rekd.running.plan import fixed_plan
-from rekd.running.progress import Progress
 from rekd.store import table
-from rekd.store.claims import Claims
-from rekd.store.ledger import Ledger, Outcome
-from rekd.tasks.task import load_task
-
-DIGITS = load_task("digits")
-TRIAL = DIGITS.trial("re", "vit-student", seed=0, epochs=2)
-OK = Outcome(status="ok", dev_loss=0.5, num_epochs=2, train_seconds=1.0)
+from rekd.store.ledger import Ledger
 
 
 def wait(copying: CompactCopies) -> None:
@@ -33,11 +23,7 @@ def test_so_many_trials_after_the_last_copy_there_is_another(store, monkeypatch)
     for module in (compacting, table):
         monkeypatch.setattr(module, "WORTHWHILE", 3)
     ledger = Ledger(store)
-    trials = [replace(TRIAL, seed=seed) for seed in range(7)]
-    agenda = Agenda(fixed_plan(trials), ledger, {"digits": DIGITS}, device="cpu")
-    progress = Progress(Console(quiet=True))
-    conductor = Conductor(agenda, ledger, Claims(store), progress=progress, is_supplied=lambda trial: True)
-    conductor.slots = 7
+    conductor = conductor_of(ledger, [replace(SHORT, seed=seed) for seed in range(7)], slots=7)
     copied = []
     for number in range(7):
         trial = conductor.next_trial(str(number))

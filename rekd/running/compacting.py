@@ -20,13 +20,14 @@ class CompactCopies:
         self._num_ended += 1
         if self._num_ended >= WORTHWHILE and not self.is_copying:
             self._num_ended = 0
-            self._thread = threading.Thread(target=self._copy, name="compact copies", daemon=True)
+            self._thread = threading.Thread(target=self.make, name="compact copies", daemon=True)
             self._thread.start()
 
     @property
     def is_copying(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def _copy(self) -> None:
+    def make(self) -> None:
+        """Makes new copies where the ledger holds enough that is not in them."""
         with contextlib.suppress(OSError):  # it makes reading faster; what has ended is in the ledger without it
             self._ledger.compact()

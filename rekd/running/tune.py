@@ -135,8 +135,7 @@ def run_sweep(
     result = conductor.result()
     if failed := [digest for digest in result.failed["digest"] if digest in agenda.given]:
         _keep_logs(store, failed)
-    with contextlib.suppress(OSError):  # it makes reading faster; what has ended is in the ledger without it
-        ledger.compact()
+    conductor.copies.make()
     return result
 
 

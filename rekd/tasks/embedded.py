@@ -13,7 +13,7 @@ EMBEDDED_DATASETS = ("digits", "hidden-digits", "planted-reviews")
 
 _IMAGE = {"kind": "image", "image_mode": "L", "num_classes": 10, "image_size": None, "input_column": "image"}
 NEEDED: dict[str, dict[str, Any]] = {
-    "digits": {**_IMAGE, "dev_split": None},
+    "digits": {**_IMAGE, "dev_split": None, "config_name": None},
     "hidden-digits": {**_IMAGE, "dev_split": "dev", "test_fraction": None},
     "planted-reviews": {
         "kind": "text",
@@ -21,6 +21,7 @@ NEEDED: dict[str, dict[str, Any]] = {
         "dev_split": "dev",
         "test_fraction": None,
         "input_column": "text",
+        "config_name": None,
     },
 }
 """What a task file has to say of each, beside what it is free to say."""

@@ -373,8 +373,6 @@ def _check_embedded(table: dict[str, Any], file: Path) -> None:
             percent_of(table.get("config_name"))
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
-    else:
-        _require("config_name" not in table, "config_name", table.get("config_name"), f"left out for {name!r}", file)
     if name == "digits":
         _require("test_fraction" in table, "test_fraction", None, "needed by 'digits', which has no test split", file)
 
